@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from hart.demo.scene import ATTRIBUTES, Scene, sample_scene
+from hart.demo.scene import ATTRIBUTES, NO_COLOUR, Scene, sample_scene
 
 _SIZES = {
     "small": ("small", "small", "little", "tiny"),
@@ -72,7 +72,7 @@ def all_words() -> list[str]:
     """Every word that a caption can contain, sorted, as :func:`split_words` splits them."""
     phrases = [*_CENTRE, *_CORNER, *_PLAIN, *_BACKGROUND, *_OPENING, "a an"]
     phrases += [p for table in (_SIZES, _TEXTURE) for choices in table.values() for p in choices]
-    phrases += [value for values in ATTRIBUTES.values() for value in values if value != "none"]
+    phrases += [value for values in ATTRIBUTES.values() for value in values if value != NO_COLOUR]
     return sorted({word for phrase in phrases for word in split_words(phrase.replace("{0}", ""))})
 
 

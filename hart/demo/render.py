@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hart.demo.scene import NO_COLOUR, Scene
 
 WIDTH = 128.0
-RADIUS = {"small": 16.0, "medium": 24.0, "large": 34.0}
+RADIUS = {"small": 18.0, "medium": 25.0, "large": 34.0}
 RGB = {
     "red": (0.84, 0.10, 0.13),
     "green": (0.12, 0.60, 0.22),
@@ -37,7 +37,7 @@ _DIRECTION = {
 }
 _CORNER_OFFSET = 34.0
 _EDGE_MARGIN = 6.0
-_RIM = 2.0
+_RIM = 1.6
 _CHUNK = 16  # pictures whose intermediate maps still fit the processor's cache
 
 
@@ -89,8 +89,8 @@ def _local_coordinates(
     nominal = torch.tensor([RADIUS[s.size] for s in scenes])
     offset = (WIDTH / 2 - _EDGE_MARGIN - nominal).clamp(max=_CORNER_OFFSET)
     direction = torch.tensor([_DIRECTION[s.position] for s in scenes], dtype=torch.float32)
-    centre = direction * offset[:, None] + _uniform(rng, 2.0, count, 2)
-    radius = nominal * (1 + _uniform(rng, 0.05, count))
+    centre = direction * offset[:, None] + _uniform(rng, 1.5, count, 2)
+    radius = nominal * (1 + _uniform(rng, 0.04, count))
     angle = _uniform(rng, math.radians(7), count)[:, None, None]
     dx = (axis - centre[:, :1])[:, None, :]
     dy = (axis - centre[:, 1:])[:, :, None]
@@ -131,11 +131,11 @@ def _diamond(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 def _triangle(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     centred = y - 0.28
     slanted = math.sqrt(3) / 2 * x.abs() - 0.5 * centred
-    return torch.maximum(slanted, centred) - 0.6
+    return torch.maximum(slanted, centred) - 0.57
 
 
 def _star(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    outer, inner, half_sector = 1.12, 0.50, math.pi / 5
+    outer, inner, half_sector = 1.08, 0.54, math.pi / 5
     angle = torch.atan2(x, -y).abs()
     folded = (angle - 2 * half_sector * torch.round(angle / (2 * half_sector))).abs()
     length = torch.hypot(x, y)
@@ -210,7 +210,7 @@ def _texture_mask(
 
 def _jittered_rgb(names: Sequence[str], rng: np.random.Generator) -> torch.Tensor:
     """Colours (B, 3) in [0, 1], each channel moved a little."""
-    return torch.tensor([RGB[n] for n in names]) + _uniform(rng, 0.03, len(names), 3)
+    return torch.tensor([RGB[n] for n in names]) + _uniform(rng, 0.02, len(names), 3)
 
 
 def _background(
