@@ -1,0 +1,171 @@
+"""The residual diffusion head: predicts what the codebook cannot express (HART, section 3.3).
+
+A small network denoises each token's residual vector, conditioned on the transformer's output
+for that token, in the manner of MAR (Li et al. 2024, arXiv:2406.11838).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from hart.modules.diffusion.create import create_diffusion
+from hart.modules.diffusion.gaussian_diffusion import NoiseSource
+from hart.modules.diffusion.network import (
+    FinalLayer,
+    ResBlock,
+    SimpleMLPAdaLN,
+    TimestepEmbedder,
+    modulate,
+)
+
+__all__ = [
+    "DiffLoss",
+    "FinalLayer",
+    "ResBlock",
+    "SimpleMLPAdaLN",
+    "TimestepEmbedder",
+    "modulate",
+]
+
+# Residuals are divided by this before diffusion, to fill the sampler's range [-1, 1].
+VAE_SCALE = 0.6
+
+
+class DiffLoss(nn.Module):
+    """The diffusion head: training loss and sampler around :class:`SimpleMLPAdaLN`.
+
+    Args:
+        target_channels: Width of a token's residual.
+        z_channels: Width of the condition.
+        depth: Residual blocks of the network.
+        width: Hidden width of the network.
+        num_sampling_steps: Which of the 1000 steps the sampler visits, as a number, a
+            comma-separated string of section counts, or ``"ddimN"``.
+        sampler: Name of the default sampler; see ``sample``.
+    """
+
+    def __init__(
+        self,
+        target_channels: int,
+        z_channels: int,
+        depth: int,
+        width: int,
+        num_sampling_steps: int | str,
+        sampler: str = "iddpm",
+    ) -> None:
+        super().__init__()
+        self.in_channels = target_channels
+        self.sampler = sampler
+        self.vae_scale = VAE_SCALE
+        self.net = SimpleMLPAdaLN(
+            in_channels=target_channels,
+            model_channels=width,
+            out_channels=2 * target_channels,
+            z_channels=z_channels,
+            num_res_blocks=depth,
+        )
+        self.train_diffusion = create_diffusion("", noise_schedule="cosine")
+        self.gen_diffusion = create_diffusion(num_sampling_steps, noise_schedule="cosine")
+
+    def forward(self, target: Tensor, z: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Training loss.
+
+        Args:
+            target: Residuals, ``(n, target_channels)``.
+            z: Conditions, ``(n, z_channels)``.
+            mask: Weights of the rows, ``(n,)``; by default all one.
+
+        Returns:
+            Mean loss, a scalar. Steps and noise come from torch's global generator of the
+            device, in this order.
+        """
+        t = torch.randint(
+            0, self.train_diffusion.num_timesteps, (target.shape[0],), device=target.device
+        )
+        terms = self.train_diffusion.training_losses(
+            self.net, target / self.vae_scale, t, model_kwargs={"c": z}
+        )
+        loss = terms["loss"]
+        if mask is not None:
+            loss = (loss * mask).sum() / mask.sum()
+        return loss.mean()
+
+    def sample(
+        self,
+        z: Tensor,
+        temperature: float = 1.0,
+        cfg: float = 1.5,
+        sampler: str | None = None,
+        noise_source: NoiseSource | None = None,
+    ) -> Tensor:
+        """Draw residuals.
+
+        Args:
+            z: Conditions, ``(rows, z_channels)``. With guidance the first half of the rows is
+                conditional and the second half unconditional.
+            temperature: Factor of the step noise.
+            cfg: Guidance scale ``s`` in ``(1 + s) * conditional - s * unconditional``. Exactly
+                1.0 means no guidance: every row is sampled by itself.
+            sampler: Only ``"iddpm"`` exists; None means the constructor's.
+            noise_source: ``(shape, kind)`` to standard normal float32 noise on the device of
+                ``z``; called once with kind ``"initial"``, then once per step with kind
+                ``"step"``. With guidance it is asked for half of the rows, and both halves
+                get the same noise: the second half does not influence the first.
+                By default the initial noise comes from torch's global CPU generator (half of
+                the rows with guidance), the step noise from the global generator of the
+                device, always for all rows.
+
+        Returns:
+            float32 ``(rows, target_channels)`` in ``[-0.6, 0.6]``. With guidance only the
+            first half is meaningful.
+
+        Raises:
+            NotImplementedError: for any other sampler.
+            ValueError: if guidance is on and the number of rows is odd.
+        """
+        sampler = self.sampler if sampler is None else sampler
+        if sampler != "iddpm":
+            raise NotImplementedError(f"sampler is {sampler!r}; only 'iddpm' is implemented")
+        rows = z.shape[0]
+        copies = 1 if cfg == 1.0 else 2
+        if rows % copies:
+            raise ValueError(f"guidance needs an even number of rows of z, got {rows}")
+        shape = (rows, self.in_channels)
+        initial, step_source = _starting_noise(shape, copies, z.device, noise_source)
+        if cfg == 1.0:
+            model, model_kwargs = self.net, {"c": z}
+        else:
+            model, model_kwargs = self.net.forward_with_cfg, {"c": z, "cfg_scale": cfg}
+        residual = self.gen_diffusion.p_sample_loop(
+            model,
+            shape,
+            initial,
+            model_kwargs=model_kwargs,
+            temperature=temperature,
+            noise_source=step_source,
+        )
+        return residual * self.vae_scale
+
+
+def _starting_noise(
+    shape: tuple[int, int], copies: int, device: torch.device, noise_source: NoiseSource | None
+) -> tuple[Tensor, NoiseSource | None]:
+    """Initial noise, and the source of the step noise, for ``copies`` equal parts of the rows."""
+    part = (shape[0] // copies, shape[1])
+    if noise_source is None:
+        return torch.randn(part).to(device).repeat(copies, 1), None
+    repeated = functools.partial(_repeated_noise, noise_source, part, copies)
+    return repeated(shape, "initial"), repeated
+
+
+def _repeated_noise(
+    noise_source: NoiseSource,
+    part: tuple[int, int],
+    copies: int,
+    shape: tuple[int, ...],
+    kind: str,
+) -> Tensor:
+    return noise_source(part, kind).repeat(copies, 1)

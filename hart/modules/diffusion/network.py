@@ -1,0 +1,192 @@
+"""The denoising network of the residual diffusion head.
+
+A residual MLP with adaptive layer norm, as in MAR (Li et al. 2024, arXiv:2406.11838).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Adaptive layer norm's affine part: ``x * (1 + scale) + shift``."""
+    return x * (1 + scale) + shift
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoidal embedding of diffusion steps, followed by a two-layer MLP.
+
+    Args:
+        hidden_size: Output width.
+        frequency_embedding_size: Width of the sinusoidal embedding.
+    """
+
+    def __init__(self, hidden_size: int, frequency_embedding_size: int = 256) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(frequency_embedding_size, hidden_size),
+            nn.SiLU(),
+            nn.Linear(hidden_size, hidden_size),
+        )
+        self.frequency_embedding_size = frequency_embedding_size
+
+    @staticmethod
+    def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000) -> Tensor:
+        """Cosines, then sines, of ``t`` times geometrically falling frequencies.
+
+        Args:
+            t: Steps, ``(n,)``.
+            dim: Output width; an odd one ends in a column of zeros.
+            max_period: Inverse of the frequency that the series approaches.
+
+        Returns:
+            float32 ``(n, dim)`` on the device of ``t``.
+        """
+        half = dim // 2
+        # On the CPU whatever the device of t: the exponentials then have the same bits.
+        exponents = torch.arange(half, dtype=torch.float32) / half
+        frequencies = torch.exp(-math.log(max_period) * exponents).to(t.device)
+        angles = t[:, None].float() * frequencies[None]
+        embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+        return F.pad(embedding, (0, dim % 2))
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Steps ``(n,)`` to ``(n, hidden_size)``, in the dtype of the weights."""
+        embedding = self.timestep_embedding(t, self.frequency_embedding_size)
+        return self.mlp(embedding.to(self.mlp[0].weight.dtype))
+
+
+class ResBlock(nn.Module):
+    """Residual MLP block whose normalised input and output are modulated by a condition.
+
+    Args:
+        channels: Width of input, condition and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.in_ln = nn.LayerNorm(channels, eps=1e-6)
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, channels), nn.SiLU(), nn.Linear(channels, channels)
+        )
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(channels, 3 * channels))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """``x`` and condition ``y``, both ``(n, channels)``, to ``(n, channels)``."""
+        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
+        return x + gate * self.mlp(modulate(self.in_ln(x), shift, scale))
+
+
+class FinalLayer(nn.Module):
+    """Modulated norm and output projection.
+
+    Args:
+        model_channels: Width of input and condition.
+        out_channels: Width of the output.
+    """
+
+    def __init__(self, model_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm_final = nn.LayerNorm(model_channels, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(model_channels, out_channels)
+        self.adaLN_modulation = nn.Sequential(
+            nn.SiLU(), nn.Linear(model_channels, 2 * model_channels)
+        )
+
+    def forward(self, x: Tensor, c: Tensor) -> Tensor:
+        """``x`` and condition ``c``, both ``(n, model_channels)``, to ``(n, out_channels)``."""
+        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.linear(modulate(self.norm_final(x), shift, scale))
+
+
+class SimpleMLPAdaLN(nn.Module):
+    """The denoising network.
+
+    Args:
+        in_channels: Width of a token's residual.
+        model_channels: Hidden width.
+        out_channels: Output width: noise, and the same number again for the variance.
+        z_channels: Width of the condition.
+        num_res_blocks: Number of residual blocks.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        model_channels: int,
+        out_channels: int,
+        z_channels: int,
+        num_res_blocks: int,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.model_channels = model_channels
+        self.out_channels = out_channels
+        self.num_res_blocks = num_res_blocks
+        self.time_embed = TimestepEmbedder(model_channels)
+        self.cond_embed = nn.Linear(z_channels, model_channels)
+        self.input_proj = nn.Linear(in_channels, model_channels)
+        self.res_blocks = nn.ModuleList(ResBlock(model_channels) for _ in range(num_res_blocks))
+        self.final_layer = FinalLayer(model_channels, out_channels)
+        self.initialize_weights()
+
+    def initialize_weights(self) -> None:
+        """Xavier linears, zero modulation and output: the fresh network predicts zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+        modulations = [block.adaLN_modulation[1] for block in self.res_blocks]
+        for layer in (*modulations, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
+        """Estimate the noise in ``x``.
+
+        Args:
+            x: Noisy residuals, ``(n, in_channels)``, any float dtype.
+            t: Step numbers of the 1000-step process, int64 ``(n,)``.
+            c: Conditions, ``(n, z_channels)``, any float dtype.
+
+        Returns:
+            ``(n, out_channels)`` in the dtype of the weights or of the autocast context.
+        """
+        dtype = self.input_proj.weight.dtype
+        y = self.time_embed(t) + self.cond_embed(c.to(dtype))
+        return self.denoise(x.to(dtype), y)
+
+    def denoise(self, x: Tensor, y: Tensor) -> Tensor:
+        """The part behind the embeddings: ``y`` is ``time_embed(t) + cond_embed(c)``."""
+        x = self.input_proj(x)
+        for block in self.res_blocks:
+            x = block(x, y)
+        return self.final_layer(x, y)
+
+    def forward_with_cfg(self, x: Tensor, t: Tensor, c: Tensor, cfg_scale: float) -> Tensor:
+        """As ``forward``, with classifier-free guidance on the noise part.
+
+        Args:
+            x: ``(2n, in_channels)``; the second half is not looked at.
+            t: ``(2n,)``.
+            c: ``(2n, z_channels)``, conditional rows first, then unconditional ones.
+            cfg_scale: ``s`` in ``(1 + s) * conditional - s * unconditional``.
+
+        Returns:
+            ``(2n, out_channels)``. Both halves hold the guided noise; the variance part is
+            each half's own.
+        """
+        half = x[: len(x) // 2]
+        output = self.forward(torch.cat([half, half]), t, c)
+        noise, variance = output.split(
+            [self.in_channels, output.shape[1] - self.in_channels], dim=1
+        )
+        conditional, unconditional = noise.chunk(2)
+        guided = (1 + cfg_scale) * conditional - cfg_scale * unconditional
+        return torch.cat([torch.cat([guided, guided]), variance], dim=1)
