@@ -1,0 +1,256 @@
+"""Which module computes, reuses or stores at which stage.
+
+The decisions depend only on the configuration, the schedule and the similarity table, so they are
+known before a generation starts. :func:`decide_module` is the one rule; :func:`decide_all` walks
+it over a whole generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .config import SITES, CacheConfig
+from .similarity import SimilarityTables
+from .stages import StageSchedule
+
+
+@dataclass(frozen=True)
+class Action:
+    """What one module does at one stage.
+
+    Attributes:
+        reuse: take the interpolated stored output instead of computing.
+        store: keep the output, computed or reused, for the next stage. Without it, whatever was
+            stored before is dropped.
+    """
+
+    reuse: bool = False
+    store: bool = False
+
+
+COMPUTE = Action()
+
+
+def is_eligible(config: CacheConfig, schedule: StageSchedule, site: str, si: int) -> bool:
+    """Whether the configuration lets ``site`` be reused at stage ``si``, whatever the table."""
+    return si > 0 and config.is_enabled(site) and schedule.lengths[si] in config.skip_stages
+
+
+def is_probe(config: CacheConfig, layer: int) -> bool:
+    """Whether block ``layer`` measures the running generation for the adaptive threshold.
+
+    It computes at every skip stage, so that its output can be compared with the stored one.
+    """
+    return config.adaptive_threshold and layer == 0
+
+
+def adapted_threshold(config: CacheConfig, calibrated: float, measured: float) -> float:
+    """Threshold of one stage: ``clamp(threshold + (calibrated - measured), 0, 1)``.
+
+    Args:
+        calibrated: the table's similarity of the probe block, mean of the enabled sites.
+        measured: the same similarity in the running generation.
+
+    An image that changes more between stages than the calibration images did gets a stricter
+    threshold, a calmer one a looser threshold.
+    """
+    return min(1.0, max(0.0, config.threshold + (calibrated - measured)))
+
+
+def decide_module(
+    config: CacheConfig,
+    schedule: StageSchedule,
+    site: str,
+    si: int,
+    similarity_row: Sequence[float],
+    has_stored: bool,
+    threshold: float | None = None,
+    *,
+    probe: bool = False,
+) -> Action:
+    """Decide for one module at one stage.
+
+    *Reuse* iff the site is enabled, the stage is a skip stage, an output is stored and the
+    similarity of the transition into this stage exceeds the threshold. *Store* iff the site is
+    enabled, the stage is a cache stage, the next one is a skip stage and the similarity of the
+    transition into that next stage exceeds the threshold. Both look up the column of the later
+    stage. Stage 0 never reuses; its output's last position is the 1x1 map. The last stage never
+    stores, and a negative ``si`` (training) does neither.
+
+    Args:
+        config: what caching may do.
+        schedule: the model's stages.
+        site: ``"attn"`` or ``"mlp"``.
+        si: stage index.
+        similarity_row: the block's row of the site's similarity table.
+        has_stored: whether the previous stage's output of this module is at hand.
+        threshold: replaces ``config.threshold`` for the reuse at this stage, see
+            :func:`adapted_threshold`.
+        probe: whether the block is the adaptive threshold's probe, see :func:`is_probe`.
+
+    With an adaptive threshold the next stage's threshold is not known yet and may fall to 0, so
+    every output whose transition has a positive similarity is stored.
+
+    Raises:
+        ValueError: unknown site, or the schedule has no stage ``si``.
+    """
+    if not config.is_enabled(site) or si < 0:
+        return COMPUTE
+    column = schedule.column(si)
+    reuse = (
+        column is not None
+        and has_stored
+        and not probe
+        and is_eligible(config, schedule, site, si)
+        and similarity_row[column] > (config.threshold if threshold is None else threshold)
+    )
+    following = si + 1
+    store = (
+        following < schedule.num_stages
+        and schedule.lengths[si] in config.cache_stages
+        and is_eligible(config, schedule, site, following)
+        and similarity_row[schedule.column(following)]
+        > (0.0 if config.adaptive_threshold else config.threshold)
+    )
+    return Action(reuse, store)
+
+
+@dataclass(frozen=True)
+class DecisionPlan:
+    """Every decision of one generation.
+
+    Under an adaptive threshold this is the plan for an image that behaves like the calibration
+    images; the running generation may deviate from it.
+
+    Attributes:
+        config, schedule: what the plan was made for.
+        actions: per site, per stage index, per layer.
+        reasons: why nothing is reused, one sentence each; empty if something is.
+    """
+
+    config: CacheConfig
+    schedule: StageSchedule
+    actions: dict[str, tuple[tuple[Action, ...], ...]]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        return len(self.actions["attn"][0])
+
+    def action(self, si: int, layer: int, site: str) -> Action:
+        """The decision for one module; training (``si`` -1) computes."""
+        return self.actions[site][si][layer] if si >= 0 else COMPUTE
+
+    def reused(self, site: str, si: int | None = None) -> int:
+        """Number of reused modules of ``site``, at stage ``si`` or in the whole generation."""
+        return sum(action.reuse for action in self._of(site, si))
+
+    def stored(self, site: str, si: int | None = None) -> int:
+        """Number of stored outputs of ``site``, at stage ``si`` or in the whole generation."""
+        return sum(action.store for action in self._of(site, si))
+
+    def _of(self, site: str, si: int | None) -> tuple[Action, ...]:
+        stages = self.actions[site] if si is None else (self.actions[site][si],)
+        return tuple(action for stage in stages for action in stage)
+
+    @property
+    def reuses_anything(self) -> bool:
+        return any(self.reused(site) for site in SITES)
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """JSON-able counts: token count of the stage -> site -> computed, reused, stored."""
+        return {
+            str(length): {
+                site: {
+                    "computed": self.depth - self.reused(site, si),
+                    "reused": self.reused(site, si),
+                    "stored": self.stored(site, si),
+                }
+                for site in SITES
+            }
+            for si, length in enumerate(self.schedule.lengths)
+        }
+
+
+def decide_all(
+    config: CacheConfig, schedule: StageSchedule, tables: SimilarityTables
+) -> DecisionPlan:
+    """Decide a whole generation in advance.
+
+    Raises:
+        ValueError: the tables do not fit the schedule.
+    """
+    tables.validate(tables.depth, schedule)
+    actions = {site: _decide_site(config, schedule, site, tables) for site in SITES}
+    plan = DecisionPlan(config, schedule, actions)
+    if plan.reuses_anything:
+        return plan
+    return DecisionPlan(config, schedule, actions, explain_no_reuse(config, schedule, tables))
+
+
+def _decide_site(
+    config: CacheConfig, schedule: StageSchedule, site: str, tables: SimilarityTables
+) -> tuple[tuple[Action, ...], ...]:
+    stored = [False] * tables.depth
+    stages = []
+    for si in range(schedule.num_stages):
+        stage = tuple(
+            decide_module(
+                config, schedule, site, si, row, stored[layer], probe=is_probe(config, layer)
+            )
+            for layer, row in enumerate(tables.site(site))
+        )
+        stored = [action.store for action in stage]
+        stages.append(stage)
+    return tuple(stages)
+
+
+def explain_no_reuse(
+    config: CacheConfig, schedule: StageSchedule, tables: SimilarityTables
+) -> tuple[str, ...]:
+    """Say why a configuration reuses nothing, one sentence per cause, the first cause first."""
+    if not config.enabled_sites:
+        return ("caching is disabled for attention and MLP",)
+    if not config.skip_stages:
+        return ("no skip stages are configured",)
+    resolved = config.resolve(schedule)
+    if not resolved.skip_stages:
+        return (
+            f"none of the skip stages {_listed(config.skip_stages)} is a stage of this model "
+            f"({_listed(schedule.lengths)})",
+        )
+    open_stages = [n for n in resolved.skip_stages if n not in resolved.unfed_stages]
+    if not open_stages:
+        return (f"the stage before {_listed(resolved.skip_stages)} is not in cache_stages",)
+    if tables.is_empty:
+        return ("the similarity table is empty: calibrate first or load a table",)
+    return tuple(
+        _explain_site(config, schedule, site, tables, open_stages) for site in config.enabled_sites
+    )
+
+
+def _explain_site(
+    config: CacheConfig,
+    schedule: StageSchedule,
+    site: str,
+    tables: SimilarityTables,
+    open_stages: Sequence[int],
+) -> str:
+    candidates = [
+        (row[schedule.column(schedule.index_of(length))], length)
+        for layer, row in enumerate(tables.site(site))
+        if not is_probe(config, layer)
+        for length in open_stages
+    ]
+    if not candidates:
+        return f"{site}: the only block is the probe of the adaptive threshold"
+    best, length = max(candidates)
+    return (
+        f"{site}: every similarity is at or below the threshold; "
+        f"best was {best:.2f} at stage {length}, threshold {config.threshold:g}"
+    )
+
+
+def _listed(stages: Sequence[int]) -> str:
+    return ", ".join(map(str, stages))
