@@ -1,0 +1,85 @@
+"""Named cache configurations, relative to a model's schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .config import CacheConfig
+from .stages import StageSchedule
+
+
+@dataclass(frozen=True)
+class CachePreset:
+    """One row of the preset table.
+
+    Attributes:
+        description: one line for a command's help.
+        skip_last: how many of the last stages may be skipped, each from its predecessor.
+        attn, mlp: which sites take part.
+        threshold, adaptive_threshold, interpolation_mode: as in :class:`CacheConfig`.
+    """
+
+    description: str
+    skip_last: int
+    attn: bool = True
+    mlp: bool = True
+    threshold: float = CacheConfig.threshold
+    adaptive_threshold: bool = CacheConfig.adaptive_threshold
+    interpolation_mode: str = CacheConfig.interpolation_mode
+
+
+CACHE_PRESETS: dict[str, CachePreset] = {
+    "no-cache": CachePreset("compute everything", skip_last=0, attn=False, mlp=False),
+    "conservative": CachePreset(
+        "reuse very similar modules, last stage only", skip_last=1, threshold=0.8
+    ),
+    "original": CachePreset("reuse similar modules in the last two stages", skip_last=2),
+    "aggressive": CachePreset("last four stages, lower threshold", skip_last=4, threshold=0.6),
+    "ultra-fast": CachePreset(
+        "last six stages, lowest threshold, corrected per image",
+        skip_last=6,
+        threshold=0.5,
+        adaptive_threshold=True,
+    ),
+    "attn-only": CachePreset("like original, attention only", skip_last=2, mlp=False),
+    "mlp-only": CachePreset("like original, MLP only", skip_last=2, attn=False),
+    "high-quality": CachePreset(
+        "highest threshold, bicubic interpolation, last stage only",
+        skip_last=1,
+        threshold=0.9,
+        interpolation_mode="bicubic",
+    ),
+    "memory-efficient": CachePreset(
+        "keep one stage of attention outputs only", skip_last=1, mlp=False, threshold=0.8
+    ),
+}
+
+
+def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
+    """The configuration that a preset means for a model.
+
+    Skips the preset's number of last stages, at most all but the first, and caches the stage
+    before each of them.
+
+    Args:
+        name: a key of :data:`CACHE_PRESETS`.
+        patch_nums: side lengths of the model's token maps.
+
+    Raises:
+        ValueError: unknown name, or ``patch_nums`` is not a schedule.
+    """
+    if name not in CACHE_PRESETS:
+        raise ValueError(f"unknown cache preset {name!r}; known are {', '.join(CACHE_PRESETS)}")
+    preset = CACHE_PRESETS[name]
+    schedule = StageSchedule(tuple(patch_nums))
+    first = schedule.num_stages - min(preset.skip_last, schedule.num_transitions)
+    return CacheConfig(
+        skip_stages=schedule.lengths[first:],
+        cache_stages=schedule.lengths[first - 1 : -1],
+        enable_attn_cache=preset.attn,
+        enable_mlp_cache=preset.mlp,
+        threshold=preset.threshold,
+        adaptive_threshold=preset.adaptive_threshold,
+        interpolation_mode=preset.interpolation_mode,
+    )
