@@ -1,0 +1,225 @@
+"""Bytes of a similarity file <-> plain lists, one pair of functions per format.
+
+Reading never executes what a file says and never trusts its sizes: every decoder raises
+``ValueError`` for what it does not expect. Values are checked by the caller.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import pickletools
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .similarity import SimilarityTables, Table
+from .stages import TABLE_WIDTH, StageSchedule
+
+MAX_FILE_BYTES = 1 << 20
+"""Largest file that is read, 1 MiB; tables of 64 blocks need about 50 KiB as JSON."""
+
+FORMAT_NAME = "hart-cache-similarity"
+FORMAT_VERSION = 1
+
+VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+"""Schedule of the public VAR models at 256 pixels, whose ``.pt`` files have nine columns."""
+
+_JSON_KEYS = {
+    "format": str,
+    "format_version": int,
+    "patch_nums": list,
+    "depth": int,
+    "images": int,
+    "fingerprint": (str, type(None)),
+    "library_version": (str, type(None)),
+    "extra": dict,
+    "attn": list,
+    "mlp": list,
+}
+
+# No tuples: a nested one as a dictionary key is hashed recursively without limit. No sets, bytes,
+# globals or calls.
+_PLAIN = ("PROTO", "FRAME", "STOP", "MARK", "NONE", "NEWTRUE", "NEWFALSE")
+_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT")
+_TEXTS = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE")
+_LISTS = ("EMPTY_LIST", "LIST", "APPEND", "APPENDS")
+_DICTS = ("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS")
+_MEMO = ("GET", "BINGET", "LONG_BINGET", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
+_PICKLE_OPCODES = frozenset((*_PLAIN, *_NUMBERS, *_TEXTS, *_LISTS, *_DICTS, *_MEMO))
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a table comes from, as far as the file says.
+
+    Attributes:
+        patch_nums: schedule of its columns; for formats that do not name one, the assumed one.
+        images: calibrated images, 0 if unknown.
+        fingerprint: fingerprint of the calibrated checkpoint.
+        library_version: version of the library that wrote the file.
+        extra: further facts that the writer added.
+    """
+
+    patch_nums: tuple[int, ...]
+    images: int = 0
+    fingerprint: str | None = None
+    library_version: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DecodedFile:
+    """A file's tables in the columns of its own schedule; the values are unchecked."""
+
+    attn: Any
+    mlp: Any
+    provenance: Provenance
+
+
+def encode_json(tables: SimilarityTables, provenance: Provenance) -> bytes:
+    """This library's format: both tables and their provenance."""
+    document = {
+        "format": FORMAT_NAME,
+        "format_version": FORMAT_VERSION,
+        "patch_nums": list(provenance.patch_nums),
+        "depth": tables.depth,
+        "images": provenance.images,
+        "fingerprint": provenance.fingerprint,
+        "library_version": provenance.library_version,
+        "extra": provenance.extra,
+        "attn": tables.attn,
+        "mlp": tables.mlp,
+    }
+    return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+
+
+def decode_json(data: bytes) -> DecodedFile:
+    """Read :func:`encode_json`'s format; unknown and missing keys are errors."""
+    document = json.loads(data)
+    _require_keys(document, _JSON_KEYS)
+    for key, allowed in _JSON_KEYS.items():
+        if not isinstance(document[key], allowed) or isinstance(document[key], bool):
+            raise ValueError(f"{key} has the type {type(document[key]).__name__}")
+    if document["format"] != FORMAT_NAME:
+        raise ValueError(f"expected format {FORMAT_NAME!r}, found {document['format']!r:.80}")
+    if document["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"expected format_version {FORMAT_VERSION}, found {document['format_version']}"
+        )
+    if document["images"] < 0:
+        raise ValueError(f"images must not be negative, found {document['images']}")
+    for site in ("attn", "mlp"):
+        if len(document[site]) != document["depth"]:
+            raise ValueError(
+                f"depth says {document['depth']}, the {site} table has {len(document[site])} rows"
+            )
+    schedule = StageSchedule(document["patch_nums"])
+    names = ("images", "fingerprint", "library_version", "extra")
+    provenance = Provenance(schedule.patch_nums, **{name: document[name] for name in names})
+    return DecodedFile(document["attn"], document["mlp"], provenance)
+
+
+def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
+    """VAR's format: a dict of float32 tensors ``(depth, stages - 1)``, transitions in order."""
+    columns = list(schedule.columns)
+    buffer = io.BytesIO()
+    torch.save(
+        {site: torch.tensor(tables.site(site))[:, columns].clone() for site in ("mlp", "attn")},
+        buffer,
+    )
+    return buffer.getvalue()
+
+
+def decode_pt(data: bytes, schedule: StageSchedule) -> DecodedFile:
+    """Read VAR's format.
+
+    The file does not name its schedule. As many columns as the model has transitions means the
+    model's own; otherwise nine columns mean :data:`VAR_PATCH_NUMS`.
+    """
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:  # the older format allocates on its word
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    if unpacked > MAX_FILE_BYTES:
+        raise ValueError(f"expected at most {MAX_FILE_BYTES} bytes unpacked, found {unpacked}")
+    try:
+        document = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # its text advises to load the file unsafely
+        raise ValueError("expected tensors and plain containers only") from error
+    _require_keys(document, {"attn": None, "mlp": None})
+    for site, tensor in document.items():
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+            raise ValueError(f"{site}: expected a dense tensor, found {type(tensor).__name__}")
+        if tensor.dim() != 2 or not tensor.is_floating_point():
+            raise ValueError(
+                f"{site}: expected floats (depth, transitions), "
+                f"found {tensor.dtype} {tuple(tensor.shape)}"
+            )
+    columns = document["attn"].shape[1]
+    own = columns == schedule.num_transitions
+    if not own and columns != len(VAR_PATCH_NUMS) - 1:
+        raise ValueError(
+            f"expected {schedule.num_transitions} columns, one per transition of this model, or "
+            f"{len(VAR_PATCH_NUMS) - 1} for VAR at 256 pixels; found {columns}"
+        )
+    source = schedule if own else StageSchedule(VAR_PATCH_NUMS)
+    attn, mlp = (_spread(document[site], source, site) for site in ("attn", "mlp"))
+    return DecodedFile(attn, mlp, Provenance(source.patch_nums))
+
+
+def _spread(tensor: torch.Tensor, schedule: StageSchedule, site: str) -> Table:
+    """Put a tensor's ordinal columns where the schedule's tables have them."""
+    if tensor.shape[1] != schedule.num_transitions or tensor.shape[0] > MAX_FILE_BYTES:
+        raise ValueError(
+            f"{site}: expected {schedule.num_transitions} columns, found {tuple(tensor.shape)}"
+        )
+    rows = torch.zeros(tensor.shape[0], schedule.width, dtype=torch.float64)
+    rows[:, list(schedule.columns)] = tensor.double()
+    return rows.tolist()
+
+
+def encode_pkl(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
+    """HART's pickle: a dict of ``depth`` lists of 15 floats."""
+    _require_hart(schedule)
+    return pickle.dumps({"mlp": tables.mlp, "attn": tables.attn}, protocol=4)
+
+
+def decode_pkl(data: bytes, schedule: StageSchedule) -> DecodedFile:
+    """Read HART's pickle, which has no schedule: columns mean what ``length2iteration`` says."""
+    _require_hart(schedule)
+    for opcode, argument, _ in pickletools.genops(data):
+        if opcode.name not in _PICKLE_OPCODES:
+            raise ValueError(
+                f"expected dictionaries, lists, numbers and text only, found {opcode.name}"
+            )
+        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):
+            raise ValueError("the memo index is larger than the file")  # it would be allocated
+    document = _PlainUnpickler(io.BytesIO(data)).load()
+    _require_keys(document, {"attn": None, "mlp": None})
+    return DecodedFile(document["attn"], document["mlp"], Provenance(schedule.patch_nums))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Second lock behind the opcode check: resolves no name to an object."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise ValueError(f"refused to load {module}.{name}")
+
+
+def _require_hart(schedule: StageSchedule) -> None:
+    if not schedule.is_hart:
+        raise ValueError(
+            f"a .pkl holds the {TABLE_WIDTH} columns of HART's stages, this model has the sides "
+            f"{schedule.patch_nums}; use .json"
+        )
+
+
+def _require_keys(document: object, expected: Mapping[str, Any]) -> None:
+    if not isinstance(document, dict):
+        raise ValueError(f"expected a dictionary, found a {type(document).__name__}")
+    if set(document) != set(expected):
+        found = ", ".join(sorted(f"{key!r:.40}" for key in list(document)[:20])) or "none"
+        raise ValueError(f"expected the keys {', '.join(sorted(expected))}; found {found}")
