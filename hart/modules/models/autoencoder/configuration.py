@@ -1,0 +1,116 @@
+"""Configurations of the image autoencoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+__all__ = ["HARTAutoEncoderConfig", "HARTAutoEncoderWithDiscConfig"]
+
+QUANTIZER_TYPES = ("var", "var_hybrid")
+
+
+class HARTAutoEncoderConfig(PretrainedConfig):
+    """Configuration of ``HARTAutoEncoder``.
+
+    Args:
+        vocab_size: number of codes.
+        z_channels: latent channels.
+        ch: base channels of encoder and decoder.
+        dropout: dropout probability inside the residual blocks.
+        beta: weight of the commitment loss.
+        using_znorm: look codes up by cosine similarity instead of Euclidean distance.
+        quant_conv_ks: kernel size of the convolutions around the quantizer.
+        quant_resi: share of the residual convolutions in their output.
+        share_quant_resi: 0: one residual convolution per stage; 1: one; K: K of them.
+        default_qresi_counts: their number if none is shared; 0 means one per stage.
+        v_patch_nums: default sides of the stages.
+        test_mode: evaluation mode and frozen weights from construction on.
+        ch_mult: channels of each level as multiples of ``ch``; the number of levels gives the
+            downsampling factor 2^(levels - 1).
+        levels, hybrid: stored only.
+        quantizer_type: ``"var"`` or ``"var_hybrid"``.
+        disable_quant_resi: stored on the quantizer only.
+        freeze_codebook_for_hybrid: with ``"var_hybrid"``, train the first decoder only.
+        double_decoder: a second decoder for purely discrete maps; needs ``"var_hybrid"``.
+
+    Raises ``ValueError`` for an unknown quantizer type or a second decoder without hybrid.
+    """
+
+    model_type = "hart_autoencoder"
+
+    def __init__(
+        self,
+        vocab_size: int = 4096,
+        z_channels: int = 32,
+        ch: int = 160,
+        dropout: float = 0.0,
+        beta: float = 0.25,
+        using_znorm: bool = False,
+        quant_conv_ks: int = 3,
+        quant_resi: float = 0.5,
+        share_quant_resi: int = 4,
+        default_qresi_counts: int = 0,
+        v_patch_nums: Sequence[int] = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+        test_mode: bool = False,
+        ch_mult: Sequence[int] = (1, 1, 2, 2, 4),
+        levels: Sequence[int] = (8, 8, 8, 6, 5),
+        quantizer_type: str = "var",
+        hybrid: bool = False,
+        disable_quant_resi: bool = False,
+        freeze_codebook_for_hybrid: bool = True,
+        double_decoder: bool = False,
+        **kwargs: Any,
+    ):
+        if quantizer_type not in QUANTIZER_TYPES:
+            allowed = ", ".join(repr(name) for name in QUANTIZER_TYPES)
+            raise ValueError(f"quantizer_type is {quantizer_type!r}, expected one of {allowed}")
+        if double_decoder and quantizer_type != "var_hybrid":
+            raise ValueError(
+                f"double_decoder needs quantizer_type 'var_hybrid', got {quantizer_type!r}"
+            )
+        self.vocab_size = vocab_size
+        self.z_channels = z_channels
+        self.ch = ch
+        self.dropout = dropout
+        self.beta = beta
+        self.using_znorm = using_znorm
+        self.quant_conv_ks = quant_conv_ks
+        self.quant_resi = quant_resi
+        self.share_quant_resi = share_quant_resi
+        self.default_qresi_counts = default_qresi_counts
+        self.v_patch_nums = tuple(v_patch_nums)
+        self.test_mode = test_mode
+        self.ch_mult = tuple(ch_mult)
+        self.levels = list(levels)
+        self.quantizer_type = quantizer_type
+        self.hybrid = hybrid
+        self.disable_quant_resi = disable_quant_resi
+        self.freeze_codebook_for_hybrid = freeze_codebook_for_hybrid
+        self.double_decoder = double_decoder
+        super().__init__(**kwargs)
+
+
+class HARTAutoEncoderWithDiscConfig(HARTAutoEncoderConfig):
+    """Configuration of ``HARTAutoEncoderWithDisc``.
+
+    Args:
+        disc_ndf: base channels of the discriminator.
+
+    The others are those of ``HARTAutoEncoderConfig``.
+    """
+
+    model_type = "hart_autoencoder_with_disc"
+
+    def __init__(self, *args: Any, disc_ndf: int = 64, **kwargs: Any):
+        self.disc_ndf = disc_ndf
+        super().__init__(*args, **kwargs)
+
+    def autoencoder_config(self) -> HARTAutoEncoderConfig:
+        """The configuration of the autoencoder alone."""
+        fields = self.to_dict()
+        for name in ("model_type", "architectures", "disc_ndf"):
+            fields.pop(name, None)
+        return HARTAutoEncoderConfig.from_dict(fields)

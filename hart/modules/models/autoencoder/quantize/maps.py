@@ -1,0 +1,41 @@
+"""Token sequences and maps: sizes of the stages, reshaping, resizing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+PatchNums = Sequence["int | tuple[int, int]"]
+"""Stages of a schedule: sides, or (height, width) pairs, smallest first."""
+
+
+def stage_sizes(patch_nums: PatchNums) -> list[tuple[int, int]]:
+    """(height, width) of every stage."""
+    return [(pn, pn) if isinstance(pn, int) else (int(pn[0]), int(pn[1])) for pn in patch_nums]
+
+
+def to_map(tokens_BLC: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """(B, h * w, C), row by row -> (B, C, h, w)."""
+    return tokens_BLC.transpose(1, 2).reshape(tokens_BLC.shape[0], -1, *size)
+
+
+def to_rows(map_BChw: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) -> (B * h * w, C)."""
+    return map_BChw.permute(0, 2, 3, 1).reshape(-1, map_BChw.shape[1])
+
+
+# Half precision is resized in float32: not every backend has the kernels, and the maps are small.
+
+
+def upsample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bicubic interpolation; ``x`` itself if it has that size already."""
+    if tuple(x.shape[-2:]) == size:
+        return x
+    return F.interpolate(x.float(), size=size, mode="bicubic").to(x.dtype)
+
+
+def downsample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Mean over the area of each target cell; always a new tensor."""
+    return F.interpolate(x.float(), size=size, mode="area").to(x.dtype)
