@@ -1,0 +1,1 @@
+"""HART's transformer and its configuration classes."""

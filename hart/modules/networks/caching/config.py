@@ -10,7 +10,7 @@ from numbers import Real
 from typing import Any
 
 from .interpolate import INTERPOLATION_MODES
-from .stages import StageSchedule, as_integer
+from .stages import StageSchedule, as_integer, format_stages
 
 SITES = ("attn", "mlp")
 """The modules of a block whose outputs can be reused: attention and feed-forward."""
@@ -107,7 +107,7 @@ class CacheConfig:
             return "CacheConfig(off)"
         mode = " adaptive" if self.adaptive_threshold else ""
         return (
-            f"CacheConfig(skip {_listed(self.skip_stages)} from {_listed(self.cache_stages)}, "
+            f"CacheConfig(skip {format_stages(self.skip_stages)} from {format_stages(self.cache_stages)}, "
             f"{'+'.join(self.enabled_sites)}, threshold {self.threshold:g}{mode}, "
             f"{self.interpolation_mode})"
         )
@@ -135,13 +135,13 @@ class CacheConfig:
         resolved = self.resolve(schedule)
         if resolved.unknown_stages:
             warnings.warn(
-                f"cache stages {_listed(resolved.unknown_stages)} are not stages of this model and "
-                f"are ignored; its stages are {_listed(schedule.lengths)}",
+                f"cache stages {format_stages(resolved.unknown_stages)} are not stages of this model and "
+                f"are ignored; its stages are {format_stages(schedule.lengths)}",
                 stacklevel=stacklevel + 1,
             )
         if resolved.unfed_stages:
             warnings.warn(
-                f"skip stages {_listed(resolved.unfed_stages)} will be computed: the stage before "
+                f"skip stages {format_stages(resolved.unfed_stages)} will be computed: the stage before "
                 "each of them is not in cache_stages",
                 stacklevel=stacklevel + 1,
             )
@@ -159,10 +159,6 @@ class ResolvedStages:
     """Stages of either list that the model does not have."""
     unfed_stages: tuple[int, ...]
     """Skip stages of the model that have no stored predecessor and are therefore computed."""
-
-
-def _listed(stages: Iterable[int]) -> str:
-    return ",".join(map(str, stages)) or "none"
 
 
 def _stage_tuple(stages: object, name: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .config import SITES, CacheConfig
 from .similarity import SimilarityTables
-from .stages import StageSchedule
+from .stages import StageSchedule, format_stages
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,12 @@ def explain_no_reuse(
     resolved = config.resolve(schedule)
     if not resolved.skip_stages:
         return (
-            f"none of the skip stages {_listed(config.skip_stages)} is a stage of this model "
-            f"({_listed(schedule.lengths)})",
+            f"none of the skip stages {format_stages(config.skip_stages)} is a stage of this model "
+            f"({format_stages(schedule.lengths)})",
         )
     open_stages = [n for n in resolved.skip_stages if n not in resolved.unfed_stages]
     if not open_stages:
-        return (f"the stage before {_listed(resolved.skip_stages)} is not in cache_stages",)
+        return (f"the stage before {format_stages(resolved.skip_stages)} is not in cache_stages",)
     if tables.is_empty:
         return ("the similarity table is empty: calibrate first or load a table",)
     return tuple(
@@ -250,7 +250,3 @@ def _explain_site(
         f"{site}: every similarity is at or below the threshold; "
         f"best was {best:.2f} at stage {length}, threshold {config.threshold:g}"
     )
-
-
-def _listed(stages: Sequence[int]) -> str:
-    return ", ".join(map(str, stages))

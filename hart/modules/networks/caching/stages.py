@@ -57,6 +57,11 @@ def as_integer(value: object, field: str) -> int:
         ) from None
 
 
+def format_stages(lengths: Iterable[int]) -> str:
+    """Token counts for a message, for example ``2304, 4096``."""
+    return ", ".join(map(str, lengths)) or "none"
+
+
 @dataclass(frozen=True)
 class StageSchedule:
     """The stages of one model, as derived from its ``patch_nums``.
@@ -144,5 +149,7 @@ class StageSchedule:
             ValueError: no stage has that many tokens.
         """
         if length not in self.lengths:
-            raise ValueError(f"no stage has {length} tokens; the stages are {self.lengths}")
+            raise ValueError(
+                f"no stage has {length} tokens; the stages are {format_stages(self.lengths)}"
+            )
         return self.lengths.index(length)

@@ -1,0 +1,256 @@
+"""Loading a transformer checkpoint, and the autoencoder that belongs to it.
+
+Layout: ``<root>/llm`` holds the transformer (``config.json`` and weights, or ``ema_model.bin``),
+``<root>/tokenizer`` the image autoencoder.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.utils.weights import CheckpointError, load_into, read_state_dict
+
+EMA_FILE = "ema_model.bin"
+DEFAULT_VOCAB_SIZE, DEFAULT_Z_CHANNELS = 4096, 32
+
+# In published checkpoints but used only in training: 363 MiB for the 1024-pixel model.
+TRAINING_ONLY_KEY = "attn_bias_for_masking"
+# Constants of the geometry, which a checkpoint may hold or leave out.
+CONSTANT_BUFFERS = ("lvl_1L", "zero_k_bias")
+
+# Keywords of `transformers` that need no action when a local folder is loaded.
+_IGNORED_KEYWORDS = frozenset(
+    {
+        "_from_auto",
+        "_from_pipeline",
+        "adapter_kwargs",
+        "cache_dir",
+        "force_download",
+        "local_files_only",
+        "low_cpu_mem_usage",
+        "revision",
+        "token",
+        "trust_remote_code",
+        "use_safetensors",
+    }
+)
+
+
+def resolve_autoencoder_folder(config: PretrainedConfig) -> Path | None:
+    """``config.vae_path``, else the folder ``tokenizer`` beside the one the config came from."""
+    if config.vae_path is not None:
+        return Path(config.vae_path)
+    if not config.name_or_path:
+        return None
+    return Path(config.name_or_path).absolute().parent / "tokenizer"
+
+
+def resolve_autoencoder_sizes(config: PretrainedConfig) -> None:
+    """Fill in ``vocab_size`` and ``z_channels`` where the config leaves them open.
+
+    Only the autoencoder's ``config.json`` is read; without one the published sizes are assumed.
+    """
+    if config.vocab_size is not None and config.z_channels is not None:
+        return
+    folder = resolve_autoencoder_folder(config)
+    file = folder / "config.json" if folder else None
+    found = _read_json(file) if file and file.is_file() else {}
+    if config.vocab_size is None:
+        config.vocab_size = found.get("vocab_size", DEFAULT_VOCAB_SIZE)
+    if config.z_channels is None:
+        config.z_channels = found.get("z_channels", DEFAULT_Z_CHANNELS)
+
+
+def check_model_type(folder: Path, allowed: tuple[str, ...]) -> dict:
+    """The folder's ``config.json``, refused unless its ``model_type`` is one of ``allowed``.
+
+    Raises:
+        CheckpointError: no such folder or file, or a config of another model.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: no config.json in this folder")
+    config = _read_json(file)
+    found = config.get("model_type")
+    if found not in allowed:
+        raise CheckpointError(
+            f"{file}: model_type is {found!r}, expected {' or '.join(map(repr, allowed))}"
+        )
+    return config
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+class CheckpointMixin:
+    """``from_pretrained`` with strict errors, EMA weights, and the attached autoencoder."""
+
+    _keys_to_ignore_on_load_unexpected = (TRAINING_ONLY_KEY,)
+    _keys_to_ignore_on_load_missing = CONSTANT_BUFFERS
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args,
+        config: PretrainedConfig | str | Path | None = None,
+        use_ema: bool = False,
+        vae: HARTAutoEncoder | None = None,
+        dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """Load a checkpoint folder (``llm``); other names go to ``transformers`` and its hub.
+
+        One copy of the weights is made, in ``dtype`` (None or "auto": as stored). Fields of the
+        configuration can be overridden by keyword.
+
+        Args:
+            config: configuration to use instead of the folder's.
+            use_ema: read ``ema_model.bin`` instead of the ordinary weights.
+            vae: autoencoder to attach; by default it is found when it is first needed.
+            device: where the weights go, CPU by default.
+            output_loading_info: also return the dictionary that ``transformers`` would return.
+
+        Raises:
+            CheckpointError: folder or file missing, damaged, of another model, or not fitting
+                the configuration; the message names the file and the first difference.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        dtype = dtype if dtype is not None else torch_dtype
+        if not folder.is_dir():
+            if folder.is_absolute() or len(folder.parts) != 2:
+                raise CheckpointError(f"{folder}: no such folder")
+            if dtype is not None:
+                kwargs["torch_dtype"] = dtype
+            return super().from_pretrained(
+                pretrained_model_name_or_path,
+                *model_args,
+                config=config,
+                output_loading_info=output_loading_info,
+                **kwargs,
+            )
+        config = cls._resolve_config(folder, config, kwargs)
+        with torch.device("meta"):
+            model = cls(config, *model_args)
+        source = folder / EMA_FILE if use_ema else folder
+        state = read_state_dict(source, dtype=_torch_dtype(dtype), device=device)
+        model._load_checkpoint(state, source)
+        model.eval()
+        if vae is not None:
+            model.attach_autoencoder(vae)
+        if output_loading_info:
+            return model, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+        return model
+
+    @classmethod
+    def _resolve_config(cls, folder: Path, config, kwargs: dict) -> PretrainedConfig:
+        check_model_type(folder, (cls.config_class.model_type,))
+        if isinstance(config, PretrainedConfig):
+            config = copy.deepcopy(config)
+        else:
+            config = cls.config_class.from_pretrained(config or folder)
+        config.name_or_path = str(folder)
+        for name, value in kwargs.items():
+            if hasattr(config, name):
+                setattr(config, name, value)
+            elif name not in _IGNORED_KEYWORDS:
+                raise TypeError(f"from_pretrained of a local folder does not take {name!r}")
+        return config
+
+    def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
+        state.pop(TRAINING_ONLY_KEY, None)
+        with torch.device("cpu"):
+            state.setdefault("lvl_1L", self._levels())
+        for layer in range(self.depth):
+            key = f"blocks.{layer}.attn."
+            if key + "q_bias" in state:
+                state.setdefault(key + "zero_k_bias", torch.zeros_like(state[key + "q_bias"]))
+        device = next(iter(state.values())).device
+        state["lvl_1L"] = state["lvl_1L"].to(device)
+        load_into(self, state, source=source)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        state_dict.pop(prefix + TRAINING_ONLY_KEY, None)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    # --- the autoencoder: attached, never a submodule ------------------------------------------
+
+    def attach_autoencoder(self, vae: HARTAutoEncoder) -> None:
+        """Use this autoencoder; it moves along with ``to`` and is shared by deep copies.
+
+        Raises:
+            ValueError: its codebook does not have the size the transformer was built for.
+        """
+        found = (vae.config.vocab_size, vae.config.z_channels)
+        if found != (self.V, self.Cvae):
+            raise ValueError(
+                f"the autoencoder has vocab_size, z_channels = {found}, "
+                f"the transformer expects {(self.V, self.Cvae)}"
+            )
+        self._autoencoder = (vae,)
+
+    @property
+    def vae_proxy(self) -> tuple[HARTAutoEncoder]:
+        """The autoencoder in a tuple; loaded from its folder when first asked for.
+
+        Raises:
+            CheckpointError: none is attached and no folder is known or readable.
+        """
+        if getattr(self, "_autoencoder", None) is None:
+            folder = resolve_autoencoder_folder(self.config)
+            if folder is None:
+                raise CheckpointError(
+                    "no autoencoder: set config.vae_path or call attach_autoencoder(vae)"
+                )
+            self.attach_autoencoder(
+                HARTAutoEncoder.from_tokenizer_folder(folder, dtype=self.dtype, device=self.device)
+            )
+        return self._autoencoder
+
+    @property
+    def vae_quant_proxy(self) -> tuple[nn.Module]:
+        """The autoencoder's quantizer in a tuple."""
+        return (self.vae_proxy[0].quantize,)
+
+    def _apply(self, fn, *args, **kwargs):
+        super()._apply(fn, *args, **kwargs)
+        for vae in getattr(self, "_autoencoder", None) or ():
+            vae._apply(fn, *args, **kwargs)
+        return self
+
+    def __deepcopy__(self, memo: dict):
+        clone = self.__class__.__new__(self.__class__)
+        memo[id(self)] = clone
+        for vae in getattr(self, "_autoencoder", None) or ():
+            memo[id(vae)] = vae
+        for name, value in self.__dict__.items():
+            clone.__dict__[name] = copy.deepcopy(value, memo)
+        return clone
+
+
+def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
+        return None if dtype == "auto" else dtype
+    resolved = getattr(torch, str(dtype), None)
+    if not isinstance(resolved, torch.dtype):
+        raise ValueError(f"dtype must be a torch dtype or its name, got {dtype!r}")
+    return resolved

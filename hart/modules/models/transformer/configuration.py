@@ -1,0 +1,221 @@
+"""Configuration classes of the HART transformers, with the public code's names and defaults.
+
+Every class forwards keywords that it does not know to ``PretrainedConfig``, so standard fields
+(``architectures``, ``dtype``, ...) and a user's own survive saving and loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import AutoConfig, PretrainedConfig
+
+__all__ = [
+    "HARTForC2IConfig",
+    "HARTForT2IConfig",
+    "VARTransformerConfig",
+    "VARTransformerT2IConfig",
+]
+
+VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+
+
+class _TransformerConfig(PretrainedConfig):
+    """Fields that the class-conditional and the text-conditional transformers share.
+
+    Args:
+        vae_path: folder of the image autoencoder; None means the sibling folder ``tokenizer``.
+        depth, embed_dim, num_heads, mlp_ratio: size of the transformer.
+        drop_rate, attn_drop_rate, drop_path_rate, cond_drop_rate: training only.
+        norm_eps: epsilon of all transformer norms.
+        shared_aln, disable_aln: select the block variant (both False: separate AdaLN; both True:
+            shared AdaLN; only ``disable_aln``: plain blocks, the published model's layout).
+        attn_l2_norm: l2-normalised attention with a learned temperature per head.
+        patch_nums: side of the token map of every stage, starting with 1.
+        mlp_type, attn_type: "llama" or "gpt2".
+        use_timestep_embed: sinusoidal level embedding with an MLP instead of a table.
+        sep_aln_pooling_mode: "max" or "avg", pooling of the text in separate AdaLN.
+        use_cross_attn: add cross-attention to the text in every block.
+    """
+
+    def __init__(
+        self,
+        vae_path: str | None = None,
+        depth: int = 16,
+        embed_dim: int = 1024,
+        num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        drop_rate: float = 0.0,
+        attn_drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_eps: float = 1e-6,
+        shared_aln: bool = False,
+        cond_drop_rate: float = 0.1,
+        attn_l2_norm: bool = False,
+        patch_nums: Sequence[int] = VAR_PATCH_NUMS,
+        flash_if_available: bool = True,
+        fused_if_available: bool = True,
+        mlp_type: str = "gpt2",
+        attn_type: str = "gpt2",
+        disable_aln: bool = False,
+        use_timestep_embed: bool = False,
+        sep_aln_pooling_mode: str = "max",
+        use_cross_attn: bool = False,
+        diffusion_head_repeats: int = 1,
+        **kwargs,
+    ):
+        self.vae_path = vae_path
+        self.depth = depth
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.mlp_ratio = mlp_ratio
+        self.drop_rate = drop_rate
+        self.attn_drop_rate = attn_drop_rate
+        self.drop_path_rate = drop_path_rate
+        self.norm_eps = norm_eps
+        self.shared_aln = shared_aln
+        self.cond_drop_rate = cond_drop_rate
+        self.attn_l2_norm = attn_l2_norm
+        self.patch_nums = tuple(patch_nums)
+        self.flash_if_available = flash_if_available
+        self.fused_if_available = fused_if_available
+        self.mlp_type = mlp_type
+        self.attn_type = attn_type
+        self.disable_aln = disable_aln
+        self.use_timestep_embed = use_timestep_embed
+        self.sep_aln_pooling_mode = sep_aln_pooling_mode
+        self.use_cross_attn = use_cross_attn
+        self.diffusion_head_repeats = diffusion_head_repeats
+        super().__init__(**kwargs)
+
+
+class VARTransformerConfig(_TransformerConfig):
+    """Class-conditional transformer; no model of this library uses it (kept for imports)."""
+
+    model_type = "var_transformer"
+
+    def __init__(self, num_classes: int = 1000, latent_condition_weight: float = 1.0, **kwargs):
+        self.num_classes = num_classes
+        self.latent_condition_weight = latent_condition_weight
+        super().__init__(**kwargs)
+
+
+class VARTransformerT2IConfig(_TransformerConfig):
+    """Text-conditional transformer: ``context_token`` text positions of width ``context_dim``."""
+
+    model_type = "var_transformer_t2i"
+
+    def __init__(
+        self,
+        vae_path: str | None = None,
+        context_token: int = 77,
+        context_dim: int = 768,
+        **kwargs,
+    ):
+        self.context_token = context_token
+        self.context_dim = context_dim
+        super().__init__(vae_path=vae_path, **kwargs)
+
+
+class _ResidualDiffusionFields:
+    """Mixin: size and sampler of the residual diffusion head."""
+
+    def _set_diffusion_fields(self, width, depth, num_sampling_steps, batch_mul, sampler):
+        self.diff_width = width
+        self.diff_depth = depth
+        self.num_sampling_steps = str(num_sampling_steps)
+        self.diffusion_batch_mul = batch_mul
+        self.sampler = sampler
+
+
+class HARTForC2IConfig(_ResidualDiffusionFields, VARTransformerConfig):
+    """Class-conditional HART; no model of this library uses it (kept for imports)."""
+
+    model_type = "hart_transformer_c2i"
+
+    def __init__(
+        self,
+        diff_width: int = 1024,
+        diff_depth: int = 6,
+        num_sampling_steps: str | int = "8",
+        diffusion_batch_mul: int = 4,
+        sampler: str = "iddpm",
+        **kwargs,
+    ):
+        self._set_diffusion_fields(
+            diff_width, diff_depth, num_sampling_steps, diffusion_batch_mul, sampler
+        )
+        super().__init__(**kwargs)
+
+
+class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
+    """Text-to-image HART.
+
+    The ``cache_*`` fields, ``use_cache``, ``calibration``, ``sim_path`` and ``threshold`` configure
+    feature caching in :class:`HARTForT2IEnhanced`; None means "not set". The plain model ignores
+    them. ``threshold`` is the legacy spelling of ``cache_threshold``, which wins when both are set.
+
+    Args:
+        diff_width, diff_depth: width and residual blocks of the residual diffusion head.
+        num_sampling_steps: respacing specification of its sampler ("8", 8, "ddim25", "10,10").
+        diffusion_batch_mul: repeats of the diffusion batch in the training loss.
+        sampler: "iddpm".
+        use_context_norm: normalise the text features before they are embedded.
+        context_norm_scale: initial value of that norm's weight in upstream training code.
+        vocab_size, z_channels: codebook size and latent channels of the autoencoder; None means
+            those of the autoencoder's own configuration.
+    """
+
+    model_type = "hart_transformer_t2i"
+
+    def __init__(
+        self,
+        diff_width: int = 1024,
+        diff_depth: int = 6,
+        num_sampling_steps: str | int = "8",
+        diffusion_batch_mul: int = 4,
+        sampler: str = "iddpm",
+        use_context_norm: bool = False,
+        context_norm_scale: float = 1.0,
+        vocab_size: int | None = None,
+        z_channels: int | None = None,
+        cache_skip_stages: Sequence[int] | None = None,
+        cache_cache_stages: Sequence[int] | None = None,
+        cache_enable_attn: bool | None = None,
+        cache_enable_mlp: bool | None = None,
+        cache_threshold: float | None = None,
+        cache_adaptive_threshold: bool | None = None,
+        cache_interpolation_mode: str | None = None,
+        use_cache: bool | None = None,
+        calibration: bool | None = None,
+        sim_path: str | None = None,
+        threshold: float | None = None,
+        **kwargs,
+    ):
+        self._set_diffusion_fields(
+            diff_width, diff_depth, num_sampling_steps, diffusion_batch_mul, sampler
+        )
+        self.use_context_norm = use_context_norm
+        self.context_norm_scale = context_norm_scale
+        self.vocab_size, self.z_channels = vocab_size, z_channels
+        self.cache_skip_stages = cache_skip_stages
+        self.cache_cache_stages = cache_cache_stages
+        self.cache_enable_attn = cache_enable_attn
+        self.cache_enable_mlp = cache_enable_mlp
+        self.cache_threshold = cache_threshold
+        self.cache_adaptive_threshold = cache_adaptive_threshold
+        self.cache_interpolation_mode = cache_interpolation_mode
+        self.calibration = calibration
+        self.sim_path = sim_path
+        self.threshold = threshold
+        super().__init__(**kwargs)
+        self.use_cache = use_cache
+
+
+for _config_class in (
+    VARTransformerConfig,
+    VARTransformerT2IConfig,
+    HARTForC2IConfig,
+    HARTForT2IConfig,
+):
+    AutoConfig.register(_config_class.model_type, _config_class, exist_ok=True)

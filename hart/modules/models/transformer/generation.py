@@ -1,0 +1,375 @@
+"""The sampling loop: stage by stage from the 1x1 map to the feature map of the image.
+
+HART (arXiv 2410.10812): discrete tokens for every stage, drawn with classifier-free guidance; in
+the last stage a diffusion head adds the residual that the codebook cannot express.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hart.modules.models.transformer.random_source import (
+    PerImageRandom,
+    UpstreamRandom,
+    resolve_random_source,
+)
+from hart.modules.networks.kv_cache import KVCache
+from hart.modules.networks.rope import MaskIndex
+from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
+
+StageCallback = Callable[[int, int], None]
+"""Called after every stage with its index and the number of stages."""
+
+_start_lock = threading.Lock()
+
+
+def mask_by_order(mask_len: int, order: torch.Tensor, bsz: int, seq_len: int) -> torch.Tensor:
+    """(bsz, seq_len) bool, True at the first ``mask_len`` entries of each row of ``order``."""
+    mask = torch.zeros(bsz, seq_len, dtype=torch.bool, device=order.device)
+    return mask.scatter_(1, order[:, : int(mask_len)].long(), True)
+
+
+def default_top_k(si: int) -> int:
+    """Candidates kept at stage ``si``; the public sampler fixes them."""
+    return 600 if si < 7 else 300
+
+
+def smoothing_temperature(ratio: float) -> float:
+    """Temperature of the Gumbel softmax at ``ratio`` of the way through the stages."""
+    return max(0.27 * (1 - 0.95 * ratio), 0.005)
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are drawn.
+
+    Attributes:
+        cfg: guidance scale; stage ``si`` of S uses ``cfg * si / (S - 1)``.
+        top_p: nucleus mass, 0 means off.
+        more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
+        residual_diffusion: add the diffusion head's residual in the last stage.
+        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+    """
+
+    cfg: float
+    top_p: float
+    more_smooth: bool
+    residual_diffusion: bool
+    num_maskgit_iters: int
+
+
+@dataclass
+class Generation:
+    """Everything that one call of the sampler owns. B images are 2 B rows: text, then no text."""
+
+    options: SamplingOptions
+    bsz: int
+    cond: torch.Tensor  # (2B, T, C)
+    context_position_ids: torch.Tensor  # (2B, T)
+    context_mask: torch.Tensor  # (2B, T)
+    levels: torch.Tensor  # (S, C)
+    f_hat: torch.Tensor  # (B, Z, P, P)
+    kv: KVCache
+    random: UpstreamRandom | PerImageRandom
+    callback: StageCallback | None
+
+
+class GenerationMixin:
+    """Sampling for :class:`HARTForT2I`."""
+
+    def autoregressive_infer_cfg(
+        self,
+        B: int,
+        label_B: torch.Tensor,
+        g_seed: int | None = None,
+        cfg: float = 1.5,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        more_smooth: bool = False,
+        context_position_ids: torch.Tensor | None = None,
+        context_mask: torch.Tensor | None = None,
+        final_stage: int = 0,
+        num_maskgit_iters: int = 1,
+        *,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        callback: StageCallback | None = None,
+    ) -> torch.Tensor:
+        """Draw images for text features.
+
+        With ``g_seed`` the draws are those of the public implementation: token ids from a
+        generator seeded with it, the rest from numpy's and torch's global generators. With
+        ``generator`` every draw of an image comes from its own generator.
+
+        Args:
+            B: number of images.
+            label_B: text features (B, T, E).
+            g_seed: seed of the token draws; None draws them from the device's global generator.
+            cfg: guidance scale, reached in the last stage but one.
+            top_k: ignored, as in the public implementation: 600 candidates in the first seven
+                stages, 300 afterwards.
+            top_p: nucleus mass, 0 means off.
+            more_smooth: soft mixtures instead of single codebook rows.
+            context_position_ids: (B, T) int64 positions of the text tokens.
+            context_mask: (B, T) nonzero at real text tokens.
+            final_stage: 0 adds the residual of the diffusion head, any other value does not.
+            num_maskgit_iters: chunks of the last stage, 0 leaves it out.
+            generator: one generator, or one per image.
+            callback: called after every stage with its index and the number of stages.
+
+        Returns:
+            (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: arguments of the wrong shape or number.
+            RuntimeError: another thread is generating on this model.
+        """
+        f_hat = self.generate_feature_map(
+            B,
+            label_B,
+            g_seed,
+            cfg,
+            top_p=top_p,
+            more_smooth=more_smooth,
+            context_position_ids=context_position_ids,
+            context_mask=context_mask,
+            final_stage=final_stage,
+            num_maskgit_iters=num_maskgit_iters,
+            generator=generator,
+            callback=callback,
+        )
+        return self.decode_feature_map(f_hat)
+
+    @torch.no_grad()
+    def generate_feature_map(
+        self,
+        B: int,
+        label_B: torch.Tensor,
+        g_seed: int | None = None,
+        cfg: float = 1.5,
+        *,
+        top_p: float = 0.0,
+        more_smooth: bool = False,
+        context_position_ids: torch.Tensor | None = None,
+        context_mask: torch.Tensor | None = None,
+        final_stage: int = 0,
+        num_maskgit_iters: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        callback: StageCallback | None = None,
+    ) -> torch.Tensor:
+        """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P)."""
+        self._check_context(B, label_B, context_position_ids, context_mask)
+        options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, int(num_maskgit_iters))
+        if options.num_maskgit_iters < 0:
+            raise ValueError(f"num_maskgit_iters must not be negative, got {num_maskgit_iters}")
+        random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
+        with self._exclusive(), self._generation_scope(B):
+            run = self._begin_generation(
+                B, label_B, context_position_ids, context_mask, options, random, callback
+            )
+            return self._run_stages(run)
+
+    @torch.no_grad()
+    def decode_feature_map(self, f_hat: torch.Tensor) -> torch.Tensor:
+        """Feature map (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
+        vae = self.vae_proxy[0]
+        image = vae.fhat_to_img(f_hat.to(vae.quantize.embedding.weight.dtype))
+        return (image + 1) / 2
+
+    # --- one generation -----------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        """Refuse a second generation on this model while one is running."""
+        with _start_lock:
+            if getattr(self, "_generating", False):
+                raise RuntimeError(
+                    "this model is generating in another thread; wait for it, or give every "
+                    "thread its own model"
+                )
+            self._generating = True
+        try:
+            yield
+        finally:
+            self._generating = False
+
+    @contextlib.contextmanager
+    def _generation_scope(self, bsz: int) -> Iterator[None]:
+        """Surrounds one generation; subclasses set up state here and release it."""
+        yield
+
+    def _block_options(self, layer: int) -> dict:
+        """Extra keywords for a block's call; subclasses add theirs."""
+        return {}
+
+    def _check_context(self, B, label_B, position_ids, mask) -> None:
+        if B < 1:
+            raise ValueError(f"B must be at least 1, got {B}")
+        expected = {
+            "label_B": (label_B, (B, self.context_token, self.context_dim)),
+            "context_position_ids": (position_ids, (B, self.context_token)),
+            "context_mask": (mask, (B, self.context_token)),
+        }
+        for name, (tensor, shape) in expected.items():
+            if tensor is None or tuple(tensor.shape) != shape:
+                found = None if tensor is None else tuple(tensor.shape)
+                raise ValueError(f"{name} must have the shape {shape}, got {found}")
+
+    def _begin_generation(
+        self, B, label_B, position_ids, mask, options, random, callback
+    ) -> Generation:
+        """Double the batch for guidance: zero features, zero positions, mask 1, 0, 0, ..."""
+        device = self.device
+        label_B, position_ids, mask = (t.to(device) for t in (label_B, position_ids, mask))
+        empty_mask = torch.zeros_like(mask)
+        empty_mask[:, 0] = 1
+        cond = self.embed_context(torch.cat((label_B, torch.zeros_like(label_B))))
+        side = self.patch_nums[-1]
+        return Generation(
+            options=options,
+            bsz=B,
+            cond=cond,
+            context_position_ids=torch.cat((position_ids, torch.zeros_like(position_ids))),
+            context_mask=torch.cat((mask, empty_mask)),
+            levels=self.level_embeddings(),
+            f_hat=cond.new_zeros(B, self.Cvae, side, side),
+            kv=KVCache(self.depth),
+            random=random,
+            callback=callback,
+        )
+
+    def _run_stages(self, run: Generation) -> torch.Tensor:
+        num_stages = len(self.patch_nums)
+        x = run.cond + run.levels[0] + self._position_embedding(0)
+        for si in range(num_stages - 1):
+            hidden = self._run_blocks(x, run, si)
+            if si == 0:
+                hidden = hidden[:, -1:]  # the text's last position predicts the 1x1 map
+            ratio = si / self.num_stages_minus_1
+            _, h = self._draw_tokens(hidden, run, si, ratio)
+            x = self._feed_back(h, run, si)
+            if run.callback:
+                run.callback(si, num_stages)
+        if run.options.num_maskgit_iters:
+            self._run_last_stage(x, run)
+            if run.callback:
+                run.callback(num_stages - 1, num_stages)
+        return run.f_hat
+
+    def _run_blocks(
+        self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
+    ) -> torch.Tensor:
+        """All blocks on one stage's tokens: (2B, n, C) to (2B, n, C)."""
+        for layer, block in enumerate(self.blocks):
+            x = block(
+                x,
+                self.shared_ada_lin(run.cond),
+                attn_bias=None,
+                si=si,
+                context_position_ids=run.context_position_ids,
+                context_mask=run.context_mask,
+                m_maskgit=m_maskgit,
+                kv_cache=run.kv[layer],
+                **self._block_options(layer),
+            )
+        return x
+
+    def _guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
+        """(2B, n, C) to (B, n, V): ``(1 + t) * with text - t * without``."""
+        with_text, without = self.get_logits(hidden, run.cond).chunk(2)
+        return (1 + t) * with_text - t * without
+
+    def _draw_tokens(
+        self, hidden: torch.Tensor, run: Generation, si: int, ratio: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids (B, n) and codebook values (B, n, Z) for block outputs (2B, n, C).
+
+        Smoothing sees the filtered logits, and its noise is drawn after the ids.
+        """
+        options = run.options
+        logits = self._guided_logits(hidden, run, options.cfg * ratio)
+        filter_top_k_top_p_(logits, default_top_k(si), options.top_p)
+        ids = run.random.token_ids(logits.softmax(dim=-1))
+        codebook = self.vae_quant_proxy[0].embedding
+        if not options.more_smooth:
+            return ids, codebook(ids)
+        exponential = run.random.exponential(logits)
+        weights = gumbel_softmax(logits.mul_(1 + ratio), smoothing_temperature(ratio), exponential)
+        return ids, weights.to(codebook.weight.dtype) @ codebook.weight
+
+    def _feed_back(self, h: torch.Tensor, run: Generation, si: int) -> torch.Tensor:
+        """Add stage ``si``'s values to the feature map; (2B, n', C) tokens of the next stage."""
+        side, next_side = self.patch_nums[si], self.patch_nums[si + 1]
+        maps = h.transpose(1, 2).reshape(run.bsz, self.Cvae, side, side)
+        run.f_hat, next_map = self.vae_quant_proxy[0].get_next_autoregressive_input(
+            si, len(self.patch_nums), run.f_hat, maps.to(run.f_hat.dtype), self.patch_nums
+        )
+        values = next_map.reshape(run.bsz, self.Cvae, next_side**2).transpose(1, 2)
+        x = self.embed_tokens(values) + run.levels[si + 1] + self._position_embedding(si + 1)
+        return x.repeat(2, 1, 1)
+
+    def _position_embedding(self, si: int) -> torch.Tensor | float:
+        """Learned positions of a stage, (1, n, C); llama attention has none (0)."""
+        if self.attn_type != "gpt2":
+            return 0.0
+        begin, end = self.begin_ends[si]
+        positions = self.pos_1LC[:, begin:end]
+        return positions + self.pos_start if si == 0 else positions
+
+    # --- the masked last stage ----------------------------------------------------------------
+
+    def _run_last_stage(self, x: torch.Tensor, run: Generation) -> None:
+        """Predict the last map in chunks and add it to the feature map, without phi.
+
+        Guidance and smoothing keep the ratio of the stage before: the public sampler does not
+        advance it.
+        """
+        bsz, positions = run.bsz, self.last_level_pns
+        ratio = (self.num_stages_minus_1 - 1) / self.num_stages_minus_1
+        values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
+        orders = run.random.orders(bsz, positions).to(x.device)
+        for chunk in self._chunks(orders, run.options.num_maskgit_iters):
+            rows = chunk.repeat(2, 1).nonzero(as_tuple=True)
+            tokens = x[rows].view(2 * bsz, -1, self.C)
+            hidden = self._run_blocks(tokens, run, self.num_stages_minus_1, rows)
+            ids, h = self._draw_tokens(hidden, run, self.num_stages_minus_1, ratio)
+            if run.options.residual_diffusion:
+                h = h + self._residual(hidden, ids, run, run.options.cfg * ratio)
+            values[chunk] = h.reshape(-1, self.Cvae).float()
+        side = self.patch_nums[-1]
+        maps = values.transpose(1, 2).reshape(bsz, self.Cvae, side, side)
+        run.f_hat += maps.to(run.f_hat.dtype)
+
+    def _chunks(self, orders: torch.Tensor, iterations: int) -> Iterator[torch.Tensor]:
+        """(B, P * P) bool per chunk: the positions that it predicts, equally many per sample."""
+        bsz, positions = orders.shape
+        remaining = positions
+        masked = torch.ones(bsz, positions, dtype=torch.bool, device=orders.device)
+        for step in range(iterations):
+            if step == iterations - 1 or remaining <= 1:
+                yield masked
+                return
+            cosine = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / iterations))
+            remaining = max(1, min(remaining - 1, cosine))
+            still_masked = mask_by_order(remaining, orders, bsz, positions)
+            yield masked & ~still_masked
+            masked = still_masked
+
+    def _residual(
+        self, hidden: torch.Tensor, ids: torch.Tensor, run: Generation, t: float
+    ) -> torch.Tensor:
+        """What the diffusion head adds to the drawn codebook rows: (B, n, Z)."""
+        drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
+        condition = self.decoder_norm(hidden + drawn.repeat(2, 1, 1))
+        residual = self.diffloss.sample(
+            condition.flatten(0, 1),
+            temperature=1.0,
+            cfg=t,
+            noise_source=run.random.noise_source(ids.shape[1]),
+        )
+        return residual.view(2, *ids.shape, self.Cvae)[0]

@@ -1,0 +1,133 @@
+"""Where the random draws of one generation come from.
+
+Two sources exist. :class:`UpstreamRandom` draws like the public implementation: token ids from one
+generator for the whole batch, the generation order from numpy's and the residual noise from torch's
+global generators. :class:`PerImageRandom` draws everything of an image from that image's own
+generator, so that the image depends neither on its batch nor on anything drawn elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+
+class CopyableGenerator(torch.Generator):
+    """A generator that supports ``copy.deepcopy``: same device, same state."""
+
+    def __deepcopy__(self, memo: dict) -> CopyableGenerator:
+        clone = CopyableGenerator(device=self.device)
+        clone.set_state(self.get_state())
+        memo[id(self)] = clone
+        return clone
+
+
+def numpy_orders(bsz: int, length: int) -> torch.Tensor:
+    """(bsz, length) int64: one shuffle of 0 .. length-1 per sample by numpy's global generator."""
+    orders = np.stack([_shuffled(length) for _ in range(bsz)])
+    return torch.from_numpy(orders).long()
+
+
+def _shuffled(length: int) -> np.ndarray:
+    order = np.arange(length)
+    np.random.shuffle(order)
+    return order
+
+
+class UpstreamRandom:
+    """Draws in the public implementation's order from its generators.
+
+    Args:
+        generator: of the token draws, None for the device's default one.
+    """
+
+    def __init__(self, generator: torch.Generator | None = None) -> None:
+        self.generator = generator
+
+    def token_ids(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """One id per position: (B, n, V) to (B, n)."""
+        flat = probabilities.reshape(-1, probabilities.shape[-1])
+        ids = torch.multinomial(flat, 1, replacement=True, generator=self.generator)
+        return ids.view(probabilities.shape[:2])
+
+    def exponential(self, like: torch.Tensor) -> torch.Tensor:
+        """Exp(1) variates of the shape, dtype and device of ``like``."""
+        return torch.empty_like(like).exponential_(generator=self.generator)
+
+    def orders(self, bsz: int, length: int) -> torch.Tensor:
+        """(bsz, length) int64 generation order of the last stage's positions."""
+        return numpy_orders(bsz, length)
+
+    def noise_source(self, positions: int) -> None:
+        """None: the diffusion head draws from torch's global generators itself."""
+        return None
+
+
+class PerImageRandom:
+    """Draws everything of image ``b`` from ``generators[b]``, on that generator's device."""
+
+    def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
+        self.generators = list(generators)
+        self.device = device
+
+    def _stack(self, draw) -> torch.Tensor:
+        return torch.stack([draw(g) for g in self.generators]).to(self.device)
+
+    def token_ids(self, probabilities: torch.Tensor) -> torch.Tensor:
+        """One id per position, as argmax(p / Exp(1)): (B, n, V) to (B, n)."""
+        return (probabilities / self.exponential(probabilities)).argmax(dim=-1)
+
+    def exponential(self, like: torch.Tensor) -> torch.Tensor:
+        """Exp(1) variates of the shape (B, ...) of ``like``."""
+        shape = like.shape[1:]
+        return self._stack(
+            lambda g: torch.empty(shape, dtype=like.dtype, device=g.device).exponential_(
+                generator=g
+            )
+        )
+
+    def orders(self, bsz: int, length: int) -> torch.Tensor:
+        """(bsz, length) int64 generation order of the last stage's positions."""
+        return self._stack(lambda g: torch.randperm(length, generator=g, device=g.device))
+
+    def noise_source(self, positions: int):
+        """Noise for the diffusion head: ``positions`` rows per image, image after image.
+
+        When the head runs both halves of the guidance batch by themselves, both get the same
+        noise; the second half does not reach the image.
+        """
+
+        def draw(shape: tuple[int, ...], kind: str) -> torch.Tensor:
+            noise = self._stack(
+                lambda g: torch.randn(positions, shape[1], generator=g, device=g.device)
+            ).view(-1, shape[1])
+            return noise.repeat(shape[0] // noise.shape[0], 1)
+
+        return draw
+
+
+def resolve_random_source(
+    model_generator: torch.Generator,
+    g_seed: int | None,
+    generator: torch.Generator | Sequence[torch.Generator] | None,
+    bsz: int,
+    device: torch.device,
+) -> UpstreamRandom | PerImageRandom:
+    """Choose the source from the sampler's arguments.
+
+    Raises:
+        ValueError: both ``g_seed`` and ``generator`` are given, or not one generator per image.
+    """
+    if generator is None:
+        if g_seed is None:
+            return UpstreamRandom()
+        model_generator.manual_seed(g_seed)
+        return UpstreamRandom(model_generator)
+    if g_seed is not None:
+        raise ValueError("g_seed and generator exclude each other; give one of them")
+    generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    if len(generators) != bsz:
+        raise ValueError(f"generator must hold one per image: {bsz} images, {len(generators)}")
+    return PerImageRandom(generators, device)

@@ -1,0 +1,34 @@
+"""Keys and values of earlier stages, one cache per layer."""
+
+from __future__ import annotations
+
+import torch
+
+
+class LayerKVCache:
+    """Grows by concatenation along the token axis; layout (rows, H, tokens, d)."""
+
+    def __init__(self) -> None:
+        self.k: torch.Tensor | None = None
+        self.v: torch.Tensor | None = None
+
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add keys and values (rows, H, n, d); returns everything cached so far."""
+        if self.k is not None and self.v is not None:
+            k, v = torch.cat((self.k, k), dim=2), torch.cat((self.v, v), dim=2)
+        self.k, self.v = k, v
+        return k, v
+
+    @property
+    def num_tokens(self) -> int:
+        return 0 if self.k is None else self.k.shape[2]
+
+
+class KVCache:
+    """The layers' caches of one generation, owned by the call that generates."""
+
+    def __init__(self, depth: int) -> None:
+        self.layers = [LayerKVCache() for _ in range(depth)]
+
+    def __getitem__(self, layer: int) -> LayerKVCache:
+        return self.layers[layer]
