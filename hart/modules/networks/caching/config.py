@@ -107,7 +107,8 @@ class CacheConfig:
             return "CacheConfig(off)"
         mode = " adaptive" if self.adaptive_threshold else ""
         return (
-            f"CacheConfig(skip {format_stages(self.skip_stages)} from {format_stages(self.cache_stages)}, "
+            f"CacheConfig(skip {format_stages(self.skip_stages)} "
+            f"from {format_stages(self.cache_stages)}, "
             f"{'+'.join(self.enabled_sites)}, threshold {self.threshold:g}{mode}, "
             f"{self.interpolation_mode})"
         )
@@ -128,22 +129,23 @@ class CacheConfig:
     def warn_about(self, schedule: StageSchedule, stacklevel: int = 2) -> None:
         """Warn about stages that cannot do what the configuration says, one line per kind.
 
-        Meant to be called once, when a model receives the configuration.
+        Meant to be called once, when a model receives the configuration. ``stacklevel`` counts as
+        in ``warnings.warn``: 2 attributes the warning to the caller.
         """
         if not self.enabled_sites:
             return
         resolved = self.resolve(schedule)
         if resolved.unknown_stages:
             warnings.warn(
-                f"cache stages {format_stages(resolved.unknown_stages)} are not stages of this model and "
-                f"are ignored; its stages are {format_stages(schedule.lengths)}",
-                stacklevel=stacklevel + 1,
+                f"cache stages {format_stages(resolved.unknown_stages)} are not stages of this "
+                f"model and are ignored; its stages are {format_stages(schedule.lengths)}",
+                stacklevel=stacklevel,
             )
         if resolved.unfed_stages:
             warnings.warn(
-                f"skip stages {format_stages(resolved.unfed_stages)} will be computed: the stage before "
-                "each of them is not in cache_stages",
-                stacklevel=stacklevel + 1,
+                f"skip stages {format_stages(resolved.unfed_stages)} will be computed: "
+                "the stage before each of them is not in cache_stages",
+                stacklevel=stacklevel,
             )
 
 
