@@ -1,0 +1,59 @@
+"""Choice of device and number format, made when asked and never at import."""
+
+from __future__ import annotations
+
+import torch
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def get_device() -> str:
+    """``"cuda"`` if a CUDA device can be used now, else ``"cpu"``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_device() -> torch.device:
+    """The best device that can be used now: CUDA, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch.dtype:
+    """Check a number format against a device.
+
+    Args:
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``, the torch dtype of one of these,
+            or ``"auto"``: float16 on CUDA, as in HART's own scripts, and float32 elsewhere.
+        device: Where the format will be used.
+
+    Returns:
+        The torch dtype.
+
+    Raises:
+        ValueError: if the format is not one of these, or a small matrix product in it fails
+            on the device.
+    """
+    device = torch.device(device)
+    if dtype == "auto":
+        dtype = "float16" if device.type == "cuda" else "float32"
+    resolved = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if resolved not in _DTYPES.values():
+        raise ValueError(f"dtype is {dtype!r}; allowed are {', '.join(_DTYPES)} and auto")
+    _probe(resolved, device)
+    return resolved
+
+
+def _probe(dtype: torch.dtype, device: torch.device) -> None:
+    try:
+        matrix = torch.ones(2, 2, dtype=dtype, device=device)
+        (matrix @ matrix).sum().item()
+    # A torch built without CUDA reports that with an AssertionError.
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device {device} cannot compute in {dtype}: {error}") from error

@@ -1,0 +1,182 @@
+"""Image tensors to arrays, PIL images and files."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+GRID_COLUMNS = 12
+_MAX_PNG_KEYWORD = 79
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """8-bit images, cut (not rounded) to whole levels, as HART's scripts do.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1], any float dtype; scaled in that dtype. Values outside
+            are clamped. NaN becomes 0, with a warning.
+
+    Returns:
+        uint8 array of shape (B, H, W, 3).
+
+    Raises:
+        TypeError: if the images are not floating-point.
+        ValueError: if the shape is not (B, 3, H, W).
+    """
+    _check_images(images)
+    levels = images.detach() * 255
+    if levels.isnan().any():
+        warnings.warn("the images contain NaN, shown as black", stacklevel=2)
+        levels = levels.nan_to_num(0.0)
+    return levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """One RGB image per row of ``images``; see :func:`to_uint8`."""
+    return [Image.fromarray(np.ascontiguousarray(array)) for array in to_uint8(images)]
+
+
+def make_grid(images: Tensor, columns: int = GRID_COLUMNS, padding: int = 2) -> Tensor:
+    """Tile images row by row on black.
+
+    Args:
+        images: (B, 3, H, W), B >= 1.
+        columns: Images per row; fewer images make a narrower grid.
+        padding: Black pixels around every image.
+
+    Returns:
+        (3, rows * (H + padding) + padding, columns * (W + padding) + padding), a new tensor.
+
+    Raises:
+        TypeError: if the images are not floating-point.
+        ValueError: if the shape is not (B, 3, H, W), there is no image, ``columns`` is not
+            positive or ``padding`` is negative.
+    """
+    _check_images(images)
+    if columns < 1 or padding < 0 or not len(images):
+        raise ValueError(
+            f"a grid needs images, columns >= 1 and padding >= 0, got {len(images)} images, "
+            f"columns {columns} and padding {padding}"
+        )
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    step_y, step_x = height + padding, width + padding
+    rows = math.ceil(count / columns)
+    grid = images.new_zeros(channels, rows * step_y + padding, columns * step_x + padding)
+    for index, image in enumerate(images):
+        top = (index // columns) * step_y + padding
+        left = (index % columns) * step_x + padding
+        grid[:, top : top + height, left : left + width] = image
+    return grid
+
+
+def save_images(
+    images: Tensor,
+    folder: str | os.PathLike[str],
+    store_separately: bool = False,
+    prompts: Sequence[str] | None = None,
+) -> list[Path]:
+    """Write images as PNG files, and their prompts as ``prompt.txt``.
+
+    Args:
+        images: (B, 3, H, W) in [0, 1].
+        folder: Where to write; created if needed.
+        store_separately: Write ``000000.png``, ``000001.png``, ... also for several images.
+            Otherwise several images become one grid, ``sample_images.png``, scaled in float16.
+        prompts: One line each in ``prompt.txt``; line breaks inside a prompt become spaces.
+
+    Returns:
+        The image files written, in order.
+
+    Raises:
+        TypeError: if the images are not floating-point.
+        ValueError: if the shape is not (B, 3, H, W) or there is no image.
+    """
+    _check_images(images)
+    if not len(images):
+        raise ValueError("there are no images to save")
+    folder = Path(folder)
+    if store_separately or len(images) == 1:
+        pictures = to_pil(images)
+        paths = [folder / f"{index:06d}.png" for index in range(len(pictures))]
+    else:
+        pictures = to_pil(make_grid(images).to(torch.float16)[None])
+        paths = [folder / "sample_images.png"]
+    for picture, path in zip(pictures, paths, strict=True):
+        save_png(picture, path)
+    if prompts is not None:
+        text = "".join(" ".join(prompt.splitlines()) + "\n" for prompt in prompts)
+        with _replacing(folder / "prompt.txt") as beside:
+            beside.write_text(text, encoding="utf-8")
+    return paths
+
+
+def save_png(
+    image: Image.Image,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write a PNG file with text chunks; a reader never sees an unfinished file.
+
+    Args:
+        image: The image.
+        path: File to write or replace; its folder is created if needed.
+        metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: if a keyword or text is not a string.
+        ValueError: if a keyword is not one that PNG allows.
+    """
+    info = PngInfo()
+    for keyword, text in (metadata or {}).items():
+        _check_keyword(keyword, text)
+        info.add_text(keyword, text)
+    path = Path(path)
+    with _replacing(path) as beside:
+        image.save(beside, format="PNG", pnginfo=info)
+    return path
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images must be a floating-point tensor, got {kind}")
+    if images.dim() != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
+
+
+def _check_keyword(keyword: str, text: str) -> None:
+    if not isinstance(keyword, str) or not isinstance(text, str):
+        raise TypeError(f"PNG metadata must be strings, got {keyword!r}: {text!r}")
+    latin1 = all(character.isprintable() and ord(character) < 256 for character in keyword)
+    if not latin1 or not 1 <= len(keyword) <= _MAX_PNG_KEYWORD or keyword != keyword.strip():
+        raise ValueError(
+            f"PNG keyword {keyword!r} must be 1 to {_MAX_PNG_KEYWORD} printable Latin-1 "
+            "characters without spaces at its ends"
+        )
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` to write to; it is moved over ``path`` if writing succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
