@@ -9,7 +9,6 @@ from PIL import Image
 
 from hart.utils.images import make_grid, save_images, save_png, to_pil, to_uint8
 
-
 # A float16 number just below 8 / 255.
 ROUNDS_UP_TO_8 = 0.0313720703125
 
