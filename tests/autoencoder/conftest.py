@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from hart.modules.models.autoencoder import (
     HARTAutoEncoder,
@@ -35,8 +34,3 @@ def with_disc(golden: GoldenCase) -> HARTAutoEncoderWithDisc:
 @pytest.fixture(scope="session")
 def vae(with_disc: HARTAutoEncoderWithDisc) -> HARTAutoEncoder:
     return with_disc.vae
-
-
-@pytest.fixture
-def seeded() -> torch.Generator:
-    return torch.Generator().manual_seed(0)

@@ -8,7 +8,6 @@ Images are in [-1, 1].
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from transformers import PreTrainedModel
 
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.quantize import HARTHybridQuantizer, VectorQuantizer2
-from hart.modules.models.autoencoder.quantize.maps import PatchNums, to_map
+from hart.modules.models.autoencoder.quantize.maps import PatchNums, square_side, to_map
 from hart.modules.models.autoencoder.tokenizer_folder import (
     read_tokenizer_folder,
     with_fitting_hit_average,
@@ -33,15 +32,16 @@ __all__ = ["HARTAutoEncoder"]
 
 
 @torch.no_grad()
-def initialize_module(module: nn.Module) -> None:
-    """Initialise a module that transformers found without weights; leave loaded ones alone."""
+def initialize_module(module: nn.Module) -> bool:
+    """Initialise a module unless transformers marked its weights as loaded; whether it did."""
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     if any(getattr(tensor, "_is_hf_initialized", False) for tensor in own):
-        return
+        return False
     if isinstance(module, VectorQuantizer2):
         module.ema_vocab_hit_SV.zero_()
-    elif own and hasattr(module, "reset_parameters"):
+    elif own:
         module.reset_parameters()
+    return True
 
 
 def _second_decoder(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class HARTAutoEncoder(PreTrainedModel):
         ``same_shape``: all maps have the last stage's size; ``last_one``: the last map only.
         The schedule is the one that the numbers of ids give.
         """
-        sides = [math.isqrt(ids.shape[1]) for ids in ms_idx_Bl]
+        sides = [square_side(ids.shape[1]) for ids in ms_idx_Bl]
         maps = [
             to_map(self.quantize.embedding(ids), (side, side))
             for ids, side in zip(ms_idx_Bl, sides, strict=True)

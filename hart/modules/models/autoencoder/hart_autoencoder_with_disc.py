@@ -9,7 +9,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hart.modules.losses.vqgan import NLayerDiscriminatorConfig, create_discriminator
+from hart.modules.losses.vqgan import (
+    NLayerDiscriminatorConfig,
+    create_discriminator,
+    weights_init,
+)
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderWithDiscConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder, initialize_module
 from hart.modules.models.autoencoder.tokenizer_folder import with_fitting_hit_average
@@ -35,7 +39,9 @@ class HARTAutoEncoderWithDisc(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        initialize_module(module)
+        in_disc = any(module is part for part in self.disc.modules())
+        if initialize_module(module) and in_disc:
+            weights_init(module)
 
     def forward(self, *, model_index: int = 0, **kwargs: Any) -> Any:
         """``vae(**kwargs)`` if ``model_index`` is 0, else ``disc(**kwargs)``."""

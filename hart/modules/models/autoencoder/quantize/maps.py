@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,9 +17,17 @@ def stage_sizes(patch_nums: PatchNums) -> list[tuple[int, int]]:
     return [(pn, pn) if isinstance(pn, int) else (int(pn[0]), int(pn[1])) for pn in patch_nums]
 
 
+def square_side(tokens: int) -> int:
+    """Side of a square map of that many tokens; ``ValueError`` if there is none."""
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise ValueError(f"a stage has {tokens} tokens, expected a square number")
+    return side
+
+
 def to_map(tokens_BLC: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """(B, h * w, C), row by row -> (B, C, h, w)."""
-    return tokens_BLC.transpose(1, 2).reshape(tokens_BLC.shape[0], -1, *size)
+    return tokens_BLC.transpose(1, 2).reshape(tokens_BLC.shape[0], tokens_BLC.shape[2], *size)
 
 
 def to_rows(map_BChw: torch.Tensor) -> torch.Tensor:

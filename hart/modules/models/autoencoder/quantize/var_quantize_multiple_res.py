@@ -12,7 +12,6 @@ P side of the last one. Token sequences are row by row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -35,18 +34,9 @@ from hart.modules.models.autoencoder.quantize.phi import (
     PhiShared,
     build_phi,
 )
+from hart.modules.models.autoencoder.quantize.training import Quantized, without_autocast
 
 __all__ = ["Phi", "PhiNonShared", "PhiPartiallyShared", "PhiShared", "VectorQuantizer2"]
-
-
-class Quantized(NamedTuple):
-    """Result of quantizing a map for training."""
-
-    f_hat: torch.Tensor  # (B, Z, H, W), value of the quantized map, gradient of the input
-    rest: torch.Tensor  # (B, Z, H, W), what all stages left over, without gradient
-    usages: torch.Tensor | None  # percentage of the codes that were used, 0-dimensional
-    loss: torch.Tensor  # 0-dimensional
-    ids: list[torch.Tensor]  # S tensors (B * pn^2,)
 
 
 class VectorQuantizer2(nn.Module):
@@ -271,7 +261,7 @@ class VectorQuantizer2(nn.Module):
         S = len(sizes)
         hits_SV = torch.zeros(S, self.vocab_size, device=f_BChw.device)
         ids = []
-        with torch.autocast(f_BChw.device.type, enabled=False):
+        with without_autocast(f_BChw.device):
             f = f_BChw.float()
             rest, f_hat, loss = f.detach(), torch.zeros_like(f), f.new_zeros(())
             for si, size in enumerate(sizes):
