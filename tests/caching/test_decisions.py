@@ -198,6 +198,13 @@ def test_a_broken_chain_does_not_reach_over_a_stage():
     assert plan.action(at_441, 1, "attn") == Action(True, False)
 
 
+def test_an_output_that_was_used_up_is_dropped_and_not_kept_for_a_later_stage():
+    config = CacheConfig([256, 441], [144])  # 256 may not store, so nothing feeds 441
+    plan = decide_all(config, HART_1024, tables_of([[0.9] * 15]))
+    assert plan.action(HART_1024.index_of(256), 0, "attn") == Action(True, False)
+    assert plan.action(HART_1024.index_of(441), 0, "attn") == Action(False, False)
+
+
 def test_a_plan_equals_walking_the_rule_by_hand():
     rows = [[((3 * layer + 5 * column) % 10) / 10 for column in range(15)] for layer in range(4)]
     config = CacheConfig([49, 81, 256, 441, 4096], [25, 49, 144, 256, 2304], threshold=0.4)

@@ -66,6 +66,19 @@ def test_autocast_does_not_change_the_dtype(mode):
         assert interpolate_features(x.float(), 2, 3, mode).dtype == torch.float32
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", INTERPOLATION_MODES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_cuda_agrees_with_the_cpu(mode, dtype):
+    x = tokens(12, channels=64).to("cuda", dtype)
+    out = interpolate_features(x, 12, 16, mode)
+    assert (out.dtype, out.device, out.is_contiguous()) == (dtype, x.device, True)
+    reference = interpolate_features(x.cpu().double(), 12, 16, mode)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2  # two roundings to 8 bits of mantissa
+    torch.testing.assert_close(out.cpu().double(), reference, atol=tolerance, rtol=tolerance)
+
+
 def test_the_1x1_map_spreads_its_value_everywhere():
     x = tokens(1)
     for mode in INTERPOLATION_MODES:

@@ -135,7 +135,7 @@ def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
     return buffer.getvalue()
 
 
-def decode_pt(data: bytes, schedule: StageSchedule) -> DecodedFile:
+def decode_pt(data: bytes, depth: int, schedule: StageSchedule) -> DecodedFile:
     """Read VAR's format.
 
     The file does not name its schedule. As many columns as the model has transitions means the
@@ -153,10 +153,12 @@ def decode_pt(data: bytes, schedule: StageSchedule) -> DecodedFile:
     for site, tensor in document.items():
         if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
             raise ValueError(f"{site}: expected a dense tensor, found {type(tensor).__name__}")
-        if tensor.dim() != 2 or not tensor.is_floating_point():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{site}: expected floats, found {tensor.dtype}")
+        if tensor.dim() != 2 or tensor.shape[0] != depth:
             raise ValueError(
-                f"{site}: expected floats (depth, transitions), "
-                f"found {tensor.dtype} {tuple(tensor.shape)}"
+                f"{site}: expected ({depth}, transitions) for {depth} blocks, "
+                f"found {tuple(tensor.shape)}"
             )
     columns = document["attn"].shape[1]
     own = columns == schedule.num_transitions
@@ -172,9 +174,9 @@ def decode_pt(data: bytes, schedule: StageSchedule) -> DecodedFile:
 
 def _spread(tensor: torch.Tensor, schedule: StageSchedule, site: str) -> Table:
     """Put a tensor's ordinal columns where the schedule's tables have them."""
-    if tensor.shape[1] != schedule.num_transitions or tensor.shape[0] > MAX_FILE_BYTES:
+    if tensor.shape[1] != schedule.num_transitions:
         raise ValueError(
-            f"{site}: expected {schedule.num_transitions} columns, found {tuple(tensor.shape)}"
+            f"{site}: expected {schedule.num_transitions} columns, found {tensor.shape[1]}"
         )
     rows = torch.zeros(tensor.shape[0], schedule.width, dtype=torch.float64)
     rows[:, list(schedule.columns)] = tensor.double()

@@ -121,7 +121,7 @@ def load_similarity(
     path = Path(path)
     data = _read_limited(path)
     try:
-        decoded = _decode(path.suffix, data, schedule)
+        decoded = _decode(path.suffix, data, depth, schedule)
     except Exception as error:  # parsers of hostile bytes fail in many ways
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise SimilarityFileError(
@@ -154,11 +154,11 @@ def _encode(
     raise ValueError(_bad_suffix(suffix))
 
 
-def _decode(suffix: str, data: bytes, schedule: StageSchedule) -> DecodedFile:
+def _decode(suffix: str, data: bytes, depth: int, schedule: StageSchedule) -> DecodedFile:
     if suffix == ".json":
         return decode_json(data)
     if suffix == ".pt":
-        return decode_pt(data, schedule)
+        return decode_pt(data, depth, schedule)
     if suffix == ".pkl":
         return decode_pkl(data, schedule)
     raise ValueError(_bad_suffix(suffix))
