@@ -1,0 +1,1 @@
+"""The bundled small model: its procedural pictures, captions and attribute reader."""
