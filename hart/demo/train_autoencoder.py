@@ -1,0 +1,254 @@
+"""Training the demo's image autoencoder: continuous first, then its codebook, then the decoder.
+
+1. ``pixels``: encoder and decoder as a plain autoencoder with noisy latents, mostly on crops (the
+   network is convolutional, so a quarter of the picture costs a quarter of the time), at the end
+   on whole pictures.
+2. ``codebook``: codebook and phi convolutions of the hybrid quantizer on fixed latents, started
+   by k-means on the residuals of every stage.
+3. ``decoder``: the decoder alone, on discrete and on nearly continuous maps in turn, as the
+   hybrid tokenizer of HART is trained.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from hart.demo.data import render_batch
+from hart.demo.training_loop import Phase, PhaseReport, run_phase
+from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+
+PATCH_NUMS = (1, 2, 3, 4, 5, 7, 9, 12, 16)
+RESOLUTION, CROP = 128, 64
+LATENT_NOISE = 0.1
+# Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
+RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
+
+PIXELS = Phase("pixels", steps=1400, learning_rate=1e-3, seed=11)
+CODEBOOK = Phase("codebook", steps=1500, learning_rate=3e-3, seed=12)
+DECODER = Phase("decoder", steps=250, learning_rate=3e-4, seed=13)
+LATENT_IMAGES = 2048
+
+
+def demo_autoencoder_config() -> HARTAutoEncoderConfig:
+    """128-pixel pictures to 16x16 maps of 8 channels, 1024 codes, hybrid quantizer."""
+    return HARTAutoEncoderConfig(
+        vocab_size=1024,
+        z_channels=8,
+        ch=32,
+        ch_mult=(1, 1, 2, 4),
+        v_patch_nums=PATCH_NUMS,
+        quantizer_type="var_hybrid",
+        freeze_codebook_for_hybrid=False,
+    )
+
+
+def train_autoencoder(
+    folder: Path, scale: float = 1.0, quiet: bool = False, device: str = "cpu"
+) -> tuple[HARTAutoEncoder, dict[str, PhaseReport]]:
+    """Train from nothing, or go on where ``folder`` left off.
+
+    Args:
+        scale: factor of all step counts (tests use a small one).
+    """
+    torch.manual_seed(PIXELS.seed)
+    vae = HARTAutoEncoder(demo_autoencoder_config()).to(device, memory_format=torch.channels_last)
+    vae.train()
+    reports = {}
+    vae.quantize.requires_grad_(False)
+    reports["pixels"] = run_phase(
+        _scaled(PIXELS, scale), vae, _pixel_loss(vae, scale, device), folder, quiet
+    )
+    if not (folder / "codebook.pt").is_file():
+        latents = _latents(vae, max(64, round(LATENT_IMAGES * scale)), folder, quiet, device)
+        start_codebook(vae.quantize, latents)
+    else:
+        latents = torch.load(folder / "latents.pt", weights_only=True).to(device)
+    vae.requires_grad_(False)
+    vae.quantize.requires_grad_(True)
+    reports["codebook"] = run_phase(
+        _scaled(CODEBOOK, scale), vae, _codebook_loss(vae.quantize, latents), folder, quiet
+    )
+    if not (folder / "decoder.pt").is_file():
+        rescale_latents(vae, latents)
+    vae.requires_grad_(False)
+    vae.decoder.requires_grad_(True)
+    vae.post_quant_conv.requires_grad_(True)
+    reports["decoder"] = run_phase(
+        _scaled(DECODER, scale), vae, _decoder_loss(vae, device), folder, quiet
+    )
+    vae.requires_grad_(False)
+    return vae.eval(), reports
+
+
+def _scaled(phase: Phase, scale: float) -> Phase:
+    return Phase(**{**vars(phase), "steps": max(2, round(phase.steps * scale))})
+
+
+def _images(rng: np.random.Generator, n: int, device: str) -> torch.Tensor:
+    images = render_batch(rng, n, resolution=RESOLUTION).images.to(device)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def reconstruction_loss(out: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """L1 on pixels plus L1 on their differences along both axes, which keeps edges sharp."""
+    loss = F.l1_loss(out, images) + 0.5 * F.mse_loss(out, images)
+    for axis in (2, 3):
+        loss = loss + 0.5 * F.l1_loss(out.diff(dim=axis), images.diff(dim=axis))
+    return loss
+
+
+def _pixel_loss(vae: HARTAutoEncoder, scale: float, device: str):
+    whole_from = round(PIXELS.steps * scale * 0.8)
+
+    def loss(step: int, rng: np.random.Generator):
+        if step < whole_from:
+            top, left = rng.integers(0, RESOLUTION - CROP + 1, 2)
+            images = _images(rng, 16, device)[:, :, top : top + CROP, left : left + CROP]
+        else:
+            images = _images(rng, 4, device)
+        f = vae.quant_conv(vae.encoder(images))
+        std, mean = f.std(dim=(0, 2, 3)), f.mean(dim=(0, 2, 3))
+        out = vae.decoder(vae.post_quant_conv(f + LATENT_NOISE * torch.randn_like(f)))
+        error = reconstruction_loss(out, images)
+        unit_scale = 0.1 * (std - 1).square().mean() + 0.01 * mean.square().mean()
+        return error + unit_scale, {"l1": F.l1_loss(out, images).item()}
+
+    return loss
+
+
+@torch.no_grad()
+def _latents(vae, n: int, folder: Path, quiet: bool, device: str) -> torch.Tensor:
+    """Continuous maps (n, Z, 16, 16) of fresh pictures, kept in the run folder."""
+    rng = np.random.default_rng([CODEBOOK.seed, n])
+    maps = [
+        vae.quant_conv(vae.encoder(_images(rng, 32, device)))
+        for _ in tqdm(range(0, n, 32), desc="latents", disable=None if not quiet else True)
+    ]
+    latents = torch.cat(maps).contiguous()
+    torch.save(latents.cpu(), folder / "latents.pt")
+    return latents
+
+
+@torch.no_grad()
+def stage_residuals(quantizer: nn.Module, latents: torch.Tensor) -> list[torch.Tensor]:
+    """What each stage has to express, (B * pn * pn, Z) per stage, given the stages before."""
+    rest, vectors = latents.clone(), []
+    ids = quantizer.f_to_idxBl_or_fhat(latents, to_fhat=False)
+    f_hat = torch.zeros_like(latents)
+    for si, side in enumerate(PATCH_NUMS):
+        pooled = F.interpolate(rest, size=(side, side), mode="area")
+        vectors.append(pooled.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]))
+        maps = quantizer.embedding(ids[si]).transpose(1, 2)
+        maps = maps.reshape(len(latents), -1, side, side)
+        f_hat, _ = quantizer.get_next_autoregressive_input(si, len(PATCH_NUMS), f_hat, maps)
+        rest = latents - f_hat
+    return vectors
+
+
+@torch.no_grad()
+def start_codebook(quantizer: nn.Module, latents: torch.Tensor, rounds: int = 3) -> None:
+    """Alternate between computing the stages' residuals and k-means on a sample of them."""
+    vocab_size = quantizer.embedding.weight.shape[0]
+    quantizer.embedding.weight.zero_()
+    generator = torch.Generator().manual_seed(CODEBOOK.seed)
+    for _ in range(rounds):
+        sample = []
+        for vectors in stage_residuals(quantizer, latents):
+            pick = torch.randperm(len(vectors), generator=generator)[: 4 * vocab_size]
+            sample.append(vectors[pick.to(vectors.device)])
+        quantizer.embedding.weight.copy_(_k_means(torch.cat(sample), vocab_size, generator))
+
+
+def _k_means(
+    vectors: torch.Tensor, count: int, generator: torch.Generator, iterations: int = 8
+) -> torch.Tensor:
+    """Lloyd's algorithm from randomly chosen vectors; an empty cluster takes a random vector."""
+    order = torch.randperm(len(vectors), generator=generator).to(vectors.device)
+    centres = vectors[order[:count]].clone()
+    if len(centres) < count:
+        centres = centres.repeat(-(-count // len(centres)), 1)[:count]
+    for _ in range(iterations):
+        nearest = torch.cdist(vectors, centres).argmin(dim=1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, vectors)
+        counts = torch.bincount(nearest, minlength=count)[:, None]
+        refill = vectors[torch.randint(len(vectors), (count,), generator=generator)]
+        centres = torch.where(counts > 0, sums / counts.clamp_min(1), refill)
+    return centres
+
+
+def _codebook_loss(quantizer: nn.Module, latents: torch.Tensor):
+    def loss(step: int, rng: np.random.Generator):
+        f = latents[torch.from_numpy(rng.integers(0, len(latents), 32)).to(latents.device)]
+        ids = quantizer.f_to_idxBl_or_fhat(f, to_fhat=False)
+        maps = [_as_map(quantizer.embedding(i)) for i in ids]
+        steps = quantizer.embed_to_fhat(maps, all_to_max_scale=True, last_one=False)
+        error = sum(F.mse_loss(f_hat, f) for f_hat in steps) / len(steps)
+        final = F.mse_loss(steps[-1], f)
+        if step % 50 == 49:
+            _revive_codes(quantizer, f, ids, rng)
+        return error + final, {"final_mse": final.item()}
+
+    return loss
+
+
+def _as_map(values: torch.Tensor) -> torch.Tensor:
+    side = round(values.shape[1] ** 0.5)
+    return values.transpose(1, 2).reshape(len(values), -1, side, side)
+
+
+@torch.no_grad()
+def _revive_codes(quantizer, f: torch.Tensor, ids: list[torch.Tensor], rng) -> None:
+    """Give codes that this batch never used the values of residuals that it had."""
+    used = torch.bincount(torch.cat([i.flatten() for i in ids]), minlength=quantizer.vocab_size)
+    unused = (used == 0).nonzero().flatten()
+    vectors = torch.cat(stage_residuals(quantizer, f)[4:])
+    take = torch.from_numpy(rng.integers(0, len(vectors), len(unused) // 4)).to(f.device)
+    chosen = unused[torch.from_numpy(rng.permutation(len(unused))[: len(take)]).to(f.device)]
+    quantizer.embedding.weight[chosen] = vectors[take]
+
+
+@torch.no_grad()
+def rescale_latents(vae: HARTAutoEncoder, latents: torch.Tensor) -> float:
+    """Scale the latent space so that the residuals after the last stage fit the diffusion head.
+
+    Everything between encoder and decoder is linear, so scaling the convolutions around it, the
+    codebook and the biases of phi changes no picture. Returns the factor.
+    """
+    quantizer, sample = vae.quantize, latents[:256]
+    *ids, rest = quantizer.f_to_idxBl_and_frest(sample)
+    residual = rest - quantizer.embedding(ids[-1])
+    factor = RESIDUAL_LIMIT / residual.abs().flatten().quantile(RESIDUAL_QUANTILE).item()
+    vae.quant_conv.weight.mul_(factor)
+    vae.quant_conv.bias.mul_(factor)
+    vae.post_quant_conv.weight.div_(factor)
+    quantizer.embedding.weight.mul_(factor)
+    for module in quantizer.quant_resi.modules():
+        if isinstance(module, nn.Conv2d):
+            module.bias.mul_(factor)
+    return factor
+
+
+def _decoder_loss(vae: HARTAutoEncoder, device: str):
+    quantizer = vae.quantize
+
+    def loss(step: int, rng: np.random.Generator):
+        images = _images(rng, 6, device)
+        with torch.no_grad():
+            f = vae.quant_conv(vae.encoder(images))
+            *ids, rest = quantizer.f_to_idxBl_and_frest(f)
+            residual = _as_map(rest - quantizer.embedding(ids[-1]))
+            # Half of the pictures lose most of the residual, as when the head predicts it badly.
+            keep = torch.from_numpy(rng.choice([0.0, 1.0], len(images))).to(f)[:, None, None, None]
+            noise = LATENT_NOISE * f.std() * torch.randn_like(f)
+            f_hat = f - residual * (1 - keep) + noise
+        out = vae.decoder(vae.post_quant_conv(f_hat))
+        return reconstruction_loss(out, images), {"l1": F.l1_loss(out, images).item()}
+
+    return loss
