@@ -1,0 +1,173 @@
+"""Finding the parts of a checkpoint.
+
+Layout: ``<root>/llm`` the transformer, ``<root>/tokenizer`` the image autoencoder and, where the
+checkpoint brings its own, ``<root>/text_model`` the text encoder with its tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hart.modules.models.autoencoder import HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig
+from hart.modules.models.transformer.checkpoint import EMA_FILE, check_model_type
+from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.utils.constants import llm_system_prompt
+from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
+
+PathLike = str | os.PathLike
+
+SIMILARITY_FILE = "cache_similarity.json"
+SYSTEM_PROMPT_FILE = "system_prompt.txt"
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_AUTOENCODER_TYPES = (HARTAutoEncoderConfig.model_type, HARTAutoEncoderWithDiscConfig.model_type)
+
+
+@dataclass(frozen=True)
+class CheckpointFolders:
+    """Where the parts of a checkpoint are.
+
+    Attributes:
+        root: the folder that holds ``llm``.
+        llm: the transformer.
+        text_model: the text encoder.
+        text_tokenizer: its tokenizer.
+        autoencoder: the image autoencoder; None means where the transformer's config says.
+    """
+
+    root: Path
+    llm: Path
+    text_model: Path
+    text_tokenizer: Path
+    autoencoder: Path | None = None
+
+
+def locate_checkpoint(
+    model_path: PathLike,
+    text_model_path: PathLike | None = None,
+    tokenizer_path: PathLike | None = None,
+) -> CheckpointFolders:
+    """Find every part of a checkpoint before anything large is read.
+
+    Each path is a local folder or the name of a model on the Hugging Face hub, which is fetched.
+
+    Args:
+        model_path: a checkpoint's root or its ``llm`` folder.
+        text_model_path: the text encoder; by default the root's ``text_model``, else
+            ``tokenizer_path`` if that folder holds a whole text encoder.
+        tokenizer_path: the text tokenizer; by default the text encoder's folder. The folder of an
+            image autoencoder is recognised and used as that.
+
+    Raises:
+        CheckpointError: a part is missing or of another kind.
+    """
+    llm = _transformer_folder(_local_folder(model_path))
+    root = llm.absolute().parent
+    tokenizer = None if tokenizer_path is None else _local_folder(tokenizer_path)
+    autoencoder = None
+    if tokenizer is not None and _model_type(tokenizer) in _AUTOENCODER_TYPES:
+        autoencoder, tokenizer = tokenizer, None
+    if text_model_path is not None:
+        text_model = _local_folder(text_model_path)
+    else:
+        text_model = _default_text_model(root, tokenizer)
+    return CheckpointFolders(root, llm, text_model, tokenizer or text_model, autoencoder)
+
+
+def _local_folder(path: PathLike) -> Path:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder}: expected a folder, this is a file")
+    if not _HUB_ID.fullmatch(os.fspath(path)):
+        raise CheckpointError(f"{folder}: no such folder")
+    return _fetch_from_hub(os.fspath(path))
+
+
+def _fetch_from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # only needed here, and slow to import
+
+    try:
+        return Path(snapshot_download(name))
+    # The hub's client fails with exceptions of several libraries.
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "
+            f"({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _transformer_folder(folder: Path) -> Path:
+    llm = folder / "llm" if (folder / "llm").is_dir() else folder
+    if not (llm / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder}: not a HART checkpoint; it has neither a folder 'llm' nor a config.json"
+        )
+    check_model_type(llm, (HARTForT2IConfig.model_type,))
+    return llm
+
+
+def _model_type(folder: Path) -> str | None:
+    """The ``model_type`` of a folder's config; None without a readable one."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
+    if (root / "text_model").is_dir():
+        return root / "text_model"
+    if tokenizer is not None and any((tokenizer / name).is_file() for name in WEIGHT_FILE_NAMES):
+        return tokenizer
+    raise CheckpointError(
+        f"{root}: no folder 'text_model' in this checkpoint; "
+        "give the text encoder's folder as text_model_path"
+    )
+
+
+def find_similarity_file(folders: CheckpointFolders) -> Path | None:
+    """``cache_similarity.json`` beside the transformer or in the root; None if there is none."""
+    return _first_file(folders, SIMILARITY_FILE)
+
+
+def _first_file(folders: CheckpointFolders, name: str) -> Path | None:
+    candidates = (folders.llm / name, folders.root / name)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def resolve_use_ema(folders: CheckpointFolders, use_ema: bool | None) -> bool:
+    """Whether to read the averaged weights; None means if there are any.
+
+    Raises:
+        CheckpointError: they are required but not there.
+    """
+    present = (folders.llm / EMA_FILE).is_file()
+    if use_ema and not present:
+        raise CheckpointError(f"{folders.llm}: no {EMA_FILE} here; use_ema=True requires it")
+    return present if use_ema is None else use_ema
+
+
+def resolve_system_prompt(folders: CheckpointFolders, system_prompt: str | None) -> str:
+    """The argument, else the checkpoint's ``system_prompt.txt``, else the library's own text.
+
+    The file is taken byte for byte: a trained model depends on every character of it.
+
+    Raises:
+        CheckpointError: the file is not UTF-8.
+    """
+    if system_prompt is not None:
+        return system_prompt
+    file = _first_file(folders, SYSTEM_PROMPT_FILE)
+    if file is None:
+        return llm_system_prompt
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: not UTF-8 text ({error})") from error

@@ -1,0 +1,103 @@
+"""What a run is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+DEFAULT_BATCH_SIZE = 4
+_SEED_LIMIT = 2**63
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How images are drawn. The sampling defaults are those of HART's own scripts.
+
+    Attributes:
+        num_images_per_prompt: images of each prompt.
+        seed: image ``i`` of a run draws everything from a generator seeded with ``seed + i``, so
+            it does not depend on the images around it.
+        cfg_scale: guidance scale.
+        top_p: nucleus mass in [0, 1]; 0 means off.
+        more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
+        batch_size: images generated at the same time; None means at most 4.
+        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+        max_token_length: text positions; None means the transformer's ``context_token``, the only
+            value that it accepts.
+        use_llm_system_prompt: whether an instruction is put before every prompt.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    num_images_per_prompt: int = 1
+    seed: int = 0
+    cfg_scale: float = 4.5
+    top_p: float = 0.0
+    more_smooth: bool = True
+    batch_size: int | None = None
+    num_maskgit_iters: int = 1
+    max_token_length: int | None = None
+    use_llm_system_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        _check_integer("num_images_per_prompt", self.num_images_per_prompt, 1)
+        _check_integer("seed", self.seed, 0)
+        _check_integer("num_maskgit_iters", self.num_maskgit_iters, 0)
+        for name in ("batch_size", "max_token_length"):
+            if getattr(self, name) is not None:
+                _check_integer(name, getattr(self, name), 1)
+        if self.seed >= _SEED_LIMIT:
+            raise ValueError(f"seed must be below 2**63, got {self.seed}")
+        if not (math.isfinite(self.cfg_scale) and self.cfg_scale >= 0):
+            raise ValueError(f"cfg_scale must be a number from 0, got {self.cfg_scale}")
+        if not 0.0 <= self.top_p <= 1.0:  # also refuses NaN
+            raise ValueError(f"top_p must be within [0, 1], got {self.top_p}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-able values."""
+        return asdict(self)
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer from {least}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image to draw: its place in the run, its prompt and its own seed."""
+
+    index: int
+    prompt: str
+    seed: int
+
+
+def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> list[ImageRequest]:
+    """Every image of a run in order: all images of the first prompt, then of the second, ...
+
+    Raises:
+        ValueError: there is no prompt, or one is empty.
+        TypeError: a prompt is not a string.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if not prompts:
+        raise ValueError("prompts is empty; at least one prompt is needed")
+    for index, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise TypeError(f"prompts[{index}] must be a string, got {type(prompt).__name__}")
+        if not prompt.strip():
+            raise ValueError(f"prompts[{index}] is empty; every prompt needs some text")
+    repeated = [prompt for prompt in prompts for _ in range(options.num_images_per_prompt)]
+    return [ImageRequest(i, prompt, options.seed + i) for i, prompt in enumerate(repeated)]
+
+
+def batches(
+    requests: Sequence[ImageRequest], batch_size: int | None
+) -> Iterator[Sequence[ImageRequest]]:
+    """Consecutive pieces of ``requests``, each of at most ``batch_size`` images."""
+    size = batch_size or DEFAULT_BATCH_SIZE
+    for start in range(0, len(requests), size):
+        yield requests[start : start + size]

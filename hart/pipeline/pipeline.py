@@ -1,0 +1,276 @@
+"""Prompts in, pictures out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.presets import preset_config
+from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.pipeline.folders import (
+    CheckpointFolders,
+    PathLike,
+    locate_checkpoint,
+    resolve_system_prompt,
+    resolve_use_ema,
+)
+from hart.pipeline.loading import load_text_encoder, load_transformer, resolve_device
+from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
+from hart.pipeline.results import (
+    BatchSeconds,
+    HARTPipelineOutput,
+    ImageResult,
+    image_results,
+    subtract_counts,
+)
+from hart.pipeline.stopwatch import Stopwatch
+from hart.utils.constants import llm_system_prompt
+from hart.utils.device import resolve_dtype
+from hart.utils.images import to_pil
+from hart.utils.prompts import encode_prompts
+
+StageCallback = Callable[[int, int], None]
+
+
+class HARTPipeline:
+    """Text encoder, transformer with feature caching, and image decoder as one callable.
+
+    Args:
+        model: the transformer; its autoencoder decodes the images.
+        text_model: the text encoder, on the transformer's device.
+        text_tokenizer: the text encoder's tokenizer.
+        system_prompt: instruction put before every prompt; an empty one means none.
+        folders: where the parts came from, if they were loaded.
+    """
+
+    def __init__(
+        self,
+        model: HARTForT2IEnhanced,
+        text_model: PreTrainedModel,
+        text_tokenizer: PreTrainedTokenizerBase,
+        system_prompt: str = llm_system_prompt,
+        folders: CheckpointFolders | None = None,
+    ) -> None:
+        self.model = model
+        self.text_model = text_model
+        self.text_tokenizer = text_tokenizer
+        self.system_prompt = system_prompt
+        self.folders = folders
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_path: PathLike,
+        text_model_path: PathLike | None = None,
+        tokenizer_path: PathLike | None = None,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        cache: str | CacheConfig | None = None,
+        use_ema: bool | None = None,
+        system_prompt: str | None = None,
+    ) -> HARTPipeline:
+        """Load a checkpoint.
+
+        Args:
+            model_path: the checkpoint's root or its ``llm`` folder, or a name on the Hugging Face
+                hub.
+            text_model_path: the text encoder; by default ``text_model`` in the root.
+            tokenizer_path: the text tokenizer, by default the text encoder's; the folder of an
+                image autoencoder is taken as that.
+            device: by default CUDA, else MPS, else the CPU.
+            dtype: of all weights; by default float16 on CUDA and float32 elsewhere.
+            cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
+            use_ema: True requires the averaged weights, False ignores them, None uses them if the
+                checkpoint has any.
+            system_prompt: instruction put before every prompt; by default the checkpoint's
+                ``system_prompt.txt``, else the library's own.
+
+        Raises:
+            CheckpointError: a part is missing, damaged or of another kind.
+            ValueError: unknown device or preset, or a dtype that the device cannot compute in.
+        """
+        device = resolve_device(device)
+        dtype = resolve_dtype("auto" if dtype is None else dtype, device)
+        folders = locate_checkpoint(model_path, text_model_path, tokenizer_path)
+        system_prompt = resolve_system_prompt(folders, system_prompt)
+        model = load_transformer(folders, resolve_use_ema(folders, use_ema), dtype, device)
+        if cache is not None:
+            model.set_cache_config(
+                preset_config(cache, model.patch_nums) if isinstance(cache, str) else cache
+            )
+        text_model, tokenizer = load_text_encoder(folders, model.context_dim, dtype, device)
+        return cls(model, text_model, tokenizer, system_prompt, folders)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        quiet: bool = False,
+        callback: StageCallback | None = None,
+        **options,
+    ) -> HARTPipelineOutput:
+        """Draw images.
+
+        Args:
+            prompts: one prompt or several.
+            quiet: no progress bar; there is none without a terminal either.
+            callback: called after every stage with its index and the number of stages.
+            options: fields of :class:`GenerationOptions` by name.
+
+        Raises:
+            ValueError: no prompts, an empty prompt, or an option that is not allowed.
+
+        Warns:
+            UserWarning: for a prompt that is cut to the text context.
+        """
+        results = [
+            result
+            for batch in self.stream(prompts, quiet=quiet, callback=callback, **options)
+            for result in batch
+        ]
+        images = [result.image for result in results]
+        return HARTPipelineOutput(images, results, self.model.get_cache_statistics())
+
+    def stream(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        quiet: bool = False,
+        callback: StageCallback | None = None,
+        **options,
+    ) -> Iterator[list[ImageResult]]:
+        """As calling the pipeline, but yields every batch of images as soon as it is finished.
+
+        The arguments are checked at once. The model's cache statistics start anew with the first
+        batch.
+        """
+        checked = GenerationOptions(**options)
+        self._check_context_length(checked.max_token_length)
+        requests = plan_images(prompts, checked)
+        return self._run(requests, checked, quiet, callback)
+
+    def calibrate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        quiet: bool = False,
+        callback: StageCallback | None = None,
+        **options,
+    ) -> SimilarityTables:
+        """Measure similarities on images of ``prompts`` and merge them into the model's tables.
+
+        Arguments as for calling the pipeline; the images are dropped.
+        """
+        with self.calibrating():
+            for _ in self.stream(prompts, quiet=quiet, callback=callback, **options):
+                pass
+        return self.model.similarity
+
+    @contextlib.contextmanager
+    def calibrating(self) -> Iterator[None]:
+        """Every generation inside computes everything and is measured."""
+        before = self.model.calibration
+        self.model.calibration = True
+        try:
+            yield
+        finally:
+            self.model.calibration = before
+
+    # --- one run ------------------------------------------------------------------------------
+
+    def _check_context_length(self, max_token_length: int | None) -> None:
+        expected = self.model.context_token
+        if max_token_length not in (None, expected):
+            raise ValueError(
+                f"max_token_length is {max_token_length}, but this transformer was trained with "
+                f"{expected} text positions and accepts only that"
+            )
+
+    def _run(
+        self,
+        requests: list[ImageRequest],
+        options: GenerationOptions,
+        quiet: bool,
+        callback: StageCallback | None,
+    ) -> Iterator[list[ImageResult]]:
+        self.model.reset_cache_statistics()
+        pieces = list(batches(requests, options.batch_size))
+        stages = len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
+        hidden = True if quiet else None  # None hides the bar where there is no terminal
+        with tqdm(total=len(pieces) * stages, unit="stage", disable=hidden) as bar:
+            for batch in pieces:
+                bar.set_description(f"image {batch[-1].index + 1}/{len(requests)}")
+                yield self._generate(batch, options, bar, callback)
+
+    def _generate(
+        self,
+        batch: Sequence[ImageRequest],
+        options: GenerationOptions,
+        bar: tqdm,
+        callback: StageCallback | None,
+    ) -> list[ImageResult]:
+        counts_before = self._stage_counts()
+        watch = Stopwatch(self.device)
+        features, position_ids, mask = self._encode([request.prompt for request in batch], options)
+        text_s = watch.lap_s()
+        stages_s: list[float] = []
+
+        def on_stage(si: int, num_stages: int) -> None:
+            stages_s.append(watch.lap_s())
+            bar.update()
+            if callback is not None:
+                callback(si, num_stages)
+
+        f_hat = self.model.generate_feature_map(
+            len(batch),
+            features,
+            cfg=options.cfg_scale,
+            top_p=options.top_p,
+            more_smooth=options.more_smooth,
+            context_position_ids=position_ids,
+            context_mask=mask,
+            num_maskgit_iters=options.num_maskgit_iters,
+            generator=[self._generator(request.seed) for request in batch],
+            callback=on_stage,
+        )
+        images = to_pil(self.model.decode_feature_map(f_hat))
+        seconds = BatchSeconds(text_s, stages_s, watch.lap_s())
+        counts = subtract_counts(self._stage_counts(), counts_before)
+        return image_results(batch, images, seconds, counts)
+
+    def _encode(
+        self, prompts: list[str], options: GenerationOptions
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, T, E), position ids (B, T) and mask (B, T); each prompt encoded once."""
+        unique = list(dict.fromkeys(prompts))
+        _, mask, position_ids, features = encode_prompts(
+            unique,
+            self.text_model,
+            self.text_tokenizer,
+            self.model.context_token,
+            system_prompt=self.system_prompt,
+            use_llm_system_prompt=options.use_llm_system_prompt and bool(self.system_prompt),
+        )
+        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=features.device)
+        return features[rows], position_ids[rows], mask[rows]
+
+    def _generator(self, seed: int) -> torch.Generator:
+        return torch.Generator(device=self.device).manual_seed(seed)
+
+    def _stage_counts(self) -> dict:
+        return self.model.cache_statistics.to_dict()["stages"]

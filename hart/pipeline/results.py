@@ -1,0 +1,110 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from PIL.Image import Image
+
+from hart.pipeline.options import ImageRequest
+
+SiteCountsPerStage = dict[str, dict[str, dict[str, int]]]
+"""Token count of the stage -> site -> kind of call -> number of calls."""
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One finished image.
+
+    The images of a batch are made together: ``*_s`` are this image's equal share of the batch's
+    wall time in seconds, so that they sum up to the time of a run.
+
+    Attributes:
+        index: place in the run, from 0.
+        prompt, seed: what it was drawn from.
+        image: the picture.
+        text_s: text encoding.
+        stages_s: transformer and token drawing, one entry per stage.
+        decode_s: from the feature map to the picture.
+        batch_size: images in its batch.
+        stages: module calls of its batch per stage and site, see :class:`CacheStatistics`; every
+            image of a batch takes part in each of them.
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    image: Image
+    text_s: float
+    stages_s: tuple[float, ...]
+    decode_s: float
+    batch_size: int
+    stages: SiteCountsPerStage
+
+    @property
+    def transformer_s(self) -> float:
+        return sum(self.stages_s)
+
+    @property
+    def total_s(self) -> float:
+        return self.text_s + self.transformer_s + self.decode_s
+
+
+@dataclass(frozen=True)
+class HARTPipelineOutput:
+    """The result of a run.
+
+    Attributes:
+        images: the pictures in order.
+        results: the same with prompt, seed, seconds and reuse counts.
+        statistics: cache statistics of the whole run, from ``model.get_cache_statistics()``.
+    """
+
+    images: list[Image]
+    results: list[ImageResult]
+    statistics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BatchSeconds:
+    """Wall time of one batch, parts as in :class:`ImageResult`."""
+
+    text_s: float
+    stages_s: list[float]
+    decode_s: float
+
+
+def image_results(
+    batch: Sequence[ImageRequest],
+    images: Sequence[Image],
+    seconds: BatchSeconds,
+    stages: SiteCountsPerStage,
+) -> list[ImageResult]:
+    """One result per image of a finished batch."""
+    share = len(batch)
+    return [
+        ImageResult(
+            index=request.index,
+            prompt=request.prompt,
+            seed=request.seed,
+            image=image,
+            text_s=seconds.text_s / share,
+            stages_s=tuple(stage_s / share for stage_s in seconds.stages_s),
+            decode_s=seconds.decode_s / share,
+            batch_size=share,
+            stages=stages,
+        )
+        for request, image in zip(batch, images, strict=True)
+    ]
+
+
+def subtract_counts(after: Mapping, before: Mapping) -> dict:
+    """What was counted between two snapshots of nested counts with the same keys."""
+    return {
+        key: subtract_counts(value, before[key])
+        if isinstance(value, Mapping)
+        else value - before[key]
+        for key, value in after.items()
+    }
