@@ -30,7 +30,7 @@ LATENT_NOISE = 0.1
 # Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
 RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
 
-PIXELS = Phase("pixels", steps=1400, learning_rate=1e-3, seed=11)
+PIXELS = Phase("pixels", steps=760, learning_rate=1e-3, seed=11)
 CODEBOOK = Phase("codebook", steps=1500, learning_rate=3e-3, seed=12)
 DECODER = Phase("decoder", steps=250, learning_rate=3e-4, seed=13)
 LATENT_IMAGES = 2048
@@ -41,8 +41,8 @@ def demo_autoencoder_config() -> HARTAutoEncoderConfig:
     return HARTAutoEncoderConfig(
         vocab_size=1024,
         z_channels=8,
-        ch=32,
-        ch_mult=(1, 1, 2, 4),
+        ch=64,  # fewer would leave one channel per group and lose the colours of flat areas
+        ch_mult=(1, 1, 1, 2),
         v_patch_nums=PATCH_NUMS,
         quantizer_type="var_hybrid",
         freeze_codebook_for_hybrid=False,
@@ -96,6 +96,18 @@ def _images(rng: np.random.Generator, n: int, device: str) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def _encode(vae: HARTAutoEncoder, images: torch.Tensor) -> torch.Tensor:
+    """float32 maps (B, Z, h, w); the convolutions run in bfloat16."""
+    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+        return vae.quant_conv(vae.encoder(images)).float()
+
+
+def _decode(vae: HARTAutoEncoder, f: torch.Tensor) -> torch.Tensor:
+    """float32 pictures, not clamped."""
+    with torch.autocast(f.device.type, dtype=torch.bfloat16):
+        return vae.decoder(vae.post_quant_conv(f)).float()
+
+
 def reconstruction_loss(out: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """L1 on pixels plus L1 on their differences along both axes, which keeps edges sharp."""
     loss = F.l1_loss(out, images) + 0.5 * F.mse_loss(out, images)
@@ -113,9 +125,9 @@ def _pixel_loss(vae: HARTAutoEncoder, scale: float, device: str):
             images = _images(rng, 16, device)[:, :, top : top + CROP, left : left + CROP]
         else:
             images = _images(rng, 4, device)
-        f = vae.quant_conv(vae.encoder(images))
+        f = _encode(vae, images)
         std, mean = f.std(dim=(0, 2, 3)), f.mean(dim=(0, 2, 3))
-        out = vae.decoder(vae.post_quant_conv(f + LATENT_NOISE * torch.randn_like(f)))
+        out = _decode(vae, f + LATENT_NOISE * torch.randn_like(f))
         error = reconstruction_loss(out, images)
         unit_scale = 0.1 * (std - 1).square().mean() + 0.01 * mean.square().mean()
         return error + unit_scale, {"l1": F.l1_loss(out, images).item()}
@@ -128,7 +140,7 @@ def _latents(vae, n: int, folder: Path, quiet: bool, device: str) -> torch.Tenso
     """Continuous maps (n, Z, 16, 16) of fresh pictures, kept in the run folder."""
     rng = np.random.default_rng([CODEBOOK.seed, n])
     maps = [
-        vae.quant_conv(vae.encoder(_images(rng, 32, device)))
+        _encode(vae, _images(rng, 32, device))
         for _ in tqdm(range(0, n, 32), desc="latents", disable=None if not quiet else True)
     ]
     latents = torch.cat(maps).contiguous()
@@ -241,14 +253,14 @@ def _decoder_loss(vae: HARTAutoEncoder, device: str):
     def loss(step: int, rng: np.random.Generator):
         images = _images(rng, 6, device)
         with torch.no_grad():
-            f = vae.quant_conv(vae.encoder(images))
+            f = _encode(vae, images)
             *ids, rest = quantizer.f_to_idxBl_and_frest(f)
             residual = _as_map(rest - quantizer.embedding(ids[-1]))
             # Half of the pictures lose most of the residual, as when the head predicts it badly.
             keep = torch.from_numpy(rng.choice([0.0, 1.0], len(images))).to(f)[:, None, None, None]
             noise = LATENT_NOISE * f.std() * torch.randn_like(f)
             f_hat = f - residual * (1 - keep) + noise
-        out = vae.decoder(vae.post_quant_conv(f_hat))
+        out = _decode(vae, f_hat)
         return reconstruction_loss(out, images), {"l1": F.l1_loss(out, images).item()}
 
     return loss

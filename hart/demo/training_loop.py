@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -123,7 +124,7 @@ def _set_rates(optimizers, phase: Phase, step: int) -> None:
         factor = (step + 1) / warmup
     else:
         along = (step - warmup) / max(1, phase.steps - warmup)
-        factor = 0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * along))
+        factor = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * along))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor

@@ -169,7 +169,10 @@ class AdaLNSelfAttn(nn.Module):
     plain blocks (``disable_aln`` without ``shared_aln``) have none.
     """
 
-    attention_classes: ClassVar[dict[str, type[nn.Module]]] = {"gpt2": SelfAttention, "llama": LlamaAttention}
+    attention_classes: ClassVar[dict[str, type[nn.Module]]] = {
+        "gpt2": SelfAttention,
+        "llama": LlamaAttention,
+    }
     mlp_classes: ClassVar[dict[str, type[nn.Module]]] = {"gpt2": FFN, "llama": LlamaMLP}
 
     def __init__(

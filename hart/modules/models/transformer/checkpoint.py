@@ -15,7 +15,12 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
-from hart.utils.weights import CheckpointError, load_into, read_state_dict
+from hart.utils.weights import (
+    WEIGHT_FILE_NAMES,
+    CheckpointError,
+    load_into,
+    read_state_dict,
+)
 
 EMA_FILE = "ema_model.bin"
 DEFAULT_VOCAB_SIZE, DEFAULT_Z_CHANNELS = 4096, 32
@@ -96,6 +101,13 @@ def _read_json(file: Path) -> dict:
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: expected a JSON object, found {type(content).__name__}")
     return content
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the folder is a transformer checkpoint: a configuration and ordinary weights."""
+    return (folder / "config.json").is_file() and any(
+        (folder / name).is_file() for name in WEIGHT_FILE_NAMES
+    )
 
 
 class CheckpointMixin:

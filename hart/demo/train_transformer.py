@@ -1,0 +1,184 @@
+"""Training the demo's transformer and residual diffusion head, teacher-forced over all stages.
+
+The pictures' tokens are computed once by the finished autoencoder; captions are drawn anew for
+every picture several times, and the frozen text model encodes them in every step.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from hart.demo.captions import caption
+from hart.demo.data import render_batch
+from hart.demo.train_autoencoder import PATCH_NUMS
+from hart.demo.train_text import CONTEXT_TOKENS, DEMO_SYSTEM_PROMPT
+from hart.demo.training_loop import Phase, PhaseReport, run_phase
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.utils.prompts import encode_prompts
+
+TRANSFORMER = Phase("transformer", steps=2600, learning_rate=2e-3, seed=21, warmup=0.03)
+MUON_LEARNING_RATE = 0.02
+BATCH = 32
+PICTURES, CAPTIONS_PER_PICTURE = 16384, 4
+DROPPED_TEXT = 0.1
+WITHOUT_SYSTEM_PROMPT = 0.15
+
+
+def demo_transformer_config(vae: HARTAutoEncoder, context_dim: int) -> HARTForT2IConfig:
+    """The published model's layout (llama, plain blocks, residual diffusion), small."""
+    return HARTForT2IConfig(
+        context_token=CONTEXT_TOKENS,
+        context_dim=context_dim,
+        depth=6,
+        embed_dim=256,
+        num_heads=4,
+        patch_nums=PATCH_NUMS,
+        mlp_type="llama",
+        attn_type="llama",
+        disable_aln=True,
+        shared_aln=False,
+        use_timestep_embed=True,
+        use_context_norm=True,
+        diff_width=256,
+        diff_depth=3,
+        # The training pass drops text where a standard normal variate is below this rate.
+        cond_drop_rate=NormalDist().inv_cdf(DROPPED_TEXT),
+        vocab_size=vae.config.vocab_size,
+        z_channels=vae.config.z_channels,
+    )
+
+
+def train_transformer(
+    vae: HARTAutoEncoder,
+    text_model: nn.Module,
+    tokenizer,
+    folder: Path,
+    scale: float = 1.0,
+    quiet: bool = False,
+    device: str = "cpu",
+) -> tuple[HARTForT2I, PhaseReport]:
+    """Train from nothing, or go on where ``folder`` left off.
+
+    Args:
+        vae: finished autoencoder, in eval mode.
+        text_model, tokenizer: finished text encoder.
+        scale: factor of step count and number of pictures (tests use a small one).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    data = TokenData.prepare(vae, folder, max(BATCH, round(PICTURES * scale)), quiet, device)
+    torch.manual_seed(TRANSFORMER.seed)
+    model = HARTForT2I(demo_transformer_config(vae, text_model.config.hidden_size))
+    model.init_weights(init_std=-1)
+    model.attach_autoencoder(vae)
+    model.to(device).train()
+    phase = Phase(**{**vars(TRANSFORMER), "steps": max(2, round(TRANSFORMER.steps * scale))})
+    loss = _transformer_loss(model, data, text_model, tokenizer, device)
+    report = run_phase(phase, model, loss, folder, quiet, _optimizers(model))
+    return model.eval(), report
+
+
+class TokenData:
+    """Pictures as token ids and last-stage values, with several captions each.
+
+    Attributes:
+        ids: (n, 585) int16, the stages' ids one after the other.
+        rest: (n, 256, Z) float16, what the last stage has to express.
+        captions: per picture a list of captions.
+    """
+
+    def __init__(self, ids: torch.Tensor, rest: torch.Tensor, captions: list[list[str]]) -> None:
+        self.ids, self.rest, self.captions = ids, rest, captions
+
+    @classmethod
+    @torch.no_grad()
+    def prepare(cls, vae, folder: Path, n: int, quiet: bool, device: str) -> TokenData:
+        """Tokenise ``n`` fresh pictures, or read what an earlier call left in ``folder``."""
+        tensors, texts = folder / "tokens.pt", folder / "captions.json"
+        if tensors.is_file() and texts.is_file():
+            stored = torch.load(tensors, weights_only=True)
+            return cls(stored["ids"], stored["rest"], json.loads(texts.read_text()))
+        rng = np.random.default_rng(TRANSFORMER.seed)
+        all_ids, all_rest, captions = [], [], []
+        for _ in tqdm(range(0, n, 64), desc="tokens", disable=None if not quiet else True):
+            batch = render_batch(rng, 64)
+            images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
+            *ids, rest = vae.img_to_idxBl_and_frest(images)
+            all_ids.append(torch.cat(ids, dim=1).to("cpu", torch.int16))
+            all_rest.append(rest.to("cpu", torch.float16))
+            for scene in batch.scenes:
+                captions.append([caption(scene, rng) for _ in range(CAPTIONS_PER_PICTURE)])
+        texts.write_text(json.dumps(captions))
+        data = cls(torch.cat(all_ids), torch.cat(all_rest), captions)
+        torch.save({"ids": data.ids, "rest": data.rest}, tensors)
+        return data
+
+    def sample(self, rng: np.random.Generator, n: int, device: str):
+        """Ids per stage, last-stage values (n, 256, Z) and captions of random pictures."""
+        rows = rng.integers(0, len(self.ids), n)
+        ids = self.ids[rows].long().to(device).split([side**2 for side in PATCH_NUMS], dim=1)
+        captions = [self.captions[r][rng.integers(CAPTIONS_PER_PICTURE)] for r in rows]
+        return list(ids), self.rest[rows].float().to(device), captions
+
+
+def _transformer_loss(model: HARTForT2I, data: TokenData, text_model, tokenizer, device: str):
+    quantizer = model.vae_quant_proxy[0]
+    counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]])
+    stage_of = torch.arange(len(counts)).repeat_interleave(counts).to(device)
+    # Few tokens decide what is drawn, many how: a stage weighs as the root of its token count.
+    weights = torch.tensor(PATCH_NUMS, dtype=torch.float32, device=device)
+    weights = weights / weights.sum()
+
+    def loss(step: int, rng: np.random.Generator):
+        np.random.seed(int(rng.integers(2**32)))
+        ids, rest, captions = data.sample(rng, BATCH, device)
+        with torch.no_grad():
+            maps = quantizer.idxBl_to_var_input(ids)
+            _, mask, positions, context = encode_prompts(
+                captions,
+                text_model,
+                tokenizer,
+                CONTEXT_TOKENS,
+                DEMO_SYSTEM_PROMPT,
+                use_llm_system_prompt=rng.random() >= WITHOUT_SYSTEM_PROMPT,
+            )
+        with torch.autocast(device, dtype=torch.bfloat16):
+            logits, diff_loss, kept = model(context, maps, positions, mask, rest, ids[-1])
+        early = F.cross_entropy(
+            logits[:, : len(stage_of)].flatten(0, 1),
+            torch.cat(ids[:-1], dim=1).flatten(),
+            reduction="none",
+        ).view(BATCH, -1)
+        last = F.cross_entropy(logits[:, len(stage_of) :].flatten(0, 1), ids[-1][kept])
+        sums = torch.zeros(len(counts), device=device).index_add_(0, stage_of, early.mean(dim=0))
+        per_stage = torch.cat((sums / counts.to(device), last[None]))
+        shown = {
+            "ce": (per_stage * weights).sum().item(),
+            "ce_early": per_stage[:5].mean().item(),
+            "ce_last": last.item(),
+            "diff": diff_loss.item(),
+        }
+        return (per_stage * weights).sum() + 0.5 * diff_loss, shown
+
+    return loss
+
+
+def _optimizers(model: HARTForT2I) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for everything else."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    chosen = {id(p) for p in matrices}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    muon = torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.01, momentum=0.95)
+    adam = torch.optim.AdamW(
+        others, lr=TRANSFORMER.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+    )
+    return [muon, adam]
