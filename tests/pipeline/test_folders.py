@@ -24,7 +24,7 @@ def test_the_root_and_its_llm_folder_name_the_same_checkpoint(shared_checkpoint,
     assert folders.root == shared_checkpoint
     assert folders.llm == shared_checkpoint / "llm"
     assert folders.text_model == folders.text_tokenizer == shared_checkpoint / "text_model"
-    assert folders.autoencoder is None
+    assert folders.autoencoder == shared_checkpoint / "tokenizer"
 
 
 def test_a_relative_llm_folder_still_finds_its_neighbours(shared_checkpoint, monkeypatch):
@@ -41,7 +41,8 @@ def test_the_folder_of_an_autoencoder_given_as_tokenizer_is_used_as_that(shared_
 
 def test_a_text_tokenizer_of_its_own_does_not_replace_the_text_model(shared_checkpoint, tmp_path):
     folders = locate_checkpoint(shared_checkpoint, tokenizer_path=tmp_path)
-    assert (folders.text_tokenizer, folders.autoencoder) == (tmp_path, None)
+    assert folders.text_tokenizer == tmp_path
+    assert folders.autoencoder == shared_checkpoint / "tokenizer"
     assert folders.text_model == shared_checkpoint / "text_model"
 
 
@@ -76,6 +77,22 @@ def test_a_folder_without_a_checkpoint_says_what_it_lacks(tmp_path):
 def test_a_checkpoint_of_another_model_type_is_refused_before_its_weights_are_read(checkpoint):
     (checkpoint / "llm" / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
     with pytest.raises(CheckpointError, match=r"'gpt2', expected 'hart_transformer_t2i'"):
+        locate_checkpoint(checkpoint)
+
+
+def test_the_autoencoder_is_looked_for_where_the_config_says(checkpoint, tmp_path):
+    file = checkpoint / "llm" / "config.json"
+    config = {**json.loads(file.read_text()), "vae_path": str(tmp_path / "vae")}
+    file.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="vae: no such folder"):
+        locate_checkpoint(checkpoint)
+    shutil.move(checkpoint / "tokenizer", tmp_path / "vae")
+    assert locate_checkpoint(checkpoint).autoencoder == tmp_path / "vae"
+
+
+def test_a_missing_autoencoder_is_found_before_any_weights_are_read(checkpoint):
+    shutil.rmtree(checkpoint / "tokenizer")
+    with pytest.raises(CheckpointError, match="tokenizer: no such folder"):
         locate_checkpoint(checkpoint)
 
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import HARTPipeline
 from hart.utils.weights import CheckpointError
 
 
 def load(folder, **options) -> HARTPipeline:
-    return HARTPipeline.from_pretrained(folder, device="cpu", **options)
+    return HARTPipeline.from_pretrained(folder, device="cpu", system_prompt="", **options)
 
 
 def truncate(file) -> None:
@@ -76,12 +77,6 @@ def test_truncated_weights_are_found_when_loading_and_named(checkpoint, part):
         load(checkpoint)
 
 
-def test_a_missing_autoencoder_is_found_when_loading(checkpoint):
-    shutil.rmtree(checkpoint / "tokenizer")
-    with pytest.raises(CheckpointError, match="tokenizer"):
-        load(checkpoint)
-
-
 def test_weights_of_another_size_are_refused_with_the_first_difference(checkpoint):
     edit_config(checkpoint / "llm" / "config.json", embed_dim=32)
     with pytest.raises(CheckpointError, match="has shape"):
@@ -124,3 +119,40 @@ def test_a_folder_without_a_text_tokenizer_is_named(checkpoint):
         (checkpoint / "text_model" / file).unlink()
     with pytest.raises(CheckpointError, match="cannot load the text tokenizer"):
         load(checkpoint)
+
+
+def save_table(pipeline, file, value: float) -> None:
+    model = pipeline.model
+    for table in (model.similarity.attn, model.similarity.mlp):
+        table[0][model.schedule.columns[-1]] = value
+    model.save_similarity_data(file)
+
+
+def test_similarity_data_in_the_checkpoint_are_loaded_with_it(checkpoint):
+    save_table(load(checkpoint), checkpoint / "llm" / "cache_similarity.json", 0.25)
+    pipeline = load(checkpoint)
+    assert pipeline.similarity_path == checkpoint / "llm" / "cache_similarity.json"
+    assert max(pipeline.model.similarity.attn[0]) == 0.25
+
+
+def test_damaged_similarity_data_that_nobody_asked_for_are_ignored_with_a_warning(checkpoint):
+    (checkpoint / "cache_similarity.json").write_text("{")
+    with pytest.warns(UserWarning, match="not a usable"):
+        pipeline = load(checkpoint)
+    assert pipeline.similarity_path is None
+    assert pipeline.model.similarity.is_empty
+
+
+def test_damaged_similarity_data_that_were_asked_for_are_an_error(shared_checkpoint, tmp_path):
+    file = tmp_path / "table.json"
+    file.write_text("{")
+    with pytest.raises(ValueError, match="not a usable"):
+        load(shared_checkpoint).load_similarity(file)
+
+
+def test_similarity_data_of_another_schedule_say_what_they_lack(checkpoint, tmp_path):
+    pipeline = load(checkpoint)
+    pipeline.model.schedule = StageSchedule((1, 2, 3, 5, 6, 8))
+    save_table(pipeline, tmp_path / "table.json", 0.5)
+    with pytest.warns(UserWarning, match=r"3 of this model's 5 transitions"):
+        load(checkpoint).load_similarity(tmp_path / "table.json")

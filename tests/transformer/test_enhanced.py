@@ -1,0 +1,389 @@
+"""Feature caching in the whole model: what is reused, what never changes, what is left behind."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+
+import pytest
+import torch
+
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.attention import LlamaAttention
+from hart.modules.networks.basic_hart import LlamaMLP
+from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.caching.presets import CACHE_PRESETS
+from hart.modules.networks.caching.similarity import SimilarityTables
+from tests.tiny_models import HART_SIDES, draw, generators, text, tiny_model
+
+ALL_STAGES = tuple(side**2 for side in HART_SIDES)
+EVERYTHING = CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], threshold=0.0)
+
+
+@pytest.fixture
+def model():
+    return tiny_model(HARTForT2IEnhanced)
+
+
+def fill(model, value: float) -> None:
+    rows = [[value] * model.schedule.width for _ in range(model.depth)]
+    model.similarity = SimilarityTables(rows, [list(row) for row in rows], images=1)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Counts the real attention and MLP computations per (site, stage or sequence length)."""
+    calls = {"attn": [], "mlp": []}
+    for site, module in (("attn", LlamaAttention), ("mlp", LlamaMLP)):
+        original = module.forward
+
+        def counting(self, x, *args, _original=original, _site=site, **kwargs):
+            calls[_site].append(x.shape[1])
+            return _original(self, x, *args, **kwargs)
+
+        monkeypatch.setattr(module, "forward", counting)
+    return calls
+
+
+def is_clean(model) -> bool:
+    return (
+        model.cache_attn == [None] * model.depth
+        and model.cache_mlp == [None] * model.depth
+        and model._cache_run is None
+        and not model._generating
+    )
+
+
+def test_state_dict_is_the_plain_models(model):
+    assert model.state_dict().keys() == tiny_model(HARTForT2I).state_dict().keys()
+
+
+def test_off_is_the_plain_model_bit_for_bit(model):
+    assert draw(model, 2).equal(draw(tiny_model(HARTForT2I), 2))
+
+
+@pytest.mark.parametrize("how", ["use_cache", "sites", "no table"])
+def test_every_way_of_switching_off_is_bit_equal(model, how):
+    expected = draw(model, 2)
+    if how == "use_cache":
+        fill(model, 1.0)
+        model.set_cache_config(EVERYTHING)
+        model.use_cache = False
+    elif how == "sites":
+        fill(model, 1.0)
+        model.set_cache_config(
+            CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], False, False, threshold=0.0)
+        )
+    else:
+        model.set_cache_config(EVERYTHING)
+    if how == "no table":
+        with pytest.warns(UserWarning, match="table is empty"):
+            assert draw(model, 2).equal(expected)
+    else:
+        assert draw(model, 2).equal(expected)
+
+
+def test_calibration_changes_no_image_and_measures_every_transition(model):
+    expected = draw(model, 2)
+    model.calibration = True
+    assert draw(model, 2).equal(expected)
+    columns = model.schedule.columns
+    for site in SITES:
+        for row in model.similarity.site(site):
+            assert all(-1 <= row[c] <= 1 and row[c] != 0 for c in columns)
+            assert all(row[c] == 0 for c in range(len(row)) if c not in columns)
+    assert model.similarity.images == 2
+    assert is_clean(model)
+
+
+def test_calibration_averages_over_images_whatever_the_batches(model):
+    model.calibration = True
+    draw(model, 3)
+    together = copy.deepcopy(model.similarity)
+    model.similarity = SimilarityTables.empty(model.depth, model.schedule)
+    whole = text(model, 3)
+    for i in range(3):
+        one = {name: tensor[i : i + 1] for name, tensor in whole.items()}
+        draw(model, 1, seed=100 + i, **one)
+    assert model.similarity.images == together.images == 3
+    for site in SITES:
+        torch.testing.assert_close(
+            torch.tensor(model.similarity.site(site)),
+            torch.tensor(together.site(site)),
+            atol=1e-5,
+            rtol=0,
+        )
+
+
+def test_everything_similar_reuses_exactly_what_the_plan_says(model, computed):
+    fill(model, 1.0)
+    model.set_cache_config(EVERYTHING)
+    plan = model.decision_plan()
+    draw(model)
+    stages = len(HART_SIDES)
+    for site in SITES:
+        assert plan.reused(site) == model.depth * (stages - 1)
+        assert len(computed[site]) == model.depth * stages - plan.reused(site)
+    for si, length in enumerate(model.schedule.lengths):
+        for site in SITES:
+            counts = model.cache_statistics.counts(si, site)
+            assert counts.reused == plan.reused(site, si), length
+            assert counts.stored == plan.stored(site, si), length
+
+
+def test_mixed_table_reuses_exactly_what_the_plan_says(model, computed):
+    fill(model, 0.5)
+    model.similarity.attn[1][model.schedule.column(5)] = 0.9
+    model.similarity.mlp[2][model.schedule.column(4)] = 0.9
+    model.set_cache_config(CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], threshold=0.7))
+    assert model.decision_plan().reused("attn") == 1
+    assert model.decision_plan().reused("mlp") == 1
+    draw(model)
+    assert computed["attn"].count(49) == model.depth - 1
+    assert computed["mlp"].count(25) == model.depth - 1
+    assert computed["attn"].count(25) == model.depth
+
+
+def test_25_to_49_uses_column_5_to_store_and_to_reuse(model, computed):
+    model.set_cache_config(CacheConfig([49], [25], threshold=0.5))
+    for table in (model.similarity.attn, model.similarity.mlp):
+        for row in table:
+            row[5] = 1.0
+    draw(model)
+    assert computed["attn"].count(49) == 0
+    assert computed["mlp"].count(49) == 0
+    computed["attn"].clear()
+    for row in model.similarity.attn:
+        row[5], row[4], row[6] = 0.0, 1.0, 1.0
+    draw(model)
+    assert computed["attn"].count(49) == model.depth
+
+
+def test_skip_stage_with_nothing_stored_computes(model):
+    fill(model, 1.0)
+    with pytest.warns(UserWarning, match="49 will be computed"):
+        model.set_cache_config(CacheConfig([49], [16], threshold=0.0))
+    expected = draw(tiny_model(HARTForT2I))
+    assert draw(model).equal(expected)
+    assert not model.decision_plan().reuses_anything
+
+
+def test_text_stage_is_never_mistaken_for_a_map(computed):
+    """16 text tokens look like the 4x4 map by their length; only the stage index counts."""
+    model = tiny_model(HARTForT2IEnhanced, context_token=16)
+    fill(model, 1.0)
+    model.set_cache_config(CacheConfig([16], [9], threshold=0.0))
+    draw(model)
+    assert computed["attn"].count(16) == model.depth  # the text; the map was reused
+    assert model.cache_statistics.counts(0, "attn").reused == 0
+    assert model.cache_statistics.counts(3, "attn").reused == model.depth
+
+
+def test_the_1x1_map_is_the_texts_last_position(model, monkeypatch):
+    """Stage 4 may be drawn from stage 1; what is stored then is one token, not the text."""
+    fill(model, 1.0)
+    model.set_cache_config(CacheConfig([4], [1], threshold=0.0))
+    seen = []
+    original = HARTForT2IEnhanced._run_blocks
+
+    def watching(self, x, run, si, m_maskgit=None):
+        out = original(self, x, run, si, m_maskgit)
+        seen.append([t if t is None else tuple(t.shape) for t in self.cache_attn])
+        return out
+
+    monkeypatch.setattr(HARTForT2IEnhanced, "_run_blocks", watching)
+    draw(model)
+    assert seen[0] == [(2, 1, model.C)] * model.depth
+    assert seen[1] == [None] * model.depth
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_masked_last_stage_reuses_in_every_chunk(model, computed, iterations):
+    fill(model, 1.0)
+    model.set_cache_config(CacheConfig([49], [25], threshold=0.0))
+    draw(model, 2, num_maskgit_iters=iterations)
+    assert len(computed["attn"]) == model.depth * (len(HART_SIDES) - 1)
+    assert model.cache_statistics.counts(5, "mlp").reused == model.depth * iterations
+
+
+def test_chunks_reuse_the_right_positions(model):
+    """With everything reused the blocks add interpolated maps, so chunks must not matter."""
+    fill(model, 1.0)
+    model.set_cache_config(CacheConfig([49], [25], threshold=0.0))
+    outputs = {}
+    original = HARTForT2IEnhanced._run_blocks
+
+    def collecting(self, x, run, si, m_maskgit=None):
+        out = original(self, x, run, si, m_maskgit)
+        if si == 5:
+            change = outputs.setdefault(run.options.num_maskgit_iters, torch.zeros(2, 49, self.C))
+            change[m_maskgit] = (out - x).flatten(0, 1)
+        return out
+
+    HARTForT2IEnhanced._run_blocks = collecting
+    try:
+        draw(model, num_maskgit_iters=1)
+        draw(model, num_maskgit_iters=3)
+    finally:
+        HARTForT2IEnhanced._run_blocks = original
+    torch.testing.assert_close(outputs[1], outputs[3], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("calibration", [False, True])
+def test_failure_in_the_middle_leaves_the_model_clean(model, calibration):
+    expected = draw(model, 2)
+    fill(model, 1.0)
+    tables = copy.deepcopy(model.similarity)
+    model.set_cache_config(EVERYTHING)
+    model.calibration = calibration
+
+    def interrupt(si, stages):
+        if si == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw(model, 2, callback=interrupt)
+    assert is_clean(model)
+    assert model.similarity == tables
+    assert all(block.attn.cached_k is None for block in model.blocks)
+    model.calibration, model.use_cache = False, False
+    assert draw(model, 2).equal(expected)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("iterations", [1, 2])
+def test_images_do_not_depend_on_their_batch(model, cached, iterations):
+    if cached:
+        fill(model, 1.0)
+        model.set_cache_config(CacheConfig([25, 49], [16, 25], threshold=0.0))
+    together = draw(model, 3, num_maskgit_iters=iterations)
+    whole = text(model, 3)
+    for i in range(3):
+        one = {name: tensor[i : i + 1] for name, tensor in whole.items()}
+        alone = draw(model, 1, seed=100 + i, num_maskgit_iters=iterations, **one)
+        torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=0)
+
+
+def test_second_thread_is_refused_while_one_generates(model):
+    inside, finish, errors = threading.Event(), threading.Event(), []
+
+    def wait(si, stages):
+        inside.set()
+        finish.wait(10)
+
+    worker = threading.Thread(target=draw, args=(model,), kwargs={"callback": wait})
+    worker.start()
+    inside.wait(10)
+    try:
+        draw(model)
+    except RuntimeError as error:
+        errors.append(str(error))
+    with pytest.raises(RuntimeError, match="cannot change"):
+        model.set_cache_config("original")
+    finish.set()
+    worker.join()
+    assert len(errors) == 1
+    assert "another thread" in errors[0]
+    assert draw(model).isfinite().all()
+
+
+@pytest.mark.parametrize("preset", list(CACHE_PRESETS))
+def test_every_preset_runs_and_matches_its_plan(model, preset):
+    fill(model, 0.95)
+    model.set_cache_config(preset)
+    plan = model.decision_plan()
+    assert draw(model).isfinite().all()
+    statistics = model.get_cache_statistics()
+    json.dumps(statistics)
+    assert statistics["images"] == 1
+    if not model.cache_config.adaptive_threshold:
+        for site in SITES:
+            assert statistics["totals"][site]["reused"] == plan.reused(site)
+    assert (statistics["saved_share"] > 0) == plan.reuses_anything
+
+
+def test_adaptive_threshold_follows_the_first_block(model):
+    """An image calmer than the table promised lowers the threshold, so that 0.5 passes it."""
+    model.calibration = True
+    draw(model)
+    model.calibration = False
+    column = model.schedule.column(5)
+    measured = sum(model.similarity.site(site)[0][column] for site in SITES) / 2
+    model.set_cache_config(CacheConfig([49], [25], threshold=0.55, adaptive_threshold=True))
+    for promised, reused in ((measured, 0), (measured - 0.3, model.depth - 1)):
+        fill(model, 0.5)
+        for site in SITES:
+            model.similarity.site(site)[0][column] = promised
+        model.reset_cache_statistics()
+        draw(model)
+        assert model.cache_statistics.counts(5, "attn").reused == reused
+
+
+def test_statistics_accumulate_and_reset(model):
+    fill(model, 1.0)
+    model.set_cache_config(EVERYTHING)
+    draw(model, 2)
+    draw(model)
+    assert model.get_cache_statistics()["images"] == 3
+    model.reset_cache_statistics()
+    assert model.get_cache_statistics()["totals"]["mlp"]["reused"] == 0
+
+
+def test_block_is_the_plain_block_without_the_cache_keywords(model):
+    plain = tiny_model(HARTForT2I)
+    x, cond = torch.randn(2, 9, model.C), torch.randn(2, model.context_token, model.C)
+    options = {
+        "attn_bias": None,
+        "si": 2,
+        "context_position_ids": torch.arange(model.context_token).expand(2, -1),
+        "context_mask": torch.ones(2, model.context_token),
+        "m_maskgit": None,
+    }
+    assert model.blocks[0](x, cond, **options).equal(plain.blocks[0](x, cond, **options))
+
+
+@torch.no_grad()
+def test_block_call_with_the_documented_keywords(model):
+    block = model.blocks[1]
+    block.cache_config = CacheConfig([9], [4], threshold=0.5)
+    depth, cond = model.depth, torch.randn(2, model.context_token, model.C)
+    caches = {"cache_mlp": [None] * depth, "cache_attn": [None] * depth}
+    table = [[1.0] * 15 for _ in range(depth)]
+
+    def call(si, length):
+        return block(
+            torch.randn(2, length, model.C),
+            cond,
+            attn_bias=None,
+            si=si,
+            context_position_ids=torch.arange(model.context_token).expand(2, -1),
+            context_mask=torch.ones(2, model.context_token),
+            cache_similarity_mlp=table,
+            cache_similarity_attn=table,
+            **caches,
+        )
+
+    call(1, 4)
+    assert caches["cache_mlp"][1].shape == (2, 4, model.C)
+    assert caches["cache_attn"][0] is None
+    assert call(2, 9).shape == (2, 9, model.C)
+    assert caches["cache_mlp"][1] is None
+
+
+def test_gpt2_blocks_cache_too(monkeypatch):
+    model = tiny_model(
+        HARTForT2IEnhanced, attn_type="gpt2", mlp_type="gpt2", use_context_norm=False
+    )
+    fill(model, 1.0)
+    model.set_cache_config(EVERYTHING)
+    assert draw(model, 2).isfinite().all()
+    assert model.cache_statistics.to_dict()["totals"]["attn"]["reused"] > 0
+
+
+def test_generators_must_be_one_per_image(model):
+    with pytest.raises(ValueError, match="one per image"):
+        model.autoregressive_infer_cfg(2, **text(model, 2), generator=generators(1))
+    with pytest.raises(ValueError, match="exclude"):
+        model.autoregressive_infer_cfg(1, g_seed=1, **text(model), generator=generators(1))
