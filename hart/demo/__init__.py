@@ -1,1 +1,11 @@
-"""The bundled small model: its procedural pictures, captions and attribute reader."""
+"""The bundled demo: a small HART of 128-pixel pictures, its data and its training recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+DEMO_ASSETS = Path(__file__).parent / "assets"
+"""Folder of everything that is bundled."""
+
+DEMO_CHECKPOINT = DEMO_ASSETS / "checkpoint"
+"""An ordinary checkpoint folder: ``llm``, ``tokenizer``, ``text_model``."""

@@ -1,0 +1,127 @@
+"""Train the bundled demo from nothing: ``python -m hart.demo.train --run-dir RUN --out FOLDER``.
+
+Phases: text encoder, autoencoder, transformer, attribute reader, then the checkpoint folder with
+calibrated similarity data. A run that is interrupted continues where it was when the command is
+given again. The manifest beside the checkpoint says what was done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hart.demo import DEMO_ASSETS
+from hart.demo.captions import corpus
+from hart.demo.train_autoencoder import train_autoencoder
+from hart.demo.train_reader import train_reader
+from hart.demo.train_text import DEMO_SYSTEM_PROMPT, save_text_model, train_text
+from hart.demo.train_transformer import train_transformer
+from hart.demo.training_loop import PhaseReport
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.pipeline import HARTPipeline
+
+STORED_DTYPE = torch.float16
+CALIBRATION_PROMPTS, CALIBRATION_SEED = 32, 77
+READER_STEPS = 3600
+
+
+def train_demo(
+    run_dir: Path, out: Path, scale: float = 1.0, quiet: bool = False, device: str = "cpu"
+) -> dict:
+    """Train every part and write the assets; returns the manifest.
+
+    Args:
+        run_dir: where the phases keep their state.
+        out: asset folder; gets ``checkpoint`` and ``reader``.
+        scale: factor of all step counts (tests use a small one).
+    """
+    text_model, tokenizer, text_report = train_text(run_dir / "text", scale, quiet, device)
+    vae, vae_reports = train_autoencoder(run_dir / "autoencoder", scale, quiet, device)
+    text_model.requires_grad_(False).eval()
+    model, report = train_transformer(
+        vae, text_model, tokenizer, run_dir / "transformer", scale, quiet, device
+    )
+    reader_file = out / "reader" / "model.safetensors"
+    if not reader_file.is_file():
+        train_reader(reader_file, max(2, round(READER_STEPS * scale)), seed=0)
+    checkpoint = out / "checkpoint"
+    save_checkpoint(model, vae, text_model, tokenizer, checkpoint)
+    calibrate_checkpoint(checkpoint, max(1, round(CALIBRATION_PROMPTS * min(1.0, scale))), quiet)
+    reports = {"text": text_report, **vae_reports, "transformer": report}
+    manifest = write_manifest(out, reports, scale, device)
+    return manifest
+
+
+def save_checkpoint(
+    model: HARTForT2I, vae: HARTAutoEncoder, text_model: nn.Module, tokenizer, folder: Path
+) -> None:
+    """Write an ordinary checkpoint folder; transformer and autoencoder in half precision."""
+    model = model.cpu().to(STORED_DTYPE)
+    model.save_pretrained(folder / "llm")
+    vae.to(STORED_DTYPE).save_pretrained(folder / "tokenizer")
+    save_text_model(text_model, tokenizer, folder / "text_model")
+    (folder / "system_prompt.txt").write_bytes(DEMO_SYSTEM_PROMPT.encode("utf-8"))
+
+
+def calibrate_checkpoint(folder: Path, prompts: int, quiet: bool = False) -> Path:
+    """Measure similarities on training captions and store them in the transformer's folder."""
+    pipeline = HARTPipeline.from_pretrained(folder, device="cpu", dtype="float32")
+    pipeline.calibrate(corpus(prompts, CALIBRATION_SEED), batch_size=8, quiet=quiet)
+    return pipeline.model.save_similarity_data(folder / "llm" / "cache_similarity.json")
+
+
+def write_manifest(out: Path, reports: dict[str, PhaseReport], scale: float, device: str) -> dict:
+    """``manifest.json`` beside the checkpoint: steps, seconds, losses, versions and file hashes."""
+    files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json")
+    manifest = {
+        "recipe": "python -m hart.demo.train",
+        "scale": scale,
+        "phases": {name: _plain(report) for name, report in reports.items()},
+        "device": device,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+        },
+        "files": {
+            p.relative_to(out).as_posix(): {
+                "bytes": p.stat().st_size,
+                "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
+            }
+            for p in files
+        },
+    }
+    (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _plain(report: PhaseReport | dict) -> dict:
+    return dict(report) if isinstance(report, dict) else vars(report)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m hart.demo.train", description=__doc__)
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--out", type=Path, default=DEMO_ASSETS)
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of all step counts")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quiet", action="store_true")
+    args = parser.parse_args(argv)
+    train_demo(args.run_dir, args.out, args.scale, args.quiet, args.device)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
