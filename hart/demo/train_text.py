@@ -1,4 +1,4 @@
-"""Training the demo's text encoder: a tiny Llama model that reads captions of scenes.
+"""Training the demo's text encoder: a tiny Qwen2 model that reads captions of scenes.
 
 Linear heads on its hidden states must name every attribute of the scene, at the last token of
 the caption and at the last position of the text context. The heads are then thrown away: what
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
 
 from hart.demo.captions import all_words, canonical_caption, caption, corpus
 from hart.demo.data import scene_labels
@@ -31,15 +31,25 @@ CONTEXT_TOKENS = 32
 DEMO_SYSTEM_PROMPT = "Describe a picture of one shape on a background.\nUser Prompt:\n"
 """Instruction that the demo puts before a prompt; see ``encode_prompts``."""
 
-PAD_TOKEN = "<|pad|>"
+PAD_TOKEN = "<|endoftext|>"
+"""Padding of the demo's tokenizer; the published Qwen2 models pad with the same text."""
 
-_VOCABULARY = 768
+# The pre-tokenizer of the published Qwen2, which transformers 5 puts into any tokenizer that lies
+# beside a Qwen2 model; another one would be lost on loading.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_VOCABULARY = 1500
 _CORPUS, _CORPUS_SEED = 20_000, 3
 _BATCH = 64
-_PHASE = Phase(name="text", steps=1000, learning_rate=3e-3, seed=5)
+_PHASE = Phase(name="text", steps=1200, learning_rate=3e-3, seed=5)
 _INSTRUCTED_SHARE = 0.75  # of the batches; the others go without the instruction
 _CANONICAL_SHARE = 0.15  # of the captions
 _STRANGE_SHARE = 0.1  # of the captions get a token that no caption has
+_STRESSED_SHARE = 0.15  # of the captions have words in upper or title case
+_CAPITAL_SHARE = 0.2  # of the captions begin with a capital
+_FULL_STOP_SHARE = 0.1  # of the captions end with a full stop
 _NEXT_TOKEN_WEIGHT = 0.1
 _CHECKED = 2000
 _CHECK_SEED = 2**31  # far from the seeds of the training steps
@@ -47,7 +57,7 @@ _CHECK_SEED = 2**31  # far from the seeds of the training steps
 
 def train_text(
     folder: Path, scale: float = 1.0, quiet: bool = False, device: str = "cpu"
-) -> tuple[LlamaModel, PreTrainedTokenizerFast, dict]:
+) -> tuple[Qwen2Model, PreTrainedTokenizerFast, dict]:
     """Train the demo's text model; resumes from ``folder``, where the phase keeps its state.
 
     Args:
@@ -69,7 +79,7 @@ def train_text(
     tokenizer = train_tokenizer()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_PHASE.seed)
-        probed = ProbedTextModel(LlamaModel(demo_text_config(len(tokenizer)))).to(device)
+        probed = ProbedTextModel(Qwen2Model(demo_text_config(len(tokenizer)))).to(device)
     steps = max(1, round(_PHASE.steps * scale))
     phase = Phase(_PHASE.name, steps, _PHASE.learning_rate, _PHASE.seed)
     probed.train()
@@ -85,13 +95,9 @@ def train_text(
     return probed.model, tokenizer, report
 
 
-def demo_text_config(vocabulary: int) -> LlamaConfig:
-    """The demo's text model: two layers of width 128.
-
-    Llama and not Qwen2, which differs by a few biases only: next to a Qwen2 model transformers 5
-    replaces a tokenizer's normalizer and pre-tokenizer by those of the published Qwen2.
-    """
-    return LlamaConfig(
+def demo_text_config(vocabulary: int) -> Qwen2Config:
+    """The demo's text model: two layers of width 128."""
+    return Qwen2Config(
         vocab_size=vocabulary,
         hidden_size=128,
         intermediate_size=384,
@@ -107,14 +113,17 @@ def demo_text_config(vocabulary: int) -> LlamaConfig:
 
 
 def train_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE in lower case; a caption's words are one token each, with their space.
+    """Byte-level BPE with the normalizer and the pre-tokenizer of the published Qwen2.
 
-    Every text has an encoding, since every byte is a token. The text of the padding token in a
-    prompt is ordinary text, so the padding id stands for padding only.
+    A caption's words are one token each, at the start of a text and behind a space. Every text
+    has an encoding, since every byte is a token. The text of the padding token in a prompt is
+    ordinary text, so the padding id stands for padding only.
     """
     core = Tokenizer(models.BPE())
-    core.normalizer = normalizers.Lowercase()
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    core.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY,
@@ -122,12 +131,13 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
         special_tokens=[PAD_TOKEN],
         show_progress=False,
     )
-    words = " ".join(all_words())
-    texts = [*corpus(_CORPUS, _CORPUS_SEED), *[words] * 10, *[DEMO_SYSTEM_PROMPT] * 10]
-    core.train_from_iterator(texts, trainer)
+    core.train_from_iterator(_tokenizer_texts(), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
+        # All three, or Qwen2's own tokenizer class adds a token that the model does not have.
         pad_token=PAD_TOKEN,
+        eos_token=PAD_TOKEN,
+        unk_token=PAD_TOKEN,
         padding_side="right",
         model_max_length=256,
         split_special_tokens=True,
@@ -135,16 +145,16 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_text_model(model: LlamaModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def save_text_model(model: Qwen2Model, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write ``config.json``, float32 ``model.safetensors`` and the tokenizer into one folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    # transformers 5 writes a class name that version 4 does not know; both know this one.
+    # The class that stands for Qwen2 in transformers 4 and 5, and so at every loader.
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    settings["tokenizer_class"] = "Qwen2Tokenizer"
     beside = file.with_suffix(".partial")
     beside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     os.replace(beside, file)
@@ -153,7 +163,7 @@ def save_text_model(model: LlamaModel, tokenizer: PreTrainedTokenizerFast, folde
 class ProbedTextModel(nn.Module):
     """The text model with the linear heads that it is trained through."""
 
-    def __init__(self, model: LlamaModel) -> None:
+    def __init__(self, model: Qwen2Model) -> None:
         super().__init__()
         self.model = model
         width = model.config.hidden_size
@@ -187,15 +197,17 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Accuracy by attribute of the linear heads on ``n`` fresh captions of each kind.
 
-    The kinds are captions of trained triples, of held-out triples, and canonical captions; each
-    with and without the instruction, read at the last position and at the last token.
+    The kinds are captions of trained triples, of held-out triples, canonical captions, and
+    captions of trained triples with capitals and a full stop; each with and without the
+    instruction, read at the last position and at the last token.
     """
-    kinds = {"trained": (False, False), "held_out": (True, False), "canonical": (False, True)}
     scores = {}
-    for number, (kind, (held_out, canonical)) in enumerate(kinds.items()):
+    for number, kind in enumerate(("trained", "held_out", "canonical", "written")):
         rng = np.random.default_rng([_CHECK_SEED, number])
-        scenes = [sample_scene(rng, held_out) for _ in range(n)]
-        texts = [canonical_caption(s) if canonical else caption(s, rng) for s in scenes]
+        scenes = [sample_scene(rng, kind == "held_out") for _ in range(n)]
+        texts = [canonical_caption(s) if kind == "canonical" else caption(s, rng) for s in scenes]
+        if kind == "written":
+            texts = [_full_stop(_capital(_stressed(text, rng))) for text in texts]
         labels = scene_labels(scenes)
         for instructed in (True, False):
             ends = _encoded_ends(probed.model, tokenizer, texts, instructed)
@@ -207,7 +219,7 @@ def measure(
 
 
 def _encoded_ends(
-    model: LlamaModel, tokenizer: PreTrainedTokenizerFast, texts: list[str], instructed: bool
+    model: Qwen2Model, tokenizer: PreTrainedTokenizerFast, texts: list[str], instructed: bool
 ) -> dict[str, Tensor]:
     """Features (B, E) at the last position and at the last token, as the pipeline makes them."""
     ends: dict[str, list[Tensor]] = {"last position": [], "last token": []}
@@ -255,9 +267,52 @@ def _loss_function(probed: ProbedTextModel, tokenizer: PreTrainedTokenizerFast):
 
 def _strange_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Token ids that no caption has: prompts contain such words too, and they must not disturb."""
-    texts = [*corpus(2000, _CORPUS_SEED), " ".join(all_words())]
+    texts = [*_written_corpus(2000), *_word_lists()]
     known = {i for text in texts for i in tokenizer(text).input_ids} | {tokenizer.pad_token_id}
     return [i for i in range(len(tokenizer)) if i not in known]
+
+
+def _tokenizer_texts() -> list[str]:
+    """Captions, the instruction, and every word in every case at either place."""
+    return [*_written_corpus(_CORPUS), *_word_lists() * 10, *[DEMO_SYSTEM_PROMPT] * 10]
+
+
+def _word_lists() -> list[str]:
+    """All words in lower, title and upper case, behind spaces and at the start of lines."""
+    cases = [[f(word) for word in all_words()] for f in (str.lower, str.title, str.upper)]
+    return [*[" " + " ".join(words) for words in cases], *["\n".join(words) for words in cases]]
+
+
+def _written_corpus(n: int) -> list[str]:
+    rng = np.random.default_rng(_CORPUS_SEED)
+    return [_written(text, rng) for text in corpus(n, _CORPUS_SEED)]
+
+
+def _written(text: str, rng: np.random.Generator) -> str:
+    """A caption as people type it: some stress words, some write whole sentences."""
+    if rng.random() < _STRESSED_SHARE:
+        text = _stressed(text, rng)
+    if rng.random() < _CAPITAL_SHARE:
+        text = _capital(text)
+    return _full_stop(text) if rng.random() < _FULL_STOP_SHARE else text
+
+
+def _stressed(text: str, rng: np.random.Generator) -> str:
+    """One word, or rarely all of them, in upper or title case."""
+    words = text.split(" ")
+    change = str.upper if rng.random() < 0.6 else str.title
+    chosen = range(len(words)) if rng.random() < 0.25 else [int(rng.integers(len(words)))]
+    for index in chosen:
+        words[index] = change(words[index])
+    return " ".join(words)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _full_stop(text: str) -> str:
+    return text + "."
 
 
 def _token_row(
@@ -268,7 +323,8 @@ def _token_row(
 ) -> list[int]:
     """One caption of the scene as ``CONTEXT_TOKENS`` padded token ids."""
     canonical = rng.random() < _CANONICAL_SHARE
-    ids = tokenizer(canonical_caption(scene) if canonical else caption(scene, rng)).input_ids
+    text = canonical_caption(scene) if canonical else caption(scene, rng)
+    ids = tokenizer(_written(text, rng)).input_ids
     if rng.random() < _STRANGE_SHARE:
         ids.insert(int(rng.integers(len(ids) + 1)), strange[int(rng.integers(len(strange)))])
     return (ids + [tokenizer.pad_token_id] * CONTEXT_TOKENS)[:CONTEXT_TOKENS]
