@@ -13,7 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hart.modules.models.autoencoder import HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig
-from hart.modules.models.transformer.checkpoint import EMA_FILE, check_model_type
+from hart.modules.models.transformer.checkpoint import (
+    EMA_FILE,
+    check_model_type,
+    resolve_autoencoder_folder,
+)
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.utils.constants import llm_system_prompt
 from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
@@ -35,14 +39,14 @@ class CheckpointFolders:
         llm: the transformer.
         text_model: the text encoder.
         text_tokenizer: its tokenizer.
-        autoencoder: the image autoencoder; None means where the transformer's config says.
+        autoencoder: the image autoencoder.
     """
 
     root: Path
     llm: Path
     text_model: Path
     text_tokenizer: Path
-    autoencoder: Path | None = None
+    autoencoder: Path
 
 
 def locate_checkpoint(
@@ -67,9 +71,10 @@ def locate_checkpoint(
     llm = _transformer_folder(_local_folder(model_path))
     root = llm.absolute().parent
     tokenizer = None if tokenizer_path is None else _local_folder(tokenizer_path)
-    autoencoder = None
     if tokenizer is not None and _model_type(tokenizer) in _AUTOENCODER_TYPES:
         autoencoder, tokenizer = tokenizer, None
+    else:
+        autoencoder = _default_autoencoder(llm)
     if text_model_path is not None:
         text_model = _local_folder(text_model_path)
     else:
@@ -130,6 +135,15 @@ def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
         f"{root}: no folder 'text_model' in this checkpoint; "
         "give the text encoder's folder as text_model_path"
     )
+
+
+def _default_autoencoder(llm: Path) -> Path:
+    """Where the transformer's config says, else the folder ``tokenizer`` beside it."""
+    config = HARTForT2IConfig.from_pretrained(llm)
+    config.name_or_path = str(llm)  # not every version of the library notes it
+    folder = resolve_autoencoder_folder(config)
+    check_model_type(folder, _AUTOENCODER_TYPES)
+    return folder
 
 
 def find_similarity_file(folders: CheckpointFolders) -> Path | None:

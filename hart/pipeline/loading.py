@@ -1,16 +1,17 @@
-"""Reading the parts of a checkpoint into memory."""
+"""Reading the transformer and its similarity data into memory."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hart.modules.models.autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.pipeline.folders import CheckpointFolders
+from hart.modules.networks.caching.similarity_io import SimilarityFileError
+from hart.pipeline.folders import CheckpointFolders, PathLike, find_similarity_file
 from hart.utils.device import default_device
-from hart.utils.weights import CheckpointError
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -37,65 +38,51 @@ def load_transformer(
     Raises:
         CheckpointError: a folder is incomplete, damaged or of another model.
     """
-    fields = {} if folders.autoencoder is None else {"vae_path": str(folders.autoencoder)}
-    model = HARTForT2IEnhanced.from_pretrained(
-        folders.llm, use_ema=use_ema, dtype=dtype, device=device, **fields
+    vae = HARTAutoEncoder.from_tokenizer_folder(folders.autoencoder, dtype, device)
+    return HARTForT2IEnhanced.from_pretrained(
+        folders.llm,
+        use_ema=use_ema,
+        vae=vae,
+        dtype=dtype,
+        device=device,
+        vocab_size=vae.config.vocab_size,
+        z_channels=vae.config.z_channels,
     )
-    _ = model.vae_proxy  # loads the autoencoder, so that a damaged one is found now
-    return model
 
 
-def load_text_encoder(
-    folders: CheckpointFolders, context_dim: int, dtype: torch.dtype, device: torch.device
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the text encoder in ``dtype`` on ``device``, and its tokenizer.
-
-    Args:
-        context_dim: width E of the text features that the transformer expects.
+def load_similarity(model: HARTForT2IEnhanced, path: PathLike) -> Path:
+    """Give the model the similarity data of a file and return its path.
 
     Raises:
-        CheckpointError: a folder is damaged, weights are missing, the features have another width
-            or the tokenizer has more entries than the text encoder.
+        ValueError: the file is damaged or belongs to another model.
+        OSError: the file cannot be read.
+
+    Warns:
+        UserWarning: it lacks transitions between this model's stages; nothing is reused there.
     """
-    tokenizer = _load_part("text tokenizer", folders.text_tokenizer, AutoTokenizer.from_pretrained)
-    model, info = _load_part(
-        "text model",
-        folders.text_model,
-        AutoModel.from_pretrained,
-        torch_dtype=dtype,
-        output_loading_info=True,
-    )
-    _check_text_encoder(model, tokenizer, info, folders, context_dim)
-    return model.to(device).eval(), tokenizer
+    loaded = model.load_similarity_data(path)
+    if loaded.matched < loaded.total:
+        warnings.warn(
+            f"{path} has {loaded.matched} of this model's {loaded.total} transitions between "
+            "stages; nothing is reused at the others",
+            stacklevel=2,
+        )
+    return Path(path)
 
 
-def _load_part(kind: str, folder: Path, load, **options):
+def load_bundled_similarity(model: HARTForT2IEnhanced, folders: CheckpointFolders) -> Path | None:
+    """Read the checkpoint's own similarity data, unless its config named others already.
+
+    Returns the file that the model's data come from. A damaged one is ignored with a warning:
+    nobody asked for it, and drawing works without.
+    """
+    if not model.similarity.is_empty:
+        return Path(model.config.sim_path)
+    file = find_similarity_file(folders)
+    if file is None:
+        return None
     try:
-        return load(folder, local_files_only=True, **options)
-    # Damaged folders make the library fail with almost any exception type.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{folder}: cannot load the {kind} ({type(error).__name__}: {reason})"
-        ) from error
-
-
-def _check_text_encoder(model, tokenizer, info, folders, context_dim) -> None:
-    missing = sorted(info["missing_keys"]) + [str(key) for key in info["mismatched_keys"]]
-    if missing:
-        raise CheckpointError(
-            f"{folders.text_model}: {len(missing)} weights of the text model are missing or have "
-            f"another shape, the first is {missing[0]}"
-        )
-    width = getattr(model.config, "hidden_size", context_dim)
-    if width != context_dim:
-        raise CheckpointError(
-            f"{folders.text_model}: its features have width {width}, "
-            f"the transformer expects {context_dim}"
-        )
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise CheckpointError(
-            f"{folders.text_tokenizer}: {len(tokenizer)} entries, "
-            f"but the text model in {folders.text_model} only knows {rows}"
-        )
+        return load_similarity(model, file)
+    except SimilarityFileError as error:
+        warnings.warn(f"{error}; ignored", stacklevel=3)
+        return None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.folders import (
     CheckpointFolders,
@@ -21,20 +20,25 @@ from hart.pipeline.folders import (
     resolve_system_prompt,
     resolve_use_ema,
 )
-from hart.pipeline.loading import load_text_encoder, load_transformer, resolve_device
+from hart.pipeline.loading import (
+    load_bundled_similarity,
+    load_similarity,
+    load_transformer,
+    resolve_device,
+)
 from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
 from hart.pipeline.results import (
     BatchSeconds,
     HARTPipelineOutput,
     ImageResult,
+    counts_between,
     image_results,
-    subtract_counts,
 )
 from hart.pipeline.stopwatch import Stopwatch
+from hart.pipeline.text import encode_unique, load_text_encoder
 from hart.utils.constants import llm_system_prompt
 from hart.utils.device import resolve_dtype
 from hart.utils.images import to_pil
-from hart.utils.prompts import encode_prompts
 
 StageCallback = Callable[[int, int], None]
 
@@ -48,6 +52,9 @@ class HARTPipeline:
         text_tokenizer: the text encoder's tokenizer.
         system_prompt: instruction put before every prompt; an empty one means none.
         folders: where the parts came from, if they were loaded.
+
+    Attributes:
+        similarity_path: the file that the model's similarity data were read from, if any.
     """
 
     def __init__(
@@ -63,6 +70,7 @@ class HARTPipeline:
         self.text_tokenizer = text_tokenizer
         self.system_prompt = system_prompt
         self.folders = folders
+        self.similarity_path: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -76,7 +84,7 @@ class HARTPipeline:
         use_ema: bool | None = None,
         system_prompt: str | None = None,
     ) -> HARTPipeline:
-        """Load a checkpoint.
+        """Load a checkpoint, with the ``cache_similarity.json`` in it if there is one.
 
         Args:
             model_path: the checkpoint's root or its ``llm`` folder, or a name on the Hugging Face
@@ -95,6 +103,9 @@ class HARTPipeline:
         Raises:
             CheckpointError: a part is missing, damaged or of another kind.
             ValueError: unknown device or preset, or a dtype that the device cannot compute in.
+
+        Warns:
+            UserWarning: the checkpoint's similarity data cannot be used or lack transitions.
         """
         device = resolve_device(device)
         dtype = resolve_dtype("auto" if dtype is None else dtype, device)
@@ -102,11 +113,11 @@ class HARTPipeline:
         system_prompt = resolve_system_prompt(folders, system_prompt)
         model = load_transformer(folders, resolve_use_ema(folders, use_ema), dtype, device)
         if cache is not None:
-            model.set_cache_config(
-                preset_config(cache, model.patch_nums) if isinstance(cache, str) else cache
-            )
+            model.set_cache_config(cache)
         text_model, tokenizer = load_text_encoder(folders, model.context_dim, dtype, device)
-        return cls(model, text_model, tokenizer, system_prompt, folders)
+        pipeline = cls(model, text_model, tokenizer, system_prompt, folders)
+        pipeline.similarity_path = load_bundled_similarity(model, folders)
+        return pipeline
 
     @property
     def device(self) -> torch.device:
@@ -181,6 +192,18 @@ class HARTPipeline:
                 pass
         return self.model.similarity
 
+    def load_similarity(self, path: PathLike) -> None:
+        """Give the model the similarity data of a file.
+
+        Raises:
+            ValueError: the file is damaged or belongs to another model.
+            OSError: the file cannot be read.
+
+        Warns:
+            UserWarning: it lacks transitions between this model's stages.
+        """
+        self.similarity_path = load_similarity(self.model, path)
+
     @contextlib.contextmanager
     def calibrating(self) -> Iterator[None]:
         """Every generation inside computes everything and is measured."""
@@ -226,7 +249,13 @@ class HARTPipeline:
     ) -> list[ImageResult]:
         counts_before = self._stage_counts()
         watch = Stopwatch(self.device)
-        features, position_ids, mask = self._encode([request.prompt for request in batch], options)
+        features, position_ids, mask = encode_unique(
+            [request.prompt for request in batch],
+            self.text_model,
+            self.text_tokenizer,
+            self.model.context_token,
+            self.system_prompt if options.use_llm_system_prompt else "",
+        )
         text_s = watch.lap_s()
         stages_s: list[float] = []
 
@@ -250,24 +279,8 @@ class HARTPipeline:
         )
         images = to_pil(self.model.decode_feature_map(f_hat))
         seconds = BatchSeconds(text_s, stages_s, watch.lap_s())
-        counts = subtract_counts(self._stage_counts(), counts_before)
+        counts = counts_between(counts_before, self._stage_counts())
         return image_results(batch, images, seconds, counts)
-
-    def _encode(
-        self, prompts: list[str], options: GenerationOptions
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, T, E), position ids (B, T) and mask (B, T); each prompt encoded once."""
-        unique = list(dict.fromkeys(prompts))
-        _, mask, position_ids, features = encode_prompts(
-            unique,
-            self.text_model,
-            self.text_tokenizer,
-            self.model.context_token,
-            system_prompt=self.system_prompt,
-            use_llm_system_prompt=options.use_llm_system_prompt and bool(self.system_prompt),
-        )
-        rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=features.device)
-        return features[rows], position_ids[rows], mask[rows]
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)

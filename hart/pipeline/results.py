@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,8 @@ class ImageResult:
         decode_s: from the feature map to the picture.
         batch_size: images in its batch.
         stages: module calls of its batch per stage and site, see :class:`CacheStatistics`; every
-            image of a batch takes part in each of them.
+            image of a batch takes part in each of them. Empty with caching off: nothing is counted
+            then.
     """
 
     index: int
@@ -100,11 +101,14 @@ def image_results(
     ]
 
 
-def subtract_counts(after: Mapping, before: Mapping) -> dict:
-    """What was counted between two snapshots of nested counts with the same keys."""
+def counts_between(before: SiteCountsPerStage, after: SiteCountsPerStage) -> SiteCountsPerStage:
+    """What was counted between two snapshots; empty if nothing was."""
+    if before == after:
+        return {}
     return {
-        key: subtract_counts(value, before[key])
-        if isinstance(value, Mapping)
-        else value - before[key]
-        for key, value in after.items()
+        stage: {
+            site: {kind: count - before[stage][site][kind] for kind, count in counts.items()}
+            for site, counts in sites.items()
+        }
+        for stage, sites in after.items()
     }

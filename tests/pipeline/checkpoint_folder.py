@@ -1,17 +1,22 @@
-"""A tiny but complete checkpoint: the golden transformer, autoencoder and text encoder."""
+"""A tiny but complete checkpoint: the golden transformer, quantizer and text encoder.
+
+The golden decoder makes 128-pixel images, which would take most of the tests' time; one with two
+levels makes 16-pixel images of the same feature maps.
+"""
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+
+from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from tests.golden_data import GOLDEN
 
-PARTS = {
-    "llm": GOLDEN / "llama-no-aln",
-    "tokenizer": GOLDEN / "tokenizer",
-    "text_model": GOLDEN / "text-encoder" / "text_model",
-}
+TEXT_MODEL = GOLDEN / "text-encoder" / "text_model"
 CONTEXT_TOKEN = 12
 PATCH_NUMS = (1, 2, 3, 4, 6, 8)
 STAGES = tuple(side * side for side in PATCH_NUMS)
@@ -19,9 +24,33 @@ DEPTH = 3
 
 
 def make_checkpoint(root: Path) -> Path:
-    """Copy the parts to ``root`` and return it; recorded tensors stay behind."""
-    for name, source in PARTS.items():
-        shutil.copytree(
-            source, root / name, ignore=shutil.ignore_patterns("inputs.*", "outputs.*", "meta.*")
-        )
+    """Write ``llm``, ``tokenizer`` and ``text_model`` to ``root`` and return it."""
+    copy_model(GOLDEN / "llama-no-aln", root / "llm")
+    copy_model(TEXT_MODEL, root / "text_model")
+    _write_small_tokenizer(root / "tokenizer")
     return root
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy a model folder; recorded tensors stay behind."""
+    recorded = shutil.ignore_patterns("inputs.*", "outputs.*", "meta.*")
+    shutil.copytree(source, target, ignore=recorded)
+
+
+def _write_small_tokenizer(folder: Path) -> None:
+    golden = GOLDEN / "tokenizer"
+    fields = {**json.loads((golden / "config.json").read_text()), "ch_mult": [1, 1]}
+    for name in ("model_type", "architectures"):
+        del fields[name]
+    config = HARTAutoEncoderConfig.from_dict(fields)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = HARTAutoEncoder(config).state_dict()
+    for key, value in load_file(golden / "model.safetensors").items():
+        if key.startswith("vae.quantize."):
+            state[key.removeprefix("vae.")] = value
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**fields, "model_type": config.model_type}))
+    save_file(
+        {key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors"
+    )

@@ -117,7 +117,7 @@ def test_a_tokenizer_with_more_entries_than_the_text_model_is_refused(checkpoint
 def test_a_folder_without_a_text_tokenizer_is_named(checkpoint):
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (checkpoint / "text_model" / file).unlink()
-    with pytest.raises(CheckpointError, match="cannot load the text tokenizer"):
+    with pytest.raises(CheckpointError, match=r"text_model: .*text tokenizer"):
         load(checkpoint)
 
 
