@@ -88,6 +88,16 @@ class _TransformerConfig(PretrainedConfig):
         self.diffusion_head_repeats = diffusion_head_repeats
         super().__init__(**kwargs)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
+        """As in ``PretrainedConfig``; remembers the folder, where the weights and the autoencoder
+        are looked for.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        config.name_or_path = str(pretrained_model_name_or_path)
+        return loaded
+
 
 class VARTransformerConfig(_TransformerConfig):
     """Class-conditional transformer; no model of this library uses it (kept for imports)."""

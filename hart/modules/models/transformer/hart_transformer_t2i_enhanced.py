@@ -184,7 +184,8 @@ class HARTForT2IEnhanced(HARTForT2I):
         Warns when the file was measured with other weights.
 
         Raises:
-            SimilarityFileError: missing, damaged or unfitting file.
+            OSError: the file cannot be read.
+            SimilarityFileError: it is damaged or does not fit this model.
         """
         loaded = load_similarity(Path(path), self.depth, self.schedule)
         fingerprint = getattr(loaded.provenance, "fingerprint", None)
