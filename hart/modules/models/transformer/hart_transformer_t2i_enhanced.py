@@ -73,7 +73,9 @@ class HARTForT2IEnhanced(HARTForT2I):
         self._release()
         self._install(resolve_cache_config(None, config, self.patch_nums))
         if config.sim_path and Path(config.sim_path).is_file():
-            self.load_similarity_data(config.sim_path)
+            self.similarity = load_similarity(
+                Path(config.sim_path), self.depth, self.schedule
+            ).tables
 
     # --- configuration ------------------------------------------------------------------------
 
@@ -189,11 +191,8 @@ class HARTForT2IEnhanced(HARTForT2I):
         """
         loaded = load_similarity(Path(path), self.depth, self.schedule)
         fingerprint = getattr(loaded.provenance, "fingerprint", None)
-        if fingerprint and not self.device.type == "meta":
-            if fingerprint != self.weight_fingerprint():
-                warnings.warn(
-                    f"{path}: measured with other weights than this model's", stacklevel=2
-                )
+        if fingerprint and fingerprint != self.weight_fingerprint():
+            warnings.warn(f"{path}: measured with other weights than this model's", stacklevel=2)
         self.similarity = loaded.tables
         self._warned_empty = False
         return loaded
