@@ -139,9 +139,7 @@ def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
 
 def _default_autoencoder(llm: Path) -> Path:
     """Where the transformer's config says, else the folder ``tokenizer`` beside it."""
-    config = HARTForT2IConfig.from_pretrained(llm)
-    config.name_or_path = str(llm)  # not every version of the library notes it
-    folder = resolve_autoencoder_folder(config)
+    folder = resolve_autoencoder_folder(HARTForT2IConfig.from_pretrained(llm))
     check_model_type(folder, _AUTOENCODER_TYPES)
     return folder
 

@@ -1,0 +1,125 @@
+"""The arguments of ``hart generate``. Sampling defaults are those of HART's own scripts."""
+
+from __future__ import annotations
+
+import argparse
+
+from hart.cli.parser import integer_from, on_off
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEFAULT_SEED = 1
+
+
+def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that ``hart generate`` understands."""
+    _add_model_arguments(parser.add_argument_group("model"))
+    _add_prompt_arguments(parser.add_argument_group("prompts"))
+    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    _add_output_arguments(parser.add_argument_group("output"))
+    HARTForT2IEnhanced.add_cache_arguments(parser)
+
+
+def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--model_path",
+        help="checkpoint folder, its llm folder, or a name on the Hugging Face hub "
+        "(default: the bundled demo checkpoint)",
+    )
+    group.add_argument(
+        "--text_model_path", help="text encoder (default: text_model in the checkpoint)"
+    )
+    group.add_argument(
+        "--tokenizer_path",
+        help="text tokenizer (default: the text encoder's); "
+        "an image autoencoder's folder is taken as that",
+    )
+    group.add_argument(
+        "--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)"
+    )
+    group.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="auto: float16 on CUDA, else float32"
+    )
+    on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
+
+
+def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
+    source = group.add_mutually_exclusive_group()
+    source.add_argument("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    source.add_argument(
+        "--prompts_file", help="one prompt per line; empty lines and # comments are skipped"
+    )
+    group.add_argument(
+        "--max_token_length",
+        type=integer_from(1),
+        help="text positions (default, and the only value it accepts: what the model has)",
+    )
+    on_off(
+        group,
+        "use_llm_system_prompt",
+        GenerationOptions.use_llm_system_prompt,
+        "put an instruction before every prompt",
+    )
+    group.add_argument(
+        "--system_prompt_file",
+        help="the instruction, byte for byte (default: the checkpoint's system_prompt.txt, "
+        "else the library's own)",
+    )
+
+
+def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--num_samples", type=integer_from(1), default=1, help="images per prompt (default 1)"
+    )
+    group.add_argument(
+        "--batch_size",
+        type=integer_from(1),
+        default=DEFAULT_BATCH_SIZE,
+        help="images generated at the same time; does not change them (default %(default)s)",
+    )
+    group.add_argument(
+        "--seed",
+        type=integer_from(0),
+        default=DEFAULT_SEED,
+        help="image i of the run uses seed + i (default %(default)s)",
+    )
+    group.add_argument(
+        "--cfg_scale",
+        "--cfg",
+        type=float,
+        default=GenerationOptions.cfg_scale,
+        help="guidance scale (default %(default)s)",
+    )
+    group.add_argument(
+        "--top_p",
+        type=float,
+        default=GenerationOptions.top_p,
+        help="nucleus mass, 0 means off (default %(default)s)",
+    )
+    on_off(group, "more_smooth", GenerationOptions.more_smooth, "feed back soft token mixtures")
+
+
+def _add_output_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--output_dir", default="samples", help="default: %(default)s")
+    on_off(group, "save_images", True, "write PNG files")
+    group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    group.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def generation_options(args: argparse.Namespace) -> GenerationOptions:
+    """The sampling options of a command line.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    return GenerationOptions(
+        num_images_per_prompt=args.num_samples,
+        seed=args.seed,
+        cfg_scale=args.cfg_scale,
+        top_p=args.top_p,
+        more_smooth=args.more_smooth,
+        batch_size=args.batch_size,
+        max_token_length=args.max_token_length,
+        use_llm_system_prompt=args.use_llm_system_prompt,
+    )

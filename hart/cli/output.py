@@ -1,0 +1,56 @@
+"""Files that a run leaves in its output folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hart
+from hart.cli.run import Run
+from hart.pipeline import ImageResult
+from hart.utils.images import save_png
+
+RESULTS_FILE = "generation_results.json"
+
+
+def prepare_output_folder(folder: Path) -> Path:
+    """Create the folder and try to write in it, before anything expensive happens.
+
+    Raises:
+        ValueError: it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"output folder {folder} cannot be written: {error.strerror}") from error
+    return folder
+
+
+def save_result(result: ImageResult, run: Run) -> Path:
+    """Write one image as ``<index>.png``; the text chunks say how to draw it again."""
+    metadata = {
+        "prompt": result.prompt,
+        "seed": str(result.seed),
+        "cfg_scale": str(run.options.cfg_scale),
+        "cache_config": json.dumps(run.pipeline.model.cache_config.to_dict()),
+        "Software": f"hart {hart.__version__}",
+    }
+    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write beside and rename, so that a reader never sees half a file."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
+    try:
+        beside.write_text(text + "\n", encoding="utf-8")
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,44 @@
+"""An argument parser whose complaints are one line, and types for its arguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Raises :class:`UsageError` instead of printing the usage and leaving the process."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        # Abbreviations would change their meaning whenever a flag is added.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; {self.prog} --help lists the arguments")
+
+
+def integer_from(least: int) -> Callable[[str], int]:
+    """A parser type for integers that are not below ``least``."""
+
+    def integer(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected an integer from {least}, got {text!r}")
+        return value
+
+    return integer
+
+
+def on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, text: str) -> None:
+    """Add ``--name`` and ``--no-name``."""
+    group.add_argument(
+        f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=text
+    )

@@ -1,0 +1,141 @@
+"""The report of a run: entries per image, the summary, and what it all ran on."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import hart
+from hart.cli.run import Run
+from hart.cli.similarity import SimilaritySource
+from hart.modules.networks.caching.stages import StageSchedule
+from hart.modules.networks.caching.statistics import saved_share
+from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
+from hart.utils.constants import is_hart_system_prompt
+
+PARTS = ("text", "transformer", "decode")
+
+
+def image_entry(result: ImageResult, file: Path | None, schedule: StageSchedule) -> dict[str, Any]:
+    """One image's entry; seconds are its share of its batch's."""
+    lengths = schedule.lengths[: len(result.stages_s)]
+    return {
+        "index": result.index,
+        "prompt": result.prompt,
+        "seed": result.seed,
+        "file": None if file is None else file.name,
+        "batch_size": result.batch_size,
+        "seconds": {
+            "text": result.text_s,
+            "transformer": result.transformer_s,
+            "decode": result.decode_s,
+            "total": result.total_s,
+            "stages": {str(n): s for n, s in zip(lengths, result.stages_s, strict=True)},
+        },
+        "modules": result.stages,
+    }
+
+
+def summarise(pipeline: HARTPipeline, entries: Sequence[dict]) -> dict[str, Any]:
+    """Mean seconds per image, reuse of the whole run, and why there was none."""
+    model = pipeline.model
+    totals = model.cache_statistics.to_dict()["totals"].values()
+    reused = sum(site["reused"] for site in totals)
+    modules = reused + sum(site["computed"] for site in totals)
+    reasons = [] if reused or model.calibration else _reasons(pipeline)
+    return {
+        "images": len(entries),
+        "seconds_per_image": {part: _mean_seconds(entries, part) for part in ("total", *PARTS)},
+        "modules": modules,
+        "modules_reused": reused,
+        "multiply_adds_saved": saved_share(model.cache_statistics, model.transformer_shape),
+        "reasons_for_no_reuse": reasons,
+    }
+
+
+def _mean_seconds(entries: Sequence[dict], part: str) -> float | None:
+    return sum(entry["seconds"][part] for entry in entries) / len(entries) if entries else None
+
+
+def _reasons(pipeline: HARTPipeline) -> list[str]:
+    if not pipeline.model.use_cache:
+        return ["caching is switched off"]
+    reasons = pipeline.model.decision_plan().reasons
+    return list(reasons or ["the adaptive threshold accepted no transition in this run"])
+
+
+def summary_lines(pipeline: HARTPipeline, summary: dict[str, Any]) -> list[str]:
+    """The summary for people."""
+    seconds = summary["seconds_per_image"]
+    lines = []
+    if summary["images"]:
+        parts = ", ".join(f"{part} {seconds[part]:.2f}" for part in PARTS)
+        lines.append(f"{seconds['total']:.2f} s per image ({parts})")
+    config = pipeline.model.cache_config
+    if not (pipeline.model.use_cache and config.enabled_sites and config.skip_stages):
+        return [*lines, "caching: off"]
+    if pipeline.model.calibration:
+        return [*lines, "caching: off while calibrating"]
+    lines.append(
+        f"caching: {summary['modules_reused']} of {summary['modules']} modules reused, "
+        f"{summary['multiply_adds_saved']:.1%} of the transformer's multiply-adds saved; {config}"
+    )
+    return lines + [f"nothing was reused: {reason}" for reason in summary["reasons_for_no_reuse"]]
+
+
+def run_report(
+    run: Run, entries: Sequence[dict], similarity: SimilaritySource, complete: bool
+) -> dict[str, Any]:
+    """The content of ``generation_results.json``; ``complete`` is False if the run ended early."""
+    pipeline, folders = run.pipeline, run.pipeline.folders
+    return {
+        "settings": {
+            **run.options.to_dict(),
+            "model": str(folders.llm),
+            "text_model": str(folders.text_model),
+            "text_tokenizer": str(folders.text_tokenizer),
+            "cache_preset": run.args.cache_preset,
+            "cache_config": pipeline.model.cache_config.to_dict(),
+            "calibration": bool(run.args.calibration),
+        },
+        "similarity": {
+            "origin": similarity.origin,
+            "path": None if similarity.path is None else str(similarity.path),
+            "images": similarity.images,
+        },
+        "system_prompt": _system_prompt(pipeline.system_prompt, run.options),
+        "environment": environment(pipeline),
+        "complete": complete,
+        "summary": summarise(pipeline, entries),
+        "images": list(entries),
+    }
+
+
+def _system_prompt(text: str, options: GenerationOptions) -> dict[str, Any]:
+    return {
+        "used": options.use_llm_system_prompt and bool(text),
+        "is_hart": is_hart_system_prompt(text),
+        "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
+    }
+
+
+def environment(pipeline: HARTPipeline) -> dict[str, Any]:
+    """Versions, device and number format of a run."""
+    device = pipeline.device
+    return {
+        "hart": hart.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }

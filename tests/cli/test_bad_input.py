@@ -1,0 +1,183 @@
+"""A user's mistake is one line and exit code 2, found before anything is generated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from hart.cli.main import generate_main, main
+from hart.modules.networks.caching.presets import CACHE_PRESETS
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--num_samples", "0"],
+        ["--num_samples", "-1"],
+        ["--batch_size", "0"],
+        ["--seed", "-1"],
+        ["--seed", "soon"],
+        ["--max_token_length", "0"],
+        ["--cfg_scale", "nan"],
+        ["--cfg_scale", "-1"],
+        ["--top_p", "1.5"],
+        ["--dtype", "int8"],
+    ],
+    ids=" ".join,
+)
+def test_a_bad_number_or_choice_is_named(cli, arguments):
+    line = cli.refuse(*arguments)
+    assert arguments[0].strip("-").removeprefix("num_") in line or "num_images" in line
+    assert arguments[1] in line
+
+
+def test_an_unknown_preset_lists_the_known_ones(cli):
+    line = cli.refuse("--cache-preset", "fast")
+    assert all(preset in line for preset in CACHE_PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cache-skip-stages", "63", "--cache-cache-stages", "36"], "square maps"),
+        (["--cache-skip-stages", "0"], "square maps"),
+        (["--cache-threshold", "1.01"], "within [0, 1]"),
+        (["--cache-threshold", "-0.1"], "within [0, 1]"),
+        (["--cache-preset", "original", "--threshold", "nan"], "within [0, 1]"),
+        (["--cache-interpolation-mode", "cubic"], "bicubic"),
+    ],
+)
+def test_a_bad_cache_option_is_found_before_the_weights_are_read(cli, arguments, said):
+    (cli.checkpoint / "llm" / "model.safetensors").unlink()
+    assert said in cli.refuse(*arguments)
+
+
+def test_stages_that_the_model_does_not_have_are_a_warning(cli):
+    assert cli("--cache-skip-stages", "64", "169", "--cache-cache-stages", "36") == 0
+    assert "warning: cache stages 169 are not stages of this model" in cli.stderr
+
+
+@pytest.mark.parametrize("empty", ["", "   "])
+def test_an_empty_prompt_is_refused_before_the_model_is_loaded(cli, empty):
+    shutil.rmtree(cli.checkpoint)
+    assert "prompts[1] is empty" in cli.refuse("--prompts", "a cat", empty, prompts=False)
+
+
+def test_prompts_without_a_prompt_are_refused(cli):
+    assert "--prompts" in cli.refuse("--prompts", prompts=False)
+
+
+def test_prompts_and_a_file_of_prompts_exclude_each_other(cli, tmp_path):
+    assert "not allowed with" in cli.refuse("--prompts_file", tmp_path / "prompts.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"# nothing\n\n", "no prompt in this file"), (b"\xff\xfe", "not UTF-8"), (None, "No such")],
+)
+def test_a_bad_file_of_prompts_is_named(cli, tmp_path, content, said):
+    file = tmp_path / "prompts.txt"
+    if content is not None:
+        file.write_bytes(content)
+    line = cli.refuse("--prompts_file", file, prompts=False)
+    assert said in line
+    assert str(file) in line
+
+
+def test_a_missing_system_prompt_file_is_named(cli, tmp_path):
+    assert "absent.txt" in cli.refuse("--system_prompt_file", tmp_path / "absent.txt")
+
+
+def test_an_output_folder_that_cannot_be_written_is_found_before_the_model_is_loaded(cli, tmp_path):
+    (tmp_path / "file").touch()
+    shutil.rmtree(cli.checkpoint)
+    line = cli.refuse("--output_dir", tmp_path / "file" / "out")
+    assert "output folder" in line
+    assert "cannot be written" in line
+
+
+@pytest.mark.parametrize("flag", ["--model_path", "--text_model_path", "--tokenizer_path"])
+def test_a_missing_folder_is_named(cli, tmp_path, flag):
+    assert f"{tmp_path / 'absent'}: no such folder" in cli.refuse(flag, tmp_path / "absent")
+
+
+def test_a_folder_without_a_checkpoint_is_named(cli, tmp_path):
+    assert "not a HART checkpoint" in cli.refuse("--model_path", tmp_path)
+
+
+def test_a_checkpoint_of_another_model_type_is_refused(cli):
+    (cli.checkpoint / "llm" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert "model_type is 'llama'" in cli.refuse()
+
+
+@pytest.mark.parametrize("part", ["llm", "tokenizer", "text_model"])
+def test_truncated_weights_are_named(cli, part):
+    file = cli.checkpoint / part / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    assert str(cli.checkpoint / part) in cli.refuse()
+
+
+def test_weights_that_do_not_fit_the_configuration_are_refused(cli):
+    file = cli.checkpoint / "llm" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "depth": 4}))
+    assert "blocks.3." in cli.refuse()
+
+
+def test_averaged_weights_that_are_not_there_are_refused(cli):
+    assert "ema_model.bin" in cli.refuse("--use_ema")
+
+
+def test_another_context_length_is_refused_with_the_models(cli):
+    assert "12 text positions" in cli.refuse("--max_token_length", "300")
+
+
+def test_an_unknown_device_is_refused(cli):
+    assert "'abacus'" in cli.refuse("--device", "abacus")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
+def test_a_device_that_cannot_compute_in_the_dtype_is_refused(cli):
+    line = cli.refuse("--device", "cuda", "--dtype", "float16")
+    assert "device cuda cannot compute in torch.float16" in line
+
+
+def test_a_similarity_file_that_is_missing_or_damaged_is_refused(cli, tmp_path):
+    file = tmp_path / "table.json"
+    assert str(file) in cli.refuse("--cache-preset", "original", "--sim-path", file)
+    file.write_text("[]")
+    assert "similarity file" in cli.refuse("--cache-preset", "original", "--sim-path", file)
+
+
+def test_an_abbreviated_or_unknown_flag_is_refused(cli):
+    assert "--num_sam" in cli.refuse("--num_sam", "3")
+
+
+def test_debug_shows_where_an_error_came_from(cli, tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        cli("--debug", "--model_path", tmp_path / "absent")
+
+
+def test_the_command_hart_alone_asks_for_a_subcommand(capsys):
+    assert main([]) == 2
+    assert "command" in capsys.readouterr().err
+
+
+def test_help_lists_every_documented_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        generate_main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    documented = (
+        "--model_path --tokenizer_path --text_model_path --prompts --prompts_file --num_samples "
+        "--batch_size --seed --cfg_scale --top_p --more_smooth --no-more_smooth "
+        "--max_token_length --use_ema --no-use_ema --use_llm_system_prompt "
+        "--no-use_llm_system_prompt --dtype --device --output_dir --save_images --no-save_images "
+        "--quiet --cache-preset --cache-skip-stages --cache-cache-stages --cache-enable-attn "
+        "--cache-disable-attn --cache-enable-mlp --cache-disable-mlp --cache-threshold "
+        "--cache-adaptive-threshold --cache-interpolation-mode --use-cache --calibration "
+        "--sim-path --threshold --system_prompt_file"
+    )
+    assert [flag for flag in documented.split() if flag not in text] == []

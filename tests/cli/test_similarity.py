@@ -1,0 +1,95 @@
+"""Where a run's similarity table comes from, and what is said about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hart.cli import similarity
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+
+NAME = "cache_similarity.json"
+
+
+def test_a_caching_run_without_a_table_calibrates_once_and_says_so(cli):
+    assert cli("--cache-preset", "original") == 0
+    file = cli.checkpoint / "llm" / NAME
+    assert json.loads(file.read_text())["images"] == 2
+    assert cli.results["similarity"] == {"origin": "calibration", "path": str(file), "images": 2}
+    assert sum("calibrating on 2 prompts first" in line for line in cli.stdout.splitlines()) == 1
+    first = cli.results["images"]
+
+    assert cli("--cache-preset", "original") == 0
+    assert cli.results["similarity"]["origin"] == "file"
+    assert "calibrat" not in cli.stdout
+    assert [i["modules"] for i in cli.results["images"]] == [i["modules"] for i in first]
+
+
+@pytest.mark.parametrize("preset", ["no-cache", None])
+def test_a_run_that_caches_nothing_does_not_calibrate(cli, preset):
+    assert cli(*(["--cache-preset", preset] if preset else [])) == 0
+    assert not (cli.checkpoint / "llm" / NAME).exists()
+
+
+def test_calibration_images_are_limited_and_are_not_in_the_run(cli, monkeypatch):
+    monkeypatch.setattr(similarity, "MAX_CALIBRATION_PROMPTS", 1)
+    assert cli("--cache-preset", "original", "--num_samples", "2") == 0
+    assert cli.results["similarity"]["images"] == 1
+    assert len(cli.results["images"]) == 4
+    assert cli.results["images"][0]["modules"]["64"]["attn"]["computed"] <= 3
+
+
+def test_a_checkpoint_that_may_not_be_changed_gets_its_table_beside_the_images(cli, monkeypatch):
+    save = HARTForT2IEnhanced.save_similarity_data
+
+    def refuse_in_the_checkpoint(model, path=None):
+        if Path(path).is_relative_to(cli.checkpoint):
+            raise PermissionError("read-only")
+        return save(model, path)
+
+    monkeypatch.setattr(HARTForT2IEnhanced, "save_similarity_data", refuse_in_the_checkpoint)
+    assert cli("--cache-preset", "original") == 0
+    assert cli.results["similarity"]["path"] == str(cli.output / NAME)
+    assert (cli.output / NAME).is_file()
+
+
+def test_sim_path_goes_before_the_checkpoints_table(cli, tmp_path):
+    assert cli("--cache-preset", "original") == 0
+    chosen = tmp_path / "chosen.json"
+    content = json.loads((cli.checkpoint / "llm" / NAME).read_text())
+    chosen.write_text(json.dumps({**content, "images": 77}))
+    assert cli("--cache-preset", "original", "--sim-path", chosen) == 0
+    expected = {"origin": "file", "path": str(chosen), "images": 77}
+    assert cli.results["similarity"] == expected
+
+
+def test_calibration_saves_the_table_and_the_images_of_caching_off(cli, tmp_path):
+    assert cli() == 0
+    expected = [(cli.output / name).read_bytes()[-2000:] for name in cli.pictures]
+    table = tmp_path / "new" / "table.pt"
+    assert cli("--calibration", "--sim-path", table) == 0
+    assert table.is_file()
+    assert [(cli.output / name).read_bytes()[-2000:] for name in cli.pictures] == expected
+    assert cli.results["similarity"] == {"origin": "calibration", "path": str(table), "images": 2}
+    assert cli.results["settings"]["calibration"] is True
+    assert "calibrated on 2 images" in cli.stdout
+
+
+def test_calibrating_again_gives_the_same_table_and_does_not_add_to_the_old_one(cli):
+    file = cli.checkpoint / "llm" / NAME
+    tables = []
+    for _ in range(2):
+        assert cli("--calibration") == 0
+        tables.append(json.loads(file.read_text()))
+    assert tables[0] == tables[1]
+
+
+def test_a_damaged_table_in_the_checkpoint_is_replaced_with_a_warning(cli):
+    file = cli.checkpoint / "llm" / NAME
+    file.write_text("{")
+    assert cli("--cache-preset", "original") == 0
+    assert "warning: " in cli.stderr
+    assert str(file) in cli.stderr
+    assert json.loads(file.read_text())["images"] == 2
