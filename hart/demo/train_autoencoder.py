@@ -1,8 +1,8 @@
 """Training the demo's image autoencoder: continuous first, then its codebook, then the decoder.
 
-1. ``pixels``: encoder and decoder as a plain autoencoder with noisy latents, mostly on crops (the
-   network is convolutional, so a quarter of the picture costs a quarter of the time), at the end
-   on whole pictures.
+1. ``crops``: encoder and decoder as a plain autoencoder with noisy latents, on small crops that
+   show something (the network is convolutional, so a small crop costs little time).
+   ``whole``: the same on whole pictures, whose statistics the group norms must know.
 2. ``codebook``: codebook and phi convolutions of the hybrid quantizer on fixed latents, started
    by k-means on the residuals of every stage.
 3. ``decoder``: the decoder alone, on discrete and on nearly continuous maps in turn, as the
@@ -20,17 +20,20 @@ from torch import nn
 from tqdm import tqdm
 
 from hart.demo.data import render_batch
+from hart.demo.muon import muon_and_adamw
 from hart.demo.training_loop import Phase, PhaseReport, run_phase
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 
 PATCH_NUMS = (1, 2, 3, 4, 5, 7, 9, 12, 16)
-RESOLUTION, CROP = 128, 64
-LATENT_NOISE = 0.1
+RESOLUTION, CROP, CANDIDATES = 128, 48, 6
+LATENT_NOISE = 0.05
 # Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
 RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
 
-PIXELS = Phase("pixels", steps=760, learning_rate=1e-3, seed=11)
+CROPS = Phase("crops", steps=1800, learning_rate=2e-3, seed=11)
+WHOLE = Phase("whole", steps=160, learning_rate=6e-4, seed=14)
+MUON_SHARE = 2.0  # its rate, as a multiple of AdamW's
 CODEBOOK = Phase("codebook", steps=1500, learning_rate=3e-3, seed=12)
 DECODER = Phase("decoder", steps=250, learning_rate=3e-4, seed=13)
 LATENT_IMAGES = 2048
@@ -57,14 +60,22 @@ def train_autoencoder(
     Args:
         scale: factor of all step counts (tests use a small one).
     """
-    torch.manual_seed(PIXELS.seed)
-    vae = HARTAutoEncoder(demo_autoencoder_config()).to(device, memory_format=torch.channels_last)
+    torch.manual_seed(CROPS.seed)
+    vae = HARTAutoEncoder(demo_autoencoder_config()).to(device)
     vae.train()
     reports = {}
     vae.quantize.requires_grad_(False)
-    reports["pixels"] = run_phase(
-        _scaled(PIXELS, scale), vae, _pixel_loss(vae, scale, device), folder, quiet
-    )
+    for phase, images in ((CROPS, _crops), (WHOLE, _whole)):
+        reports[phase.name] = run_phase(
+            _scaled(phase, scale),
+            vae,
+            _pixel_loss(vae, images, device),
+            folder,
+            quiet,
+            muon_and_adamw(
+                vae, _hidden_weights(vae), MUON_SHARE * phase.learning_rate, phase.learning_rate
+            ),
+        )
     if not (folder / "codebook.pt").is_file():
         latents = _latents(vae, max(64, round(LATENT_IMAGES * scale)), folder, quiet, device)
         start_codebook(vae.quantize, latents)
@@ -116,15 +127,29 @@ def reconstruction_loss(out: torch.Tensor, images: torch.Tensor) -> torch.Tensor
     return loss
 
 
-def _pixel_loss(vae: HARTAutoEncoder, scale: float, device: str):
-    whole_from = round(PIXELS.steps * scale * 0.8)
+def _hidden_weights(vae: HARTAutoEncoder) -> list[nn.Parameter]:
+    """Weights of all convolutions of encoder and decoder but the first ones."""
+    named = [*vae.encoder.named_parameters(), *vae.decoder.named_parameters()]
+    return [p for name, p in named if p.ndim == 4 and not name.startswith("conv_in")]
 
+
+def _whole(rng: np.random.Generator, device: str) -> torch.Tensor:
+    return _images(rng, 4, device)
+
+
+def _crops(rng: np.random.Generator, device: str) -> torch.Tensor:
+    """(8, 3, 48, 48): of six random crops of each picture the one with the most contrast."""
+    images, crops = _images(rng, 8, device), []
+    for image in images:
+        corners = rng.integers(0, RESOLUTION - CROP + 1, (CANDIDATES, 2))
+        candidates = [image[:, y : y + CROP, x : x + CROP] for y, x in corners]
+        crops.append(max(candidates, key=lambda crop: crop.std().item()))
+    return torch.stack(crops).contiguous(memory_format=torch.channels_last)
+
+
+def _pixel_loss(vae: HARTAutoEncoder, draw_images, device: str):
     def loss(step: int, rng: np.random.Generator):
-        if step < whole_from:
-            top, left = rng.integers(0, RESOLUTION - CROP + 1, 2)
-            images = _images(rng, 16, device)[:, :, top : top + CROP, left : left + CROP]
-        else:
-            images = _images(rng, 4, device)
+        images = draw_images(rng, device)
         f = _encode(vae, images)
         std, mean = f.std(dim=(0, 2, 3)), f.mean(dim=(0, 2, 3))
         out = _decode(vae, f + LATENT_NOISE * torch.randn_like(f))

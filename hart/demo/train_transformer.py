@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from hart.demo.captions import caption
 from hart.demo.data import render_batch
+from hart.demo.muon import muon_and_adamw
 from hart.demo.train_autoencoder import PATCH_NUMS
 from hart.demo.train_text import CONTEXT_TOKENS, DEMO_SYSTEM_PROMPT
 from hart.demo.training_loop import Phase, PhaseReport, run_phase
@@ -83,7 +84,9 @@ def train_transformer(
     model.to(device).train()
     phase = Phase(**{**vars(TRANSFORMER), "steps": max(2, round(TRANSFORMER.steps * scale))})
     loss = _transformer_loss(model, data, text_model, tokenizer, device)
-    report = run_phase(phase, model, loss, folder, quiet, _optimizers(model))
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
+    report = run_phase(phase, model, loss, folder, quiet, optimizers)
     return model.eval(), report
 
 
@@ -170,15 +173,3 @@ def _transformer_loss(model: HARTForT2I, data: TokenData, text_model, tokenizer,
         return (per_stage * weights).sum() + 0.5 * diff_loss, shown
 
     return loss
-
-
-def _optimizers(model: HARTForT2I) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for the blocks' matrices, AdamW for everything else."""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(matrices, lr=MUON_LEARNING_RATE, weight_decay=0.01, momentum=0.95)
-    adam = torch.optim.AdamW(
-        others, lr=TRANSFORMER.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
-    )
-    return [muon, adam]
