@@ -1,0 +1,144 @@
+"""The training recipe on a tiny scale: it resumes exactly, and its exact steps are exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hart.demo.muon import ConvMuon, muon_and_adamw
+from hart.demo.train_autoencoder import (
+    PATCH_NUMS,
+    demo_autoencoder_config,
+    rescale_latents,
+    stage_residuals,
+    start_codebook,
+)
+from hart.demo.train_transformer import TokenData, demo_transformer_config
+from hart.demo.training_loop import Phase, run_phase
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(torch.optim, "Muon"), reason="training needs torch.optim.Muon (torch 2.9)"
+)
+
+
+def regression(module: nn.Module):
+    def loss(step: int, rng: np.random.Generator):
+        x = torch.from_numpy(rng.normal(size=(8, 3))).float()
+        error = (module(x + 0.1 * torch.randn_like(x)) - x.sum(dim=1, keepdim=True)).square().mean()
+        return error, {"error": error.item()}
+
+    return loss
+
+
+def fresh_module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+def optimizers(module: nn.Module):
+    return muon_and_adamw(module, [module[0].weight], 0.01, 0.01)
+
+
+class InterruptedTrainingError(Exception):
+    pass
+
+
+def test_an_interrupted_phase_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("hart.demo.training_loop.SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    phase = Phase("toy", steps=12, learning_rate=0.01, seed=4)
+    whole = fresh_module()
+    run_phase(phase, whole, regression(whole), tmp_path / "a", True, optimizers(whole))
+
+    broken = fresh_module()
+    loss = regression(broken)
+
+    def failing(step, rng):
+        if step == 7:
+            raise InterruptedTrainingError
+        return loss(step, rng)
+
+    with pytest.raises(InterruptedTrainingError):
+        run_phase(phase, broken, failing, tmp_path / "b", True, optimizers(broken))
+    resumed = fresh_module()
+    report = run_phase(
+        phase, resumed, regression(resumed), tmp_path / "b", True, optimizers(resumed)
+    )
+    assert report.steps == 12
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert a.equal(b)
+
+
+def test_a_finished_phase_is_not_trained_again(tmp_path):
+    phase = Phase("toy", steps=3, learning_rate=0.01)
+    module = fresh_module()
+    run_phase(phase, module, regression(module), tmp_path, True)
+    again = fresh_module()
+    run_phase(phase, again, lambda step, rng: pytest.fail("trained again"), tmp_path, True)
+    assert again[0].weight.equal(module[0].weight)
+
+
+def test_conv_muon_updates_the_convolution_itself():
+    conv = nn.Conv2d(4, 8, 3)
+    before = conv.weight.detach().clone()
+    optimizer = ConvMuon([conv.weight], lr=0.1)
+    conv(torch.randn(2, 4, 5, 5)).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    assert not conv.weight.equal(before)
+    assert conv.weight.grad is None
+
+
+@pytest.fixture(scope="module")
+def vae():
+    torch.manual_seed(0)
+    return HARTAutoEncoder(demo_autoencoder_config()).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def latents():
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.randn(12, 8, 4, 4, generator=generator)
+    fine = torch.randn(12, 8, 16, 16, generator=generator)
+    return nn.functional.interpolate(coarse, size=16, mode="bicubic") + 0.1 * fine
+
+
+def test_k_means_start_explains_most_of_the_latents(vae, latents):
+    start_codebook(vae.quantize, latents)
+    last = stage_residuals(vae.quantize, latents)[-1]
+    assert len(last) == 12 * 256
+    assert last.square().mean() < 0.2 * latents.square().mean()
+
+
+def test_rescaling_changes_no_picture_and_fits_the_residuals(vae, latents):
+    start_codebook(vae.quantize, latents)
+    images = torch.rand(1, 3, 128, 128) * 2 - 1
+    before = vae.decoder(vae.post_quant_conv(vae.quant_conv(vae.encoder(images))))
+    ids_before = vae.quantize.f_to_idxBl_or_fhat(latents, to_fhat=False)
+    factor = rescale_latents(vae, latents)
+    after = vae.decoder(vae.post_quant_conv(vae.quant_conv(vae.encoder(images))))
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+    *ids, rest = vae.quantize.f_to_idxBl_and_frest(latents * factor)
+    same = torch.cat([(a == b).flatten() for a, b in zip(ids, ids_before, strict=True)])
+    assert same.float().mean() > 0.99
+    residual = (rest - vae.quantize.embedding(ids[-1])).abs().flatten()
+    assert residual.quantile(0.998).item() == pytest.approx(0.6, rel=0.02)
+
+
+def test_tokens_are_computed_once_and_read_back(vae, tmp_path):
+    data = TokenData.prepare(vae, tmp_path, 64, True, "cpu")
+    again = TokenData.prepare(None, tmp_path, 64, True, "cpu")
+    assert data.ids.equal(again.ids)
+    assert data.captions == again.captions
+    ids, rest, captions = again.sample(np.random.default_rng(0), 5, "cpu")
+    assert [i.shape for i in ids] == [(5, side**2) for side in PATCH_NUMS]
+    assert rest.shape == (5, 256, 8)
+    assert len(captions) == 5
+
+
+def test_demo_transformer_drops_a_tenth_of_the_texts(vae):
+    config = demo_transformer_config(vae, 128)
+    dropped = torch.randn(20000, generator=torch.Generator().manual_seed(0)) < config.cond_drop_rate
+    assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.01)
