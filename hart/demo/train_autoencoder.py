@@ -31,12 +31,12 @@ LATENT_NOISE = 0.05
 # Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
 RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
 
-CROPS = Phase("crops", steps=1800, learning_rate=2e-3, seed=11)
-WHOLE = Phase("whole", steps=160, learning_rate=6e-4, seed=14)
+CROPS = Phase("crops", steps=1250, learning_rate=2e-3, seed=11)
+WHOLE = Phase("whole", steps=140, learning_rate=6e-4, seed=14)
 MUON_SHARE = 2.0  # its rate, as a multiple of AdamW's
-CODEBOOK = Phase("codebook", steps=1500, learning_rate=3e-3, seed=12)
-DECODER = Phase("decoder", steps=250, learning_rate=3e-4, seed=13)
-LATENT_IMAGES = 2048
+CODEBOOK = Phase("codebook", steps=1000, learning_rate=3e-3, seed=12)
+DECODER = Phase("decoder", steps=150, learning_rate=3e-4, seed=13)
+LATENT_IMAGES = 1536
 
 
 def demo_autoencoder_config() -> HARTAutoEncoderConfig:
