@@ -27,9 +27,9 @@ from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.utils.prompts import encode_prompts
 
-TRANSFORMER = Phase("transformer", steps=2600, learning_rate=2e-3, seed=21, warmup=0.03)
+TRANSFORMER = Phase("transformer", steps=9000, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
-BATCH = 32
+BATCH = 16
 PICTURES, CAPTIONS_PER_PICTURE = 16384, 4
 DROPPED_TEXT = 0.1
 WITHOUT_SYSTEM_PROMPT = 0.15
@@ -115,7 +115,9 @@ class TokenData:
         for _ in tqdm(range(0, n, 64), desc="tokens", disable=None if not quiet else True):
             batch = render_batch(rng, 64)
             images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
-            *ids, rest = vae.img_to_idxBl_and_frest(images)
+            with torch.autocast(device, dtype=torch.bfloat16):
+                f = vae.quant_conv(vae.encoder(images)).float()
+            *ids, rest = vae.quantize.f_to_idxBl_and_frest(f)
             all_ids.append(torch.cat(ids, dim=1).to("cpu", torch.int16))
             all_rest.append(rest.to("cpu", torch.float16))
             for scene in batch.scenes:
