@@ -35,7 +35,12 @@ READER_STEPS = 3600
 
 
 def train_demo(
-    run_dir: Path, out: Path, scale: float = 1.0, quiet: bool = False, device: str = "cpu"
+    run_dir: Path,
+    out: Path,
+    scale: float = 1.0,
+    quiet: bool = False,
+    device: str = "cpu",
+    compile_blocks: bool = False,
 ) -> dict:
     """Train every part and write the assets; returns the manifest.
 
@@ -43,12 +48,13 @@ def train_demo(
         run_dir: where the phases keep their state.
         out: asset folder; gets ``checkpoint`` and ``reader``.
         scale: factor of all step counts (tests use a small one).
+        compile_blocks: faster transformer steps, see :func:`train_transformer`.
     """
     text_model, tokenizer, text_report = train_text(run_dir / "text", scale, quiet, device)
     vae, vae_reports = train_autoencoder(run_dir / "autoencoder", scale, quiet, device)
     text_model.requires_grad_(False).eval()
     model, report = train_transformer(
-        vae, text_model, tokenizer, run_dir / "transformer", scale, quiet, device
+        vae, text_model, tokenizer, run_dir / "transformer", scale, quiet, device, compile_blocks
     )
     reader_file = out / "reader" / "model.safetensors"
     if not reader_file.is_file():
@@ -117,9 +123,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=DEMO_ASSETS)
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all step counts")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the blocks; needs a C++ compiler"
+    )
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
-    train_demo(args.run_dir, args.out, args.scale, args.quiet, args.device)
+    train_demo(args.run_dir, args.out, args.scale, args.quiet, args.device, args.compile)
     return 0
 
 

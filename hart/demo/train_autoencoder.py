@@ -31,11 +31,11 @@ LATENT_NOISE = 0.05
 # Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
 RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
 
-CROPS = Phase("crops", steps=1250, learning_rate=2e-3, seed=11)
+CROPS = Phase("crops", steps=3200, learning_rate=2e-3, seed=11)
 WHOLE = Phase("whole", steps=140, learning_rate=6e-4, seed=14)
 MUON_SHARE = 2.0  # its rate, as a multiple of AdamW's
 CODEBOOK = Phase("codebook", steps=1000, learning_rate=3e-3, seed=12)
-DECODER = Phase("decoder", steps=150, learning_rate=3e-4, seed=13)
+DECODER = Phase("decoder", steps=240, learning_rate=3e-4, seed=13)
 LATENT_IMAGES = 1536
 
 

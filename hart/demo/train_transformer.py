@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from hart.utils.prompts import encode_prompts
 TRANSFORMER = Phase("transformer", steps=9000, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
 BATCH = 16
+EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.6, 32, 7
 PICTURES, CAPTIONS_PER_PICTURE = 16384, 4
 DROPPED_TEXT = 0.1
 WITHOUT_SYSTEM_PROMPT = 0.15
@@ -67,6 +69,7 @@ def train_transformer(
     scale: float = 1.0,
     quiet: bool = False,
     device: str = "cpu",
+    compile_blocks: bool = False,
 ) -> tuple[HARTForT2I, PhaseReport]:
     """Train from nothing, or go on where ``folder`` left off.
 
@@ -74,6 +77,7 @@ def train_transformer(
         vae: finished autoencoder, in eval mode.
         text_model, tokenizer: finished text encoder.
         scale: factor of step count and number of pictures (tests use a small one).
+        compile_blocks: run the blocks through torch.compile, which needs a C++ compiler.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = TokenData.prepare(vae, folder, max(BATCH, round(PICTURES * scale)), quiet, device)
@@ -83,10 +87,16 @@ def train_transformer(
     model.attach_autoencoder(vae)
     model.to(device).train()
     phase = Phase(**{**vars(TRANSFORMER), "steps": max(2, round(TRANSFORMER.steps * scale))})
-    loss = _transformer_loss(model, data, text_model, tokenizer, device)
+    loss = TeacherForcing(model, data, text_model, tokenizer, device)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
+    if compile_blocks:
+        for block in model.blocks:
+            block.forward_function = torch.compile(block.forward_function, dynamic=True)
     report = run_phase(phase, model, loss, folder, quiet, optimizers)
+    if compile_blocks:
+        for block in model.blocks:
+            del block.forward_function  # the class's own again
     return model.eval(), report
 
 
@@ -135,43 +145,85 @@ class TokenData:
         return list(ids), self.rest[rows].float().to(device), captions
 
 
-def _transformer_loss(model: HARTForT2I, data: TokenData, text_model, tokenizer, device: str):
-    quantizer = model.vae_quant_proxy[0]
-    counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]])
-    stage_of = torch.arange(len(counts)).repeat_interleave(counts).to(device)
-    # Few tokens decide what is drawn, many how: a stage weighs as the root of its token count.
-    weights = torch.tensor(PATCH_NUMS, dtype=torch.float32, device=device)
-    weights = weights / weights.sum()
+class TeacherForcing:
+    """Loss of one training step: (step, generator) to the loss and the numbers to show.
 
-    def loss(step: int, rng: np.random.Generator):
+    Every other step or so sees only the first stages of a larger batch. They decide what is drawn,
+    are the hardest to learn, and cost little without the many tokens of the late ones.
+    """
+
+    def __init__(self, model: HARTForT2I, data: TokenData, text_model, tokenizer, device: str):
+        self.model, self.data, self.device = model, data, device
+        self.text_model, self.tokenizer = text_model, tokenizer
+        self.counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]], device=device)
+        self.stage_of = torch.arange(len(self.counts), device=device).repeat_interleave(self.counts)
+        # Few tokens decide what is drawn, many how: a stage weighs as the root of its token count.
+        self.weights = torch.tensor(PATCH_NUMS, dtype=torch.float32, device=device)
+
+    def __call__(self, step: int, rng: np.random.Generator):
         np.random.seed(int(rng.integers(2**32)))
-        ids, rest, captions = data.sample(rng, BATCH, device)
-        with torch.no_grad():
-            maps = quantizer.idxBl_to_var_input(ids)
-            _, mask, positions, context = encode_prompts(
-                captions,
-                text_model,
-                tokenizer,
-                CONTEXT_TOKENS,
-                DEMO_SYSTEM_PROMPT,
-                use_llm_system_prompt=rng.random() >= WITHOUT_SYSTEM_PROMPT,
+        if rng.random() < EARLY_SHARE:
+            return self._early_stages(rng)
+        return self._all_stages(rng)
+
+    def _early_stages(self, rng: np.random.Generator):
+        ids, _, text, maps = self._sample(rng, EARLY_BATCH)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            logits = self.model.early_logits(
+                text.context, maps, text.positions, text.mask, EARLY_STAGES
             )
-        with torch.autocast(device, dtype=torch.bfloat16):
-            logits, diff_loss, kept = model(context, maps, positions, mask, rest, ids[-1])
-        early = F.cross_entropy(
-            logits[:, : len(stage_of)].flatten(0, 1),
-            torch.cat(ids[:-1], dim=1).flatten(),
-            reduction="none",
-        ).view(BATCH, -1)
-        last = F.cross_entropy(logits[:, len(stage_of) :].flatten(0, 1), ids[-1][kept])
-        sums = torch.zeros(len(counts), device=device).index_add_(0, stage_of, early.mean(dim=0))
-        per_stage = torch.cat((sums / counts.to(device), last[None]))
+        per_stage = self._per_stage(logits, ids[:EARLY_STAGES])
+        shown = {"ce_early": per_stage[:5].mean().item()}
+        return self._weighted(per_stage), shown
+
+    def _all_stages(self, rng: np.random.Generator):
+        ids, rest, text, maps = self._sample(rng, BATCH)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            logits, diff_loss, kept = self.model(
+                text.context, maps, text.positions, text.mask, rest, ids[-1]
+            )
+        known = len(self.stage_of)
+        last = F.cross_entropy(logits[:, known:].flatten(0, 1), ids[-1][kept])
+        per_stage = torch.cat((self._per_stage(logits[:, :known], ids[:-1]), last[None]))
+        loss = self._weighted(per_stage)
         shown = {
-            "ce": (per_stage * weights).sum().item(),
+            "ce": loss.item(),
             "ce_early": per_stage[:5].mean().item(),
             "ce_last": last.item(),
             "diff": diff_loss.item(),
         }
-        return (per_stage * weights).sum() + 0.5 * diff_loss, shown
+        return loss + 0.5 * diff_loss, shown
 
-    return loss
+    @torch.no_grad()
+    def _sample(self, rng: np.random.Generator, n: int):
+        ids, rest, captions = self.data.sample(rng, n, self.device)
+        _, mask, positions, context = encode_prompts(
+            captions,
+            self.text_model,
+            self.tokenizer,
+            CONTEXT_TOKENS,
+            DEMO_SYSTEM_PROMPT,
+            use_llm_system_prompt=rng.random() >= WITHOUT_SYSTEM_PROMPT,
+        )
+        maps = self.model.vae_quant_proxy[0].idxBl_to_var_input(ids)
+        return ids, rest, EncodedText(context, positions, mask), maps
+
+    def _per_stage(self, logits: torch.Tensor, ids: list[torch.Tensor]) -> torch.Tensor:
+        """Mean cross-entropy of every stage, (stages,), from logits (B, n, V)."""
+        target = torch.cat(ids, dim=1)
+        errors = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+        errors = errors.view(target.shape).mean(dim=0)
+        sums = errors.new_zeros(len(ids)).index_add_(0, self.stage_of[: len(errors)], errors)
+        return sums / self.counts[: len(ids)]
+
+    def _weighted(self, per_stage: torch.Tensor) -> torch.Tensor:
+        weights = self.weights[: len(per_stage)]
+        return (per_stage * weights).sum() / weights.sum()
+
+
+class EncodedText(NamedTuple):
+    """Captions as the transformer takes them: (B, T, E), (B, T), (B, T)."""
+
+    context: torch.Tensor
+    positions: torch.Tensor
+    mask: torch.Tensor

@@ -105,6 +105,38 @@ class TrainingMixin:
         )
         return logits[:, self.first_l - 1 :], diff_loss, kept
 
+    def early_logits(
+        self,
+        context: torch.Tensor,
+        x_BLCv_wo_first_l: torch.Tensor,
+        context_position_ids: torch.Tensor,
+        context_mask: torch.Tensor,
+        num_stages: int,
+    ) -> torch.Tensor:
+        """Teacher-forced logits of the first stages, without the cost of the others.
+
+        No stage sees a later one, so these are the logits that :meth:`forward` has there.
+
+        Args:
+            num_stages: stages to predict, 1 .. S - 1; otherwise as for :meth:`forward`.
+
+        Returns:
+            (B, n, V) with n the number of tokens of these stages.
+
+        Raises:
+            ValueError: ``num_stages`` is outside that range.
+        """
+        if not 1 <= num_stages < len(self.patch_nums):
+            raise ValueError(
+                f"num_stages must be from 1 to {len(self.patch_nums) - 1}, got {num_stages}"
+            )
+        bsz, end = x_BLCv_wo_first_l.shape[0], self.begin_ends[num_stages - 1][1]
+        keep = torch.arange(self.sequence_length, device=context.device) < end
+        keep = keep.expand(bsz, -1)
+        x, cond = self._embed_sequence(context, x_BLCv_wo_first_l, keep)
+        x = self._run_training_blocks(x, cond, keep, context_position_ids, context_mask)
+        return self.get_logits(x[:, self.first_l - 1 :], cond)
+
     def _embed_sequence(
         self, context: torch.Tensor, maps: torch.Tensor, keep: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
