@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="hart", description="HART text-to-image with feature caching.")
     commands = parser.add_subparsers(required=True, metavar="command")
     _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
+    _add_file_commands(commands)
     return _run(parser, argv)
 
 
@@ -35,6 +36,12 @@ def _set_up_generate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Draw images of prompts with HART, with or without feature caching."
     add_generate_arguments(parser)
     parser.set_defaults(run=run_generate)
+
+
+def _add_file_commands(commands: argparse._SubParsersAction) -> None:
+    from hart.cli.similarity_files import add_similarity_commands
+
+    add_similarity_commands(commands)
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:

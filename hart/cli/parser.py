@@ -42,3 +42,8 @@ def on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, text
     group.add_argument(
         f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=text
     )
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Add ``--debug``, which every command has."""
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import pickle
 import pickletools
 import zipfile
@@ -18,16 +19,27 @@ from typing import Any
 import torch
 
 from .similarity import SimilarityTables, Table
-from .stages import TABLE_WIDTH, StageSchedule
+from .stages import TABLE_WIDTH, StageSchedule, length2iteration
 
 MAX_FILE_BYTES = 1 << 20
 """Largest file that is read, 1 MiB; tables of 64 blocks need about 50 KiB as JSON."""
+
+MAX_BLOCKS = 1024
+"""Largest depth that is believed where no model says how many blocks there are."""
+
+MAX_IMAGES = 10**12
+"""Largest number of calibrated images that is believed; averaging with it stays exact enough."""
 
 FORMAT_NAME = "hart-cache-similarity"
 FORMAT_VERSION = 1
 
 VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 """Schedule of the public VAR models at 256 pixels, whose ``.pt`` files have nine columns."""
+
+HART_PATCH_NUMS = tuple(math.isqrt(length) for length in length2iteration)
+"""Schedule of the published HART models at 1024 pixels, which a ``.pkl`` has columns for."""
+
+NAMED_SCHEDULES = {"hart-1024": HART_PATCH_NUMS, "var-256": VAR_PATCH_NUMS}
 
 _JSON_KEYS = {
     "format": str,
@@ -113,6 +125,8 @@ def decode_json(data: bytes) -> DecodedFile:
         )
     if document["images"] < 0:
         raise ValueError(f"images must not be negative, found {document['images']}")
+    if document["images"] > MAX_IMAGES:
+        raise ValueError(f"images must be at most {MAX_IMAGES}")
     for site in ("attn", "mlp"):
         if len(document[site]) != document["depth"]:
             raise ValueError(
@@ -135,41 +149,61 @@ def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
     return buffer.getvalue()
 
 
-def decode_pt(data: bytes, depth: int, schedule: StageSchedule) -> DecodedFile:
+def decode_pt(
+    data: bytes, depth: int | None = None, schedule: StageSchedule | None = None
+) -> DecodedFile:
     """Read VAR's format.
 
-    The file does not name its schedule. As many columns as the model has transitions means the
-    model's own; otherwise nine columns mean :data:`VAR_PATCH_NUMS`.
+    The file does not name its schedule. As many columns as ``schedule`` has transitions means
+    that one; otherwise nine columns mean :data:`VAR_PATCH_NUMS`. Without a ``depth`` any number of
+    blocks up to :data:`MAX_BLOCKS` is read.
     """
+    document = _load_tensors(data)
+    _require_keys(document, {"attn": None, "mlp": None})
+    for site, tensor in document.items():
+        _require_matrix(tensor, site, depth)
+    source = _schedule_of_columns(document["attn"].shape[1], schedule)
+    attn, mlp = (_spread(document[site], source, site) for site in ("attn", "mlp"))
+    return DecodedFile(attn, mlp, Provenance(source.patch_nums))
+
+
+def _load_tensors(data: bytes) -> object:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:  # the older format allocates on its word
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > MAX_FILE_BYTES:
         raise ValueError(f"expected at most {MAX_FILE_BYTES} bytes unpacked, found {unpacked}")
     try:
-        document = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its text advises to load the file unsafely
         raise ValueError("expected tensors and plain containers only") from error
-    _require_keys(document, {"attn": None, "mlp": None})
-    for site, tensor in document.items():
-        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
-            raise ValueError(f"{site}: expected a dense tensor, found {type(tensor).__name__}")
-        if not tensor.is_floating_point():
-            raise ValueError(f"{site}: expected floats, found {tensor.dtype}")
-        if tensor.dim() != 2 or tensor.shape[0] != depth:
-            raise ValueError(
-                f"{site}: expected ({depth}, transitions) for {depth} blocks, "
-                f"found {tuple(tensor.shape)}"
-            )
-    columns = document["attn"].shape[1]
-    own = columns == schedule.num_transitions
-    if not own and columns != len(VAR_PATCH_NUMS) - 1:
+
+
+def _require_matrix(tensor: object, site: str, depth: int | None) -> None:
+    if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided:
+        raise ValueError(f"{site}: expected a dense tensor, found {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"{site}: expected floats, found {tensor.dtype}")
+    allowed = range(1, MAX_BLOCKS + 1) if depth is None else (depth,)
+    if tensor.dim() != 2 or tensor.shape[0] not in allowed:
+        blocks = f"1 to {MAX_BLOCKS}" if depth is None else depth
         raise ValueError(
-            f"expected {schedule.num_transitions} columns, one per transition of this model, or "
-            f"{len(VAR_PATCH_NUMS) - 1} for VAR at 256 pixels; found {columns}"
+            f"{site}: expected ({blocks}, transitions) for {blocks} blocks, "
+            f"found {tuple(tensor.shape)}"
         )
-    source = schedule if own else StageSchedule(VAR_PATCH_NUMS)
-    attn, mlp = (_spread(document[site], source, site) for site in ("attn", "mlp"))
-    return DecodedFile(attn, mlp, Provenance(source.patch_nums))
+
+
+def _schedule_of_columns(columns: int, schedule: StageSchedule | None) -> StageSchedule:
+    var = StageSchedule(VAR_PATCH_NUMS)
+    for candidate in (schedule, var):
+        if candidate is not None and columns == candidate.num_transitions:
+            return candidate
+    expected = f"{var.num_transitions} columns for VAR at 256 pixels"
+    if schedule is None:
+        raise ValueError(f"expected {expected}, found {columns}: name the stages they belong to")
+    raise ValueError(
+        f"expected {schedule.num_transitions} columns, one per transition of the model, or "
+        f"{expected}; found {columns}"
+    )
 
 
 def _spread(tensor: torch.Tensor, schedule: StageSchedule, site: str) -> Table:
@@ -189,8 +223,12 @@ def encode_pkl(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
     return pickle.dumps({"mlp": tables.mlp, "attn": tables.attn}, protocol=4)
 
 
-def decode_pkl(data: bytes, schedule: StageSchedule) -> DecodedFile:
-    """Read HART's pickle, which has no schedule: columns mean what ``length2iteration`` says."""
+def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFile:
+    """Read HART's pickle, which has no schedule: columns mean what ``length2iteration`` says.
+
+    The schedule is by default :data:`HART_PATCH_NUMS`; another one selects from its stages.
+    """
+    schedule = schedule or StageSchedule(HART_PATCH_NUMS)
     _require_hart(schedule)
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in _PICKLE_OPCODES:

@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .config import SITES
 from .similarity import SimilarityTables, Table, validate_table
 from .similarity_formats import (
+    MAX_BLOCKS,
     MAX_FILE_BYTES,
     DecodedFile,
     Provenance,
@@ -40,6 +43,24 @@ SUFFIXES = (".json", ".pt", ".pkl")
 
 class SimilarityFileError(ValueError):
     """A similarity file is unusable; the message names it, what was expected and what was found."""
+
+
+@dataclass(frozen=True)
+class StoredSimilarity:
+    """A similarity file's content in the columns of its own schedule.
+
+    Attributes:
+        tables: similarities of both sites, and the images that they average over.
+        provenance: where the table comes from.
+    """
+
+    tables: SimilarityTables
+    provenance: Provenance
+
+    @property
+    def schedule(self) -> StageSchedule:
+        """The stages that the columns belong to."""
+        return StageSchedule(self.provenance.patch_nums)
 
 
 @dataclass(frozen=True)
@@ -89,16 +110,60 @@ def save_similarity(
     provenance = Provenance(
         schedule.patch_nums, tables.images, fingerprint, library_version, dict(extra or {})
     )
+    _write_beside_and_rename(path, _encode_checked(path, tables, schedule, provenance))
+
+
+def check_destination(path: str | os.PathLike[str], depth: int, schedule: StageSchedule) -> None:
+    """Raise now what :func:`save_similarity` would raise later for a table of this shape.
+
+    Creates the folder, and a file in it that it removes again.
+
+    Raises:
+        SimilarityFileError: the suffix is unknown, or the format cannot hold such a table.
+        OSError: no file can be written there.
+    """
+    path = Path(path)
+    tables = SimilarityTables.empty(depth, schedule)
+    _encode_checked(path, tables, schedule, Provenance(schedule.patch_nums))
+    if path.exists() and not path.is_file():
+        raise SimilarityFileError(f"{path}: expected a regular file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
+
+
+def read_similarity(
+    path: str | os.PathLike[str],
+    schedule: StageSchedule | None = None,
+    depth: int | None = None,
+) -> StoredSimilarity:
+    """Read a similarity file as it is; the suffix chooses the format.
+
+    Args:
+        path: file ending in ``.json``, ``.pt`` or ``.pkl``.
+        schedule: stages of the columns where the file does not say: a ``.pt`` with another number
+            of columns than VAR's nine, and a ``.pkl`` of another model than HART at 1024 pixels.
+        depth: number of blocks that is required; by default any.
+
+    Raises:
+        SimilarityFileError: the file is not what its suffix says, has another depth, or holds
+            something that is not a similarity.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    data = _read_limited(path)
     try:
-        tables.validate(tables.depth, schedule)
-        data = _encode(path.suffix, tables, schedule, provenance)
-    except (ValueError, TypeError) as error:
-        raise SimilarityFileError(f"{path}: {error}") from error
-    if len(data) > MAX_FILE_BYTES:
+        decoded = _decode(path.suffix, data, depth, schedule)
+    except Exception as error:  # parsers of hostile bytes fail in many ways
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise SimilarityFileError(
-            f"{path}: {len(data)} bytes are more than the {MAX_FILE_BYTES} that are read"
-        )
-    _write_beside_and_rename(path, data)
+            f"{path} is not a usable {path.suffix} similarity file: {reason}"
+        ) from error
+    try:
+        tables = _checked_tables(decoded, depth)
+    except ValueError as error:
+        raise SimilarityFileError(f"{path}, {error}") from error
+    return StoredSimilarity(tables, decoded.provenance)
 
 
 def load_similarity(
@@ -118,28 +183,54 @@ def load_similarity(
             something that is not a similarity.
         OSError: the file cannot be read.
     """
-    path = Path(path)
-    data = _read_limited(path)
-    try:
-        decoded = _decode(path.suffix, data, depth, schedule)
-    except Exception as error:  # parsers of hostile bytes fail in many ways
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise SimilarityFileError(
-            f"{path} is not a usable {path.suffix} similarity file: {reason}"
-        ) from error
-    source = StageSchedule(decoded.provenance.patch_nums)
-    for site in ("attn", "mlp"):
-        try:
-            validate_table(getattr(decoded, site), depth, source.width, f"{site} table")
-        except ValueError as error:
-            raise SimilarityFileError(f"{path}, {error}") from error
-    matched = set(source.transitions) & set(schedule.transitions)
+    return match_stages(read_similarity(path, schedule, depth), schedule)
+
+
+def match_stages(stored: StoredSimilarity, schedule: StageSchedule) -> LoadedSimilarity:
+    """Move a table to the columns of another schedule, transition by transition.
+
+    A transition is matched by its two token counts; what has no match is 0 and never reused.
+    """
+    source = stored.schedule
     tables = SimilarityTables(
-        attn=_transfer(decoded.attn, source, schedule),
-        mlp=_transfer(decoded.mlp, source, schedule),
-        images=decoded.provenance.images,
+        attn=_transfer(stored.tables.attn, source, schedule),
+        mlp=_transfer(stored.tables.mlp, source, schedule),
+        images=stored.tables.images,
     )
-    return LoadedSimilarity(tables, decoded.provenance, len(matched), schedule.num_transitions)
+    matched = set(source.transitions) & set(schedule.transitions)
+    return LoadedSimilarity(tables, stored.provenance, len(matched), schedule.num_transitions)
+
+
+def _depth_of(table: object) -> int:
+    if not isinstance(table, list) or not 1 <= len(table) <= MAX_BLOCKS:
+        found = len(table) if isinstance(table, list) else f"a {type(table).__name__}"
+        raise ValueError(f"attn table: expected 1 to {MAX_BLOCKS} rows (blocks), found {found}")
+    return len(table)
+
+
+def _checked_tables(decoded: DecodedFile, depth: int | None) -> SimilarityTables:
+    width = StageSchedule(decoded.provenance.patch_nums).width
+    if depth is None:
+        depth = _depth_of(decoded.attn)
+    for site in SITES:
+        validate_table(getattr(decoded, site), depth, width, f"{site} table")
+    attn, mlp = ([list(map(float, row)) for row in getattr(decoded, site)] for site in SITES)
+    return SimilarityTables(attn, mlp, decoded.provenance.images)
+
+
+def _encode_checked(
+    path: Path, tables: SimilarityTables, schedule: StageSchedule, provenance: Provenance
+) -> bytes:
+    try:
+        tables.validate(tables.depth, schedule)
+        data = _encode(path.suffix, tables, schedule, provenance)
+    except (ValueError, TypeError) as error:
+        raise SimilarityFileError(f"{path}: {error}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise SimilarityFileError(
+            f"{path}: {len(data)} bytes are more than the {MAX_FILE_BYTES} that are read"
+        )
+    return data
 
 
 def _encode(
@@ -154,7 +245,9 @@ def _encode(
     raise ValueError(_bad_suffix(suffix))
 
 
-def _decode(suffix: str, data: bytes, depth: int, schedule: StageSchedule) -> DecodedFile:
+def _decode(
+    suffix: str, data: bytes, depth: int | None, schedule: StageSchedule | None
+) -> DecodedFile:
     if suffix == ".json":
         return decode_json(data)
     if suffix == ".pt":
@@ -180,7 +273,7 @@ def _transfer(table: Table, source: StageSchedule, target: StageSchedule) -> Tab
     for source_row in table:
         row = [0.0] * target.width
         for old, new in moves:
-            row[new] = float(source_row[old])
+            row[new] = source_row[old]
         rows.append(row)
     return rows
 
