@@ -28,7 +28,6 @@ LEVELS = {
     "hart.modules.networks.caching": 8,
     "hart.utils": 8,
 }
-# A lazy import inside a function that says how a command finds the bundled files.
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from hart.cli.arguments import generation_options
-from hart.cli.output import RESULTS_FILE, prepare_output_folder, save_result, write_json
+from hart.cli.output import RESULTS_FILE, prepare_output_folder, save_result
 from hart.cli.prompts import read_text, resolve_prompts
 from hart.cli.report import image_entry, run_report, summary_lines
 from hart.cli.run import Run
@@ -21,6 +21,7 @@ from hart.modules.models.transformer.cache_options import (
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.pipeline import HARTPipeline, locate_checkpoint
 from hart.pipeline.options import plan_images
+from hart.utils.files import write_json
 
 INTERRUPTED = 130
 

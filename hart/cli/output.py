@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
-import uuid
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import hart
 from hart.cli.run import Run
@@ -43,14 +39,3 @@ def save_result(result: ImageResult, run: Run) -> Path:
         "Software": f"hart {hart.__version__}",
     }
     return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata)
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write beside and rename, so that a reader never sees half a file."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    beside = file.with_name(f".{file.name}.{uuid.uuid4().hex}.part")
-    try:
-        beside.write_text(text + "\n", encoding="utf-8")
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -70,11 +70,11 @@ def train_demo(
 def save_checkpoint(
     model: HARTForT2I, vae: HARTAutoEncoder, text_model: nn.Module, tokenizer, folder: Path
 ) -> None:
-    """Write an ordinary checkpoint folder; transformer and autoencoder in half precision."""
+    """Write an ordinary checkpoint folder, all weights in half precision."""
     model = model.cpu().to(STORED_DTYPE)
     model.save_pretrained(folder / "llm")
     vae.to(STORED_DTYPE).save_pretrained(folder / "tokenizer")
-    save_text_model(text_model, tokenizer, folder / "text_model")
+    save_text_model(text_model, tokenizer, folder / "text_model", STORED_DTYPE)
     (folder / "system_prompt.txt").write_bytes(DEMO_SYSTEM_PROMPT.encode("utf-8"))
 
 

@@ -8,7 +8,6 @@ stays is a frozen model from whose features any network that follows can take th
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from hart.demo.data import scene_labels
 from hart.demo.reader import accuracy
 from hart.demo.scene import ATTRIBUTES, Scene, sample_scene
 from hart.demo.training_loop import Phase, run_phase
+from hart.utils.files import write_json
 from hart.utils.prompts import encode_prompts, tokenize_fn
 
 CONTEXT_TOKENS = 32
@@ -145,19 +145,26 @@ def train_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_text_model(model: Qwen2Model, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write ``config.json``, float32 ``model.safetensors`` and the tokenizer into one folder."""
+def save_text_model(
+    model: Qwen2Model,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write ``config.json``, ``model.safetensors`` and the tokenizer into one folder.
+
+    Args:
+        dtype: what the weights are stored in; the model keeps it.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.float().save_pretrained(folder)
+    model.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # The class that stands for Qwen2 in transformers 4 and 5, and so at every loader.
     file = folder / "tokenizer_config.json"
     settings = json.loads(file.read_text(encoding="utf-8"))
     settings["tokenizer_class"] = "Qwen2Tokenizer"
-    beside = file.with_suffix(".partial")
-    beside.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, file)
+    write_json(file, settings)
 
 
 class ProbedTextModel(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
+
+from hart.utils.files import replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -146,17 +147,13 @@ def _resume(state_file: Path, module: nn.Module, optimizers) -> PhaseReport:
 
 
 def _save(state_file: Path, module: nn.Module, optimizers, report: PhaseReport) -> None:
-    state_file.parent.mkdir(parents=True, exist_ok=True)
-    beside = state_file.with_suffix(".partial")
-    torch.save(
-        {
-            "module": module.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-            "report": vars(report),
-        },
-        beside,
-    )
-    os.replace(beside, state_file)
+    state = {
+        "module": module.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "report": vars(report),
+    }
+    with replacing(state_file) as beside:
+        torch.save(state, beside)
 
 
 def _log(file: Path, report: PhaseReport) -> None:

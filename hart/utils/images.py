@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import uuid
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,8 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
+
+from hart.utils.files import replacing
 
 GRID_COLUMNS = 12
 _MAX_PNG_KEYWORD = 79
@@ -117,7 +117,7 @@ def save_images(
         save_png(picture, path)
     if prompts is not None:
         text = "".join(" ".join(prompt.splitlines()) + "\n" for prompt in prompts)
-        with _replacing(folder / "prompt.txt") as beside:
+        with replacing(folder / "prompt.txt") as beside:
             beside.write_text(text, encoding="utf-8")
     return paths
 
@@ -146,7 +146,7 @@ def save_png(
         _check_keyword(keyword, text)
         info.add_text(keyword, text)
     path = Path(path)
-    with _replacing(path) as beside:
+    with replacing(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
     return path
 
@@ -168,15 +168,3 @@ def _check_keyword(keyword: str, text: str) -> None:
             f"PNG keyword {keyword!r} must be 1 to {_MAX_PNG_KEYWORD} printable Latin-1 "
             "characters without spaces at its ends"
         )
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it is moved over ``path`` if writing succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        yield beside
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
