@@ -19,7 +19,7 @@ from hart.modules.networks.caching.statistics import saved_share
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
 from hart.utils.constants import is_hart_system_prompt
 
-PARTS = ("text", "transformer", "decode")
+PARTS = ("text", "transformer", "residual", "decode")
 
 
 def image_entry(result: ImageResult, file: Path | None, schedule: StageSchedule) -> dict[str, Any]:
@@ -34,6 +34,7 @@ def image_entry(result: ImageResult, file: Path | None, schedule: StageSchedule)
         "seconds": {
             "text": result.text_s,
             "transformer": result.transformer_s,
+            "residual": result.residual_s,
             "decode": result.decode_s,
             "total": result.total_s,
             "stages": {str(n): s for n, s in zip(lengths, result.stages_s, strict=True)},

@@ -28,17 +28,19 @@ from hart.pipeline.loading import (
 )
 from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
 from hart.pipeline.results import (
+    DECODE_PART,
+    TEXT_PART,
     BatchSeconds,
     HARTPipelineOutput,
     ImageResult,
     counts_between,
     image_results,
 )
-from hart.pipeline.stopwatch import Stopwatch
 from hart.pipeline.text import encode_unique, load_text_encoder
 from hart.utils.constants import llm_system_prompt
 from hart.utils.device import resolve_dtype
 from hart.utils.images import to_pil
+from hart.utils.timing import Timeline
 
 StageCallback = Callable[[int, int], None]
 
@@ -248,7 +250,7 @@ class HARTPipeline:
         callback: StageCallback | None,
     ) -> list[ImageResult]:
         counts_before = self._stage_counts()
-        watch = Stopwatch(self.device)
+        timeline = Timeline(self.device)
         features, position_ids, mask = encode_unique(
             [request.prompt for request in batch],
             self.text_model,
@@ -256,11 +258,9 @@ class HARTPipeline:
             self.model.context_token,
             self.system_prompt if options.use_llm_system_prompt else "",
         )
-        text_s = watch.lap_s()
-        stages_s: list[float] = []
+        timeline.mark(TEXT_PART)
 
         def on_stage(si: int, num_stages: int) -> None:
-            stages_s.append(watch.lap_s())
             bar.update()
             if callback is not None:
                 callback(si, num_stages)
@@ -276,9 +276,11 @@ class HARTPipeline:
             num_maskgit_iters=options.num_maskgit_iters,
             generator=[self._generator(request.seed) for request in batch],
             callback=on_stage,
+            timeline=timeline,
         )
         images = to_pil(self.model.decode_feature_map(f_hat))
-        seconds = BatchSeconds(text_s, stages_s, watch.lap_s())
+        timeline.mark(DECODE_PART)
+        seconds = BatchSeconds.of(timeline, len(self.model.patch_nums))
         counts = counts_between(counts_before, self._stage_counts())
         return image_results(batch, images, seconds, counts)
 

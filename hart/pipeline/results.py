@@ -8,10 +8,15 @@ from typing import Any
 
 from PIL.Image import Image
 
+from hart.modules.models.transformer.generation_state import GenerationSeconds
 from hart.pipeline.options import ImageRequest
+from hart.utils.timing import Timeline
 
 SiteCountsPerStage = dict[str, dict[str, dict[str, int]]]
 """Token count of the stage -> site -> kind of call -> number of calls."""
+
+TEXT_PART = "text"
+DECODE_PART = "decode"
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,8 @@ class ImageResult:
         image: the picture.
         text_s: text encoding.
         stages_s: transformer and token drawing, one entry per stage.
+        residual_s: the residual diffusion head, which runs in the last stage and is not in
+            ``stages_s``.
         decode_s: from the feature map to the picture.
         batch_size: images in its batch.
         stages: module calls of its batch per stage and site, see :class:`CacheStatistics`; every
@@ -40,17 +47,19 @@ class ImageResult:
     image: Image
     text_s: float
     stages_s: tuple[float, ...]
+    residual_s: float
     decode_s: float
     batch_size: int
     stages: SiteCountsPerStage
 
     @property
     def transformer_s(self) -> float:
+        """All stages without the diffusion head."""
         return sum(self.stages_s)
 
     @property
     def total_s(self) -> float:
-        return self.text_s + self.transformer_s + self.decode_s
+        return self.text_s + self.transformer_s + self.residual_s + self.decode_s
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,18 @@ class BatchSeconds:
     """Wall time of one batch, parts as in :class:`ImageResult`."""
 
     text_s: float
-    stages_s: list[float]
+    stages_s: tuple[float, ...]
+    residual_s: float
     decode_s: float
+
+    @classmethod
+    def of(cls, timeline: Timeline, num_stages: int) -> BatchSeconds:
+        """Read a finished batch's timeline; on CUDA waits for it."""
+        totals = timeline.totals()
+        generation = GenerationSeconds.of(timeline, num_stages)
+        return cls(
+            totals[TEXT_PART], generation.stages_s, generation.residual_s, totals[DECODE_PART]
+        )
 
 
 def image_results(
@@ -93,6 +112,7 @@ def image_results(
             image=image,
             text_s=seconds.text_s / share,
             stages_s=tuple(stage_s / share for stage_s in seconds.stages_s),
+            residual_s=seconds.residual_s / share,
             decode_s=seconds.decode_s / share,
             batch_size=share,
             stages=stages,

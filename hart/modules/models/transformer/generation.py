@@ -9,22 +9,22 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import torch
 
-from hart.modules.models.transformer.random_source import (
-    PerImageRandom,
-    UpstreamRandom,
-    resolve_random_source,
+from hart.modules.models.transformer.generation_state import (
+    RESIDUAL_PART,
+    Generation,
+    SamplingOptions,
+    StageCallback,
+    stage_part,
 )
+from hart.modules.models.transformer.random_source import resolve_random_source
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
-
-StageCallback = Callable[[int, int], None]
-"""Called after every stage with its index and the number of stages."""
+from hart.utils.timing import Timeline
 
 _start_lock = threading.Lock()
 
@@ -43,41 +43,6 @@ def default_top_k(si: int) -> int:
 def smoothing_temperature(ratio: float) -> float:
     """Temperature of the Gumbel softmax at ``ratio`` of the way through the stages."""
     return max(0.27 * (1 - 0.95 * ratio), 0.005)
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How tokens are drawn.
-
-    Attributes:
-        cfg: guidance scale; stage ``si`` of S uses ``cfg * si / (S - 1)``.
-        top_p: nucleus mass, 0 means off.
-        more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
-        residual_diffusion: add the diffusion head's residual in the last stage.
-        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
-    """
-
-    cfg: float
-    top_p: float
-    more_smooth: bool
-    residual_diffusion: bool
-    num_maskgit_iters: int
-
-
-@dataclass
-class Generation:
-    """Everything that one call of the sampler owns. B images are 2 B rows: text, then no text."""
-
-    options: SamplingOptions
-    bsz: int
-    cond: torch.Tensor  # (2B, T, C)
-    context_position_ids: torch.Tensor  # (2B, T)
-    context_mask: torch.Tensor  # (2B, T)
-    levels: torch.Tensor  # (S, C)
-    f_hat: torch.Tensor  # (B, Z, P, P)
-    kv: KVCache
-    random: UpstreamRandom | PerImageRandom
-    callback: StageCallback | None
 
 
 class GenerationMixin:
@@ -161,16 +126,23 @@ class GenerationMixin:
         num_maskgit_iters: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback: StageCallback | None = None,
+        timeline: Timeline | None = None,
     ) -> torch.Tensor:
-        """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P)."""
+        """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
+
+        Args:
+            timeline: receives a mark at the end of every stage and around the diffusion head, see
+                :class:`GenerationSeconds`. It serves one generation; the first stage starts at
+                its last mark.
+        """
         self._check_context(B, label_B, context_position_ids, context_mask)
         options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, int(num_maskgit_iters))
         if options.num_maskgit_iters < 0:
             raise ValueError(f"num_maskgit_iters must not be negative, got {num_maskgit_iters}")
         random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
-        with self._exclusive(), self._generation_scope(B):
+        with self._exclusive(), self._generation_scope(B, timeline) as marks:
             run = self._begin_generation(
-                B, label_B, context_position_ids, context_mask, options, random, callback
+                B, label_B, context_position_ids, context_mask, options, random, callback, marks
             )
             return self._run_stages(run)
 
@@ -199,9 +171,12 @@ class GenerationMixin:
             self._generating = False
 
     @contextlib.contextmanager
-    def _generation_scope(self, bsz: int) -> Iterator[None]:
-        """Surrounds one generation; subclasses set up state here and release it."""
-        yield
+    def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
+        """Surrounds one generation; subclasses set up state here and release it.
+
+        Yields the timeline that the sampler marks, None for no marks.
+        """
+        yield timeline
 
     def _block_options(self, layer: int) -> dict:
         """Extra keywords for a block's call; subclasses add theirs."""
@@ -221,7 +196,7 @@ class GenerationMixin:
                 raise ValueError(f"{name} must have the shape {shape}, got {found}")
 
     def _begin_generation(
-        self, B, label_B, position_ids, mask, options, random, callback
+        self, B, label_B, position_ids, mask, options, random, callback, timeline
     ) -> Generation:
         """Double the batch for guidance: zero features, zero positions, mask 1, 0, 0, ..."""
         device = self.device
@@ -241,24 +216,22 @@ class GenerationMixin:
             kv=KVCache(self.depth),
             random=random,
             callback=callback,
+            timeline=timeline,
         )
 
     def _run_stages(self, run: Generation) -> torch.Tensor:
-        num_stages = len(self.patch_nums)
         x = run.cond + run.levels[0] + self._position_embedding(0)
-        for si in range(num_stages - 1):
+        for si in range(self.num_stages_minus_1):
             hidden = self._run_blocks(x, run, si)
             if si == 0:
                 hidden = hidden[:, -1:]  # the text's last position predicts the 1x1 map
             ratio = si / self.num_stages_minus_1
             _, h = self._draw_tokens(hidden, run, si, ratio)
             x = self._feed_back(h, run, si)
-            if run.callback:
-                run.callback(si, num_stages)
+            run.finish_stage(si)
         if run.options.num_maskgit_iters:
             self._run_last_stage(x, run)
-            if run.callback:
-                run.callback(num_stages - 1, num_stages)
+            run.finish_stage(self.num_stages_minus_1)
         return run.f_hat
 
     def _run_blocks(
@@ -329,17 +302,19 @@ class GenerationMixin:
         Guidance and smoothing keep the ratio of the stage before: the public sampler does not
         advance it.
         """
-        bsz, positions = run.bsz, self.last_level_pns
-        ratio = (self.num_stages_minus_1 - 1) / self.num_stages_minus_1
+        bsz, positions, si = run.bsz, self.last_level_pns, self.num_stages_minus_1
+        ratio = (si - 1) / si
         values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
         orders = run.random.orders(bsz, positions).to(x.device)
         for chunk in self._chunks(orders, run.options.num_maskgit_iters):
             rows = chunk.repeat(2, 1).nonzero(as_tuple=True)
             tokens = x[rows].view(2 * bsz, -1, self.C)
-            hidden = self._run_blocks(tokens, run, self.num_stages_minus_1, rows)
-            ids, h = self._draw_tokens(hidden, run, self.num_stages_minus_1, ratio)
+            hidden = self._run_blocks(tokens, run, si, rows)
+            ids, h = self._draw_tokens(hidden, run, si, ratio)
             if run.options.residual_diffusion:
+                run.mark(stage_part(si))
                 h = h + self._residual(hidden, ids, run, run.options.cfg * ratio)
+                run.mark(RESIDUAL_PART)
             values[chunk] = h.reshape(-1, self.Cvae).float()
         side = self.patch_nums[-1]
         maps = values.transpose(1, 2).reshape(bsz, self.Cvae, side, side)

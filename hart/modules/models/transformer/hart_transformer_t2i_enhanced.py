@@ -39,6 +39,7 @@ from hart.modules.networks.caching.statistics import (
     TransformerShape,
     saved_share,
 )
+from hart.utils.timing import Timeline
 
 __all__ = ["HARTForT2IEnhanced"]
 
@@ -265,13 +266,13 @@ class HARTForT2IEnhanced(HARTForT2I):
         self._tables: dict[str, Table] | None = None
 
     @contextlib.contextmanager
-    def _generation_scope(self, bsz: int) -> Iterator[None]:
+    def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
         """Set the cache up for one generation; whatever happens, release all its tensors."""
         calibrating = self.calibration
         try:
             if calibrating or (self.use_cache and self.cache_config.caches_anything):
                 self._start_run(calibrating)
-            yield
+            yield timeline
             if calibrating:
                 measured = {site: self._tables[site].finish() for site in SITES}
                 self.similarity.merge(measured["attn"], measured["mlp"], bsz)

@@ -1,0 +1,91 @@
+"""What one call of the sampler owns, and how its parts are named on a timeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from hart.modules.models.transformer.random_source import PerImageRandom, UpstreamRandom
+from hart.modules.networks.kv_cache import KVCache
+from hart.utils.timing import Timeline
+
+StageCallback = Callable[[int, int], None]
+"""Called after every stage with its index and the number of stages."""
+
+RESIDUAL_PART = "residual"
+"""Name of the residual diffusion head's parts on a timeline."""
+
+
+def stage_part(si: int) -> str:
+    """Name of the parts of stage ``si`` on a timeline, the diffusion head's not included."""
+    return f"stage {si}"
+
+
+@dataclass(frozen=True)
+class GenerationSeconds:
+    """Wall time of one generation.
+
+    Attributes:
+        stages_s: transformer and token drawing, one entry per stage that ran.
+        residual_s: the residual diffusion head in the last stage, not included there.
+    """
+
+    stages_s: tuple[float, ...]
+    residual_s: float
+
+    @classmethod
+    def of(cls, timeline: Timeline, num_stages: int) -> GenerationSeconds:
+        """Read the parts that the sampler marked; on CUDA waits for the marks made so far."""
+        totals = timeline.totals()
+        parts = map(stage_part, range(num_stages))
+        stages_s = tuple(totals[part] for part in parts if part in totals)
+        return cls(stages_s, totals.get(RESIDUAL_PART, 0.0))
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How tokens are drawn.
+
+    Attributes:
+        cfg: guidance scale; stage ``si`` of S uses ``cfg * si / (S - 1)``.
+        top_p: nucleus mass, 0 means off.
+        more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
+        residual_diffusion: add the diffusion head's residual in the last stage.
+        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+    """
+
+    cfg: float
+    top_p: float
+    more_smooth: bool
+    residual_diffusion: bool
+    num_maskgit_iters: int
+
+
+@dataclass
+class Generation:
+    """Everything that one call of the sampler owns. B images are 2 B rows: text, then no text."""
+
+    options: SamplingOptions
+    bsz: int
+    cond: torch.Tensor  # (2B, T, C)
+    context_position_ids: torch.Tensor  # (2B, T)
+    context_mask: torch.Tensor  # (2B, T)
+    levels: torch.Tensor  # (S, C)
+    f_hat: torch.Tensor  # (B, Z, P, P)
+    kv: KVCache
+    random: UpstreamRandom | PerImageRandom
+    callback: StageCallback | None
+    timeline: Timeline | None  # None: nobody wants to know
+
+    def mark(self, part: str) -> None:
+        """Close a part on the timeline."""
+        if self.timeline is not None:
+            self.timeline.mark(part)
+
+    def finish_stage(self, si: int) -> None:
+        """Close stage ``si`` on the timeline and tell the callback."""
+        self.mark(stage_part(si))
+        if self.callback is not None:
+            self.callback(si, len(self.levels))
