@@ -13,7 +13,12 @@ from hart.cli.output import RESULTS_FILE, prepare_output_folder, save_result
 from hart.cli.prompts import read_text, resolve_prompts
 from hart.cli.report import image_entry, run_report, summary_lines
 from hart.cli.run import Run
-from hart.cli.similarity import prepare_similarity, save_calibration
+from hart.cli.similarity import (
+    SimilaritySource,
+    keep_calibration,
+    prepare_similarity,
+    say_calibration,
+)
 from hart.modules.models.transformer.cache_options import (
     resolve_cache_config,
     resolve_use_cache,
@@ -37,14 +42,14 @@ def run_generate(args: argparse.Namespace) -> int:
     entries: list[dict] = []
     complete = False
     try:
-        complete = draw(run, entries)
-        if args.calibration and complete:
-            similarity = save_calibration(run)
+        complete = draw(run, entries, similarity)
     finally:
         report = run_report(run, entries, similarity, complete)
         write_json(run.folder / RESULTS_FILE, report)
     if not complete:
         run.say(f"interrupted after {len(entries)} images")
+    if args.calibration:
+        say_calibration(run, similarity)
     saved = f"{len(entries)} images and " if args.save_images else ""
     run.say(f"{saved}{RESULTS_FILE} in {run.folder}")
     for line in summary_lines(run.pipeline, report["summary"]):
@@ -96,12 +101,17 @@ def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
     return pipeline
 
 
-def draw(run: Run, entries: list[dict]) -> bool:
-    """Draw every image, save it and append its entry; False if Ctrl-C ended it early."""
+def draw(run: Run, entries: list[dict], similarity: SimilaritySource) -> bool:
+    """Draw every image, save it and append its entry; False if Ctrl-C ended it early.
+
+    A calibration is saved after every batch.
+    """
     schedule = run.pipeline.model.schedule
     stream = run.pipeline.stream(run.prompts, quiet=run.args.quiet, **run.options.to_dict())
     try:
         for batch in stream:
+            if run.args.calibration:
+                keep_calibration(run, similarity)
             for result in batch:
                 file = save_result(result, run) if run.args.save_images else None
                 entries.append(image_entry(result, file, schedule))

@@ -7,58 +7,107 @@ from pathlib import Path
 
 from hart.cli.run import Run
 from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.modules.networks.caching.similarity_io import (
+    SimilarityFileError,
+    StoredSimilarity,
+    check_destination,
+    read_similarity,
+)
+from hart.modules.networks.caching.stages import format_stages
 from hart.pipeline import HARTPipeline
 from hart.pipeline.folders import SIMILARITY_FILE
 
 MAX_CALIBRATION_PROMPTS = 8
 
 
-@dataclass(frozen=True)
+@dataclass
 class SimilaritySource:
     """What a run's table is.
 
     Attributes:
-        origin: ``"none"``, ``"file"`` or ``"calibration"``.
-        path: the file it was read from or saved to.
+        origin: ``"none"``, ``"file"``, ``"calibration"`` or ``"given"`` (set on the model).
+        path: the file it was read from or is saved to.
         images: number of images that it averages over, 0 if unknown.
+        continued: those of them that a calibration found in the file.
     """
 
     origin: str
     path: Path | None = None
     images: int = 0
-
-
-NO_TABLE = SimilaritySource("none")
+    continued: int = 0
 
 
 def prepare_similarity(run: Run) -> SimilaritySource:
     """Give the model a table before it generates, if its configuration needs one.
 
     Raises:
-        OSError: ``--sim-path`` cannot be read.
+        OSError: ``--sim-path`` cannot be read, or written if it is a calibration's.
         ValueError: the file is damaged or belongs to another model.
     """
     pipeline, model = run.pipeline, run.pipeline.model
     if model.calibration:
-        clear_similarity(pipeline)
-        return NO_TABLE
+        return start_calibration(run)
     if not (model.use_cache and model.cache_config.caches_anything):
-        return NO_TABLE
+        return SimilaritySource("none")
     if run.args.sim_path:
         pipeline.load_similarity(run.args.sim_path)
     elif pipeline.similarity_path is None:
+        if not model.similarity.is_empty:
+            return SimilaritySource("given", None, model.similarity.images)
         return calibrate_first(run)
     return SimilaritySource("file", pipeline.similarity_path, model.similarity.images)
 
 
 def calibrate_first(run: Run) -> SimilaritySource:
-    """Measure a table on some of the run's prompts."""
+    """Measure a table on some of the run's prompts and save it once it is complete."""
+    source = SimilaritySource("calibration", calibration_file(run))
     clear_similarity(run.pipeline)
     prompts = run.prompts[:MAX_CALIBRATION_PROMPTS]
     run.say(f"no similarity table for this checkpoint: calibrating on {len(prompts)} prompts first")
     options = {**run.options.to_dict(), "num_images_per_prompt": 1}
     run.pipeline.calibrate(prompts, quiet=run.args.quiet, **options)
-    return save_calibration(run)
+    keep_calibration(run, source)
+    say_calibration(run, source)
+    return source
+
+
+def start_calibration(run: Run) -> SimilaritySource:
+    """Begin a calibration, or continue that of the file that it will write.
+
+    Raises:
+        ValueError: the file is there but cannot be continued; it is left as it is.
+        OSError: it cannot be read or written.
+    """
+    path = calibration_file(run)
+    clear_similarity(run.pipeline)
+    if path.exists():
+        model = run.pipeline.model
+        stored = read_similarity(path, model.schedule, model.depth)
+        _require_same_origin(run, path, stored)
+        model.similarity = stored.tables
+    images = run.pipeline.model.similarity.images
+    return SimilaritySource("calibration", path, images, continued=images)
+
+
+def _require_same_origin(run: Run, path: Path, stored: StoredSimilarity) -> None:
+    """Refuse to add this model's measurements to a table that is not known to be its own."""
+    model = run.pipeline.model
+    reason = None
+    if stored.schedule != model.schedule:
+        reason = (
+            f"its stages are {format_stages(stored.schedule.lengths)}, "
+            f"this model's are {format_stages(model.schedule.lengths)}"
+        )
+    elif stored.tables.images == 0:
+        reason = "it does not say how many images it averages over"
+    elif stored.provenance.fingerprint != model.weight_fingerprint():
+        known = stored.provenance.fingerprint is not None
+        reason = "it was measured with other weights" if known else "it does not name its weights"
+    if reason:
+        raise SimilarityFileError(
+            f"{path}: the calibration cannot be continued, {reason}; "
+            "delete the file to start anew, or choose another --sim-path"
+        )
 
 
 def clear_similarity(pipeline: HARTPipeline) -> None:
@@ -67,20 +116,41 @@ def clear_similarity(pipeline: HARTPipeline) -> None:
     model.similarity = SimilarityTables.empty(model.depth, model.schedule)
 
 
-def save_calibration(run: Run) -> SimilaritySource:
-    """Save the model's table to ``--sim-path``, else beside the model, else with the images.
+def calibration_file(run: Run) -> Path:
+    """The file that a calibration writes: ``--sim-path``, else beside the model, else the images.
 
     Raises:
-        OSError: none of them can be written.
-        ValueError: ``--sim-path`` has an unknown suffix.
+        OSError: it cannot be written.
+        ValueError: its format is unknown or cannot hold this model's table.
     """
     model, folders = run.pipeline.model, run.pipeline.folders
     if run.args.sim_path:
-        file = model.save_similarity_data(run.args.sim_path)
-    else:
+        check_destination(run.args.sim_path, model.depth, model.schedule)
+        return Path(run.args.sim_path)
+    if folders is not None:
         try:
-            file = model.save_similarity_data(folders.llm / SIMILARITY_FILE)
+            check_destination(folders.llm / SIMILARITY_FILE, model.depth, model.schedule)
+            return folders.llm / SIMILARITY_FILE
         except OSError:  # a checkpoint that may not be changed
-            file = model.save_similarity_data(run.folder / SIMILARITY_FILE)
-    run.say(f"calibrated on {model.similarity.images} images; similarity table saved as {file}")
-    return SimilaritySource("calibration", Path(file), model.similarity.images)
+            pass
+    return run.folder / SIMILARITY_FILE
+
+
+def keep_calibration(run: Run, source: SimilaritySource) -> None:
+    """Save what a calibration has measured so far.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    run.pipeline.model.save_similarity_data(source.path)
+    source.images = run.pipeline.model.similarity.images
+
+
+def say_calibration(run: Run, source: SimilaritySource) -> None:
+    """Say what a calibration measured and where it is."""
+    added = source.images - source.continued
+    if not added:
+        run.say(f"no image was measured; {source.path} is unchanged")
+        return
+    before = f", added to the {source.continued} that were there" if source.continued else ""
+    run.say(f"calibrated on {added} images{before}; similarity table saved as {source.path}")

@@ -13,12 +13,17 @@ import pytest
 import torch
 
 from hart.modules.networks.caching.similarity_io import (
+    MAX_BLOCKS,
     MAX_FILE_BYTES,
+    SimilarityFileError,
     load_similarity,
+    read_similarity,
     save_similarity,
 )
 
 from .similarity_files import DEPTH, HART_1024, VAR_256, filled, refused
+
+NAN = float("nan")
 
 
 def json_with(tmp_path: Path, **changes) -> Path:
@@ -56,6 +61,8 @@ def json_with(tmp_path: Path, **changes) -> Path:
         ({"patch_nums": list(range(1, 21))}, "expected 19 columns, found 15"),
         ({"images": -1}, "images must not be negative"),
         ({"images": True}, "images has the type bool"),
+        ({"images": 10**400}, "images must be at most"),  # an average with it would overflow
+        ({"patch_nums": [1, 2, 3], "attn": [[0.5] * 2] * 2}, "expected 15 columns, found 2"),
         ({"fingerprint": 5}, "fingerprint has the type int"),
     ],
 )
@@ -114,6 +121,8 @@ def nested_tuple() -> tuple:
         (pickle.dumps({"mlp": [], "attn": []}), "expected 2 rows"),
         (pickle.dumps({"mlp": [[0.0] * 13] * 2, "attn": [[0.0] * 13] * 2}), "15 columns, found 13"),
         (pickle.dumps({"mlp": [[2] * 15] * 2, "attn": [[2] * 15] * 2}), "found 2"),
+        (pickle.dumps({"mlp": [[NAN] * 15] * 2, "attn": [[NAN] * 15] * 2}), "found nan"),
+        (pickle.dumps({"mlp": [[0.0] * 15] * 3, "attn": [[0.0] * 15] * 3}), "2 rows.*found 3"),
         (pickle.dumps({"mlp": [[1 << 9999] * 15] * 2, "attn": [[1 << 9999] * 15] * 2}), "huge"),
         (pickle.dumps(nested_tuple()), "found (TUPLE|EMPTY_TUPLE)"),
         (pickle.dumps({1, 2}), "found (EMPTY_SET|GLOBAL)"),
@@ -121,6 +130,9 @@ def nested_tuple() -> tuple:
         (pickle.dumps(torch.zeros(1)), "found (GLOBAL|STACK_GLOBAL|BINBYTES)"),
         (b"\x80\x04]r\xff\xff\xff\x7f.", "memo index"),  # would allocate gigabytes
         (b"(lp99999999999\n.", "memo index"),
+        (b"\x80\x04\x95" + (1 << 60).to_bytes(8, "little") + b"}.", "not a usable"),  # frame
+        (b"\x80\x04\x8d" + (1 << 60).to_bytes(8, "little") + b"text.", "not a usable"),
+        (b"\x80\x04\x8b" + (1 << 30).to_bytes(4, "little") + b"\x01.", "not a usable"),
         (b"", "not a usable"),
         (b"garbage", "not a usable"),
         (b"\x80\x04}]s.", "not a usable"),
@@ -194,6 +206,41 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
         archive.writestr("archive/data.pkl", bytes(64 << 20))
     assert path.stat().st_size < MAX_FILE_BYTES
     refused(path, "bytes unpacked")
+
+
+@pytest.mark.parametrize("claimed", [0xFFFFFFF0, 16])
+def test_a_zip_header_that_lies_about_its_sizes_is_refused(tmp_path, claimed):
+    path = tmp_path / "table.pt"
+    data = bytearray(pt_bytes(pair(torch.zeros(DEPTH, 13))))
+    entry = data.index(b"PK\x01\x02")
+    data[entry + 20 : entry + 28] = claimed.to_bytes(4, "little") * 2  # packed, unpacked
+    path.write_bytes(data)
+    refused(path, "not a usable .pt similarity file")
+
+
+# Without a model that says what is expected
+
+
+@pytest.mark.parametrize("suffix", [".json", ".pt", ".pkl"])
+@pytest.mark.parametrize("depth", [0, MAX_BLOCKS + 1])
+def test_an_absurd_depth_is_refused_where_no_model_says_the_right_one(tmp_path, suffix, depth):
+    path = tmp_path / f"table{suffix}"
+    rows = [[0.0] * 15] * depth
+    if suffix == ".json":
+        path = json_with(tmp_path, depth=depth, attn=rows, mlp=rows)
+    elif suffix == ".pt":
+        path.write_bytes(pt_bytes(pair(torch.zeros(1).expand(depth, 9))))
+    else:
+        path.write_bytes(pickle.dumps({"mlp": rows, "attn": rows}))
+    with pytest.raises(SimilarityFileError, match=f"1 to {MAX_BLOCKS}.*found .?{depth}"):
+        read_similarity(path)
+
+
+def test_two_tables_of_different_depths_are_refused_without_a_model(tmp_path):
+    path = tmp_path / "table.pkl"
+    path.write_bytes(pickle.dumps({"mlp": [[0.0] * 15] * 3, "attn": [[0.0] * 15] * 2}))
+    with pytest.raises(SimilarityFileError, match=r"mlp table: expected 2 rows .*found 3"):
+        read_similarity(path)
 
 
 @pytest.mark.parametrize("suffix", [".json", ".pt", ".pkl"])

@@ -10,7 +10,9 @@ import torch
 
 from hart.modules.networks.caching.similarity_io import (
     SimilarityFileError,
+    check_destination,
     load_similarity,
+    read_similarity,
     save_similarity,
 )
 
@@ -111,7 +113,50 @@ def test_the_other_direction_lands_in_ordinal_columns(tmp_path):
     assert loaded.tables.attn[0] == pytest.approx([0.01, 0.02, 0.03, 0.04] + [0.0] * 11)
 
 
+# Without a model
+
+
+def test_a_file_is_read_as_it_is(tmp_path):
+    path = tmp_path / "table.json"
+    save_similarity(path, filled(HART_SHORT), HART_SHORT, fingerprint="ab")
+    stored = read_similarity(path)
+    assert stored.tables == filled(HART_SHORT)
+    assert stored.schedule == HART_SHORT
+    assert stored.provenance.fingerprint == "ab"
+
+
+def test_the_stages_of_a_pt_are_those_of_var_or_have_to_be_said(tmp_path):
+    save_similarity(tmp_path / "var.pt", filled(VAR_256), VAR_256)
+    assert read_similarity(tmp_path / "var.pt").schedule == VAR_256
+    save_similarity(tmp_path / "short.pt", filled(HART_SHORT), HART_SHORT)
+    with pytest.raises(SimilarityFileError, match="found 6: name the stages"):
+        read_similarity(tmp_path / "short.pt")
+    short = read_similarity(tmp_path / "short.pt", HART_SHORT)
+    assert short.tables.attn[1] == pytest.approx(filled(HART_SHORT).attn[1])
+
+
+def test_a_pkl_has_the_published_stages(tmp_path):
+    save_similarity(tmp_path / "table.pkl", filled(HART_1024), HART_1024)
+    assert read_similarity(tmp_path / "table.pkl").schedule == HART_1024
+
+
 # Writing
+
+
+def test_a_destination_is_checked_before_anything_is_measured(tmp_path):
+    check_destination(tmp_path / "new" / "table.json", DEPTH, HART_1024)
+    assert os.listdir(tmp_path / "new") == []
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").touch()
+    for name, schedule, message in [
+        ("table.txt", HART_1024, "found '.txt'"),
+        ("table.pkl", VAR_256, "use .json"),
+        ("folder.json", HART_1024, "regular file"),
+    ]:
+        with pytest.raises(SimilarityFileError, match=message):
+            check_destination(tmp_path / name, DEPTH, schedule)
+    with pytest.raises(OSError, match="file"):
+        check_destination(tmp_path / "file" / "table.json", DEPTH, HART_1024)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
@@ -60,7 +62,23 @@ def test_a_failure_while_drawing_is_not_hidden_and_leaves_a_report(cli, stop_bat
     assert cli.results["complete"] is False
 
 
-def test_an_interrupted_calibration_saves_no_half_table(cli, stop_batch):
+def test_an_interrupted_calibration_keeps_what_it_measured(cli, stop_batch):
     stop_batch(KeyboardInterrupt())
     assert cli("--batch_size", "1", "--calibration") == 130
+    file = cli.checkpoint / "llm" / "cache_similarity.json"
+    assert json.loads(file.read_text())["images"] == 1
+    assert cli.results["similarity"]["images"] == 1
+    assert "calibrated on 1 images; " in cli.stdout
+
+
+def test_a_calibration_interrupted_before_its_first_image_leaves_no_table(cli, stop_batch):
+    stop_batch(KeyboardInterrupt(), number=1)
+    assert cli("--calibration") == 130
+    assert not (cli.checkpoint / "llm" / "cache_similarity.json").exists()
+    assert "no image was measured" in cli.stdout
+
+
+def test_an_interrupted_automatic_calibration_is_no_table_for_later_runs(cli, stop_batch):
+    stop_batch(KeyboardInterrupt())
+    assert cli("--batch_size", "1", "--cache-preset", "original") == 130
     assert not (cli.checkpoint / "llm" / "cache_similarity.json").exists()
