@@ -15,7 +15,6 @@ import hart
 from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource
 from hart.modules.networks.caching.stages import StageSchedule
-from hart.modules.networks.caching.statistics import saved_share
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
 from hart.utils.constants import is_hart_system_prompt
 
@@ -46,16 +45,14 @@ def image_entry(result: ImageResult, file: Path | None, schedule: StageSchedule)
 def summarise(pipeline: HARTPipeline, entries: Sequence[dict]) -> dict[str, Any]:
     """Mean seconds per image, reuse of the whole run, and why there was none."""
     model = pipeline.model
-    totals = model.cache_statistics.to_dict()["totals"].values()
-    reused = sum(site["reused"] for site in totals)
-    modules = reused + sum(site["computed"] for site in totals)
-    reasons = [] if reused or model.calibration else _reasons(pipeline)
+    total = model.cache_statistics.total()
+    reasons = [] if total.reused or model.calibration else _reasons(pipeline)
     return {
         "images": len(entries),
         "seconds_per_image": {part: _mean_seconds(entries, part) for part in ("total", *PARTS)},
-        "modules": modules,
-        "modules_reused": reused,
-        "multiply_adds_saved": saved_share(model.cache_statistics, model.transformer_shape),
+        "modules": total.computed + total.reused,
+        "modules_reused": total.reused,
+        "multiply_adds_saved": model.cache_statistics.saved_share,
         "reasons_for_no_reuse": reasons,
     }
 

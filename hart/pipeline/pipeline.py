@@ -33,7 +33,7 @@ from hart.pipeline.results import (
     BatchSeconds,
     HARTPipelineOutput,
     ImageResult,
-    counts_between,
+    calls_between,
     image_results,
 )
 from hart.pipeline.text import encode_unique, load_text_encoder
@@ -249,7 +249,7 @@ class HARTPipeline:
         bar: tqdm,
         callback: StageCallback | None,
     ) -> list[ImageResult]:
-        counts_before = self._stage_counts()
+        calls_before = self.model.cache_statistics.calls()
         timeline = Timeline(self.device)
         features, position_ids, mask = encode_unique(
             [request.prompt for request in batch],
@@ -281,11 +281,8 @@ class HARTPipeline:
         images = to_pil(self.model.decode_feature_map(f_hat))
         timeline.mark(DECODE_PART)
         seconds = BatchSeconds.of(timeline, len(self.model.patch_nums))
-        counts = counts_between(counts_before, self._stage_counts())
-        return image_results(batch, images, seconds, counts)
+        calls = calls_between(calls_before, self.model.cache_statistics.calls())
+        return image_results(batch, images, seconds, calls)
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)
-
-    def _stage_counts(self) -> dict:
-        return self.model.cache_statistics.to_dict()["stages"]

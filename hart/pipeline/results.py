@@ -12,7 +12,7 @@ from hart.modules.models.transformer.generation_state import GenerationSeconds
 from hart.pipeline.options import ImageRequest
 from hart.utils.timing import Timeline
 
-SiteCountsPerStage = dict[str, dict[str, dict[str, int]]]
+CallsPerStage = dict[str, dict[str, dict[str, int]]]
 """Token count of the stage -> site -> kind of call -> number of calls."""
 
 TEXT_PART = "text"
@@ -36,9 +36,9 @@ class ImageResult:
             ``stages_s``.
         decode_s: from the feature map to the picture.
         batch_size: images in its batch.
-        stages: module calls of its batch per stage and site, see :class:`CacheStatistics`; every
-            image of a batch takes part in each of them. Empty with caching off: nothing is counted
-            then.
+        stages: module calls of its batch per stage and site, see :meth:`CacheStatistics.calls`;
+            every image of a batch takes part in each of them. Empty if the model collects no
+            statistics.
     """
 
     index: int
@@ -50,7 +50,7 @@ class ImageResult:
     residual_s: float
     decode_s: float
     batch_size: int
-    stages: SiteCountsPerStage
+    stages: CallsPerStage
 
     @property
     def transformer_s(self) -> float:
@@ -100,7 +100,7 @@ def image_results(
     batch: Sequence[ImageRequest],
     images: Sequence[Image],
     seconds: BatchSeconds,
-    stages: SiteCountsPerStage,
+    stages: CallsPerStage,
 ) -> list[ImageResult]:
     """One result per image of a finished batch."""
     share = len(batch)
@@ -121,7 +121,7 @@ def image_results(
     ]
 
 
-def counts_between(before: SiteCountsPerStage, after: SiteCountsPerStage) -> SiteCountsPerStage:
+def calls_between(before: CallsPerStage, after: CallsPerStage) -> CallsPerStage:
     """What was counted between two snapshots; empty if nothing was."""
     if before == after:
         return {}

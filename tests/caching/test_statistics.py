@@ -1,25 +1,29 @@
-"""Counting module calls and the multiply-adds that reuse saves."""
+"""Counting module calls, multiply-adds, bytes and thresholds, without a model."""
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 
 import pytest
 
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import decide_all
-from hart.modules.networks.caching.similarity import SimilarityTables
-from hart.modules.networks.caching.stages import StageSchedule
-from hart.modules.networks.caching.statistics import (
-    CacheStatistics,
+from hart.modules.networks.caching.decisions import Action, decide_all
+from hart.modules.networks.caching.generation_counts import (
+    AdaptedThreshold,
+    GenerationCounts,
     SiteCounts,
+)
+from hart.modules.networks.caching.multiply_adds import (
     TransformerShape,
     attention_macs,
-    head_macs,
     mlp_macs,
-    saved_share,
     transformer_macs,
 )
+from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.modules.networks.caching.stages import StageSchedule
+from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 
 PUBLISHED = TransformerShape(
     depth=24,
@@ -27,81 +31,139 @@ PUBLISHED = TransformerShape(
     mlp_hidden=4096,
     mlp_matrices=3,
     context_token=300,
-    vocab_size=4096,
     patch_nums=(1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
 )
-SMALL = TransformerShape(2, 8, 16, 2, 5, 32, (1, 2, 3))
+SMALL = TransformerShape(2, 8, 16, 2, 5, (1, 2, 3))
 SCHEDULE = StageSchedule(SMALL.patch_nums)
 SKIP_LAST = CacheConfig([9], [4])
+REUSE, COMPUTE = Action(reuse=True), Action()
 
 
-def plan(attn: list[float], mlp: list[float], config: CacheConfig = SKIP_LAST):
-    """A plan for SMALL; the entries are the similarity of each layer in every column."""
+def nothing_timed():
+    return (), 0.0
+
+
+def planned(attn: list[float], mlp: list[float], config=SKIP_LAST, rows=1) -> GenerationCounts:
+    """Counts of a generation of SMALL; the entries are each layer's similarity in every column."""
     tables = SimilarityTables([[v] * 15 for v in attn], [[v] * 15 for v in mlp])
-    return decide_all(config, SCHEDULE, tables)
+    plan = decide_all(config, SCHEDULE, tables)
+    counts = GenerationCounts(SMALL)
+    for si, tokens in enumerate(SMALL.new_tokens):
+        for layer in range(SMALL.depth):
+            for site in ("attn", "mlp"):
+                counts.count(layer, si, site, plan.action(si, layer, site), si == 2, rows, tokens)
+    return counts
+
+
+def statistics_of(*generations: GenerationCounts) -> CacheStatistics:
+    statistics = CacheStatistics(SMALL)
+    for counts in generations:
+        statistics.add(counts, 1, nothing_timed)
+    return statistics
 
 
 def test_calls_are_counted_per_stage_and_site():
-    statistics = CacheStatistics(SCHEDULE)
-    statistics.record(2, "attn", reuse=True, stored=False, eligible=True)
-    statistics.record(2, "attn", reuse=False, stored=False, eligible=True)
-    statistics.record(2, "mlp", reuse=False, stored=False, eligible=False)
-    statistics.record(1, "mlp", reuse=False, stored=True, eligible=False)
-    statistics.record(-1, "mlp", reuse=False, stored=False, eligible=False)
-    assert statistics.counts(2, "attn") == SiteCounts(computed=1, reused=1)
-    assert statistics.counts(2, "mlp") == SiteCounts(computed=1, not_eligible=1)
-    assert statistics.counts(1, "mlp") == SiteCounts(computed=1, stored=1, not_eligible=1)
-    assert statistics.counts(0, "attn") == SiteCounts()
-    assert statistics.reused_share(2, "attn") == 0.5
-    assert statistics.reused_share(0, "attn") == 0.0
+    counts = GenerationCounts(SMALL)
+    counts.count(0, 2, "attn", REUSE, True, 2, 9)
+    counts.count(1, 2, "attn", COMPUTE, True, 2, 9)
+    counts.count(0, 2, "mlp", COMPUTE, False, 2, 9)
+    counts.count(0, 1, "mlp", Action(store=True), False, 2, 4)
+    statistics = statistics_of(counts)
+    calls = statistics.calls()
+    nothing = {"computed": 0, "reused": 0, "stored": 0, "not_eligible": 0}
+    assert list(calls) == ["1", "4", "9"]
+    assert calls["9"]["attn"] == {**nothing, "computed": 1, "reused": 1}
+    assert calls["9"]["mlp"] == {**nothing, "computed": 1, "not_eligible": 1}
+    assert calls["4"]["mlp"] == {**nothing, "computed": 1, "stored": 1, "not_eligible": 1}
+    assert calls["1"]["attn"] == nothing
+    assert statistics.counts(2, "attn").reuse_rate == 0.5
+    assert statistics.counts(0, "attn").reuse_rate == 0.0
+    assert statistics.total().computed == 3
+    assert statistics.total("attn").computed == 1
 
 
-def test_the_dictionary_survives_json_and_names_stages_by_token_count():
-    statistics = CacheStatistics(SCHEDULE)
-    statistics.add_images(3)
-    statistics.record(1, "attn", reuse=True, stored=True, eligible=True)
-    statistics.record(2, "attn", reuse=True, stored=False, eligible=True)
+def test_generations_add_up_and_a_reset_forgets_everything():
+    counts = planned([0.9, 0.9], [0.0, 0.9])
+    counts.hold(100)
+    counts.thresholds[2] = AdaptedThreshold(0.5, 0.4, 0.6)
+    statistics = CacheStatistics(SMALL)
+    for _ in range(2):
+        statistics.add(counts, 3, lambda: ((1.0, 2.0, 3.0), 4.0))
     values = statistics.to_dict()
     assert json.loads(json.dumps(values)) == values
-    assert values["images"] == 3
-    assert list(values["stages"]) == ["1", "4", "9"]
-    assert values["stages"]["4"]["attn"]["stored"] == 1
-    assert values["totals"]["attn"] == {
-        "computed": 0,
-        "reused": 2,
-        "stored": 1,
-        "not_eligible": 0,
-    }
-
-
-def test_reset_forgets_everything():
-    statistics = CacheStatistics(SCHEDULE)
-    statistics.add_images(1)
-    statistics.record(1, "attn", reuse=True, stored=True, eligible=True)
+    assert values["images"] == 6
+    assert values["stages"]["9"]["attn"]["reused"] == values["totals"]["attn"]["reused"] == 4
+    assert values["stages"]["9"]["mlp"]["reuse_rate"] == 0.5
+    assert values["feature_cache_bytes"] == {"now": 0, "peak": 100}
+    assert values["seconds"] == {"stages": {"1": 2.0, "4": 4.0, "9": 6.0}, "residual": 8.0}
     statistics.reset()
-    assert statistics.to_dict() == CacheStatistics(SCHEDULE).to_dict()
+    assert statistics.to_dict() == CacheStatistics(SMALL).to_dict()
+
+
+def test_a_running_generation_shows_its_bytes_and_nothing_else():
+    running = GenerationCounts(SMALL)
+    for change in (100, 60, -40):
+        running.hold(change)
+    running.count_uncached(0, 2, 5)
+    values = statistics_of().to_dict(running)
+    assert values["feature_cache_bytes"] == {"now": 120, "peak": 160}
+    assert values["totals"]["attn"]["computed"] == 0
+
+
+def test_the_clock_is_read_once_and_not_before_somebody_asks_or_the_next_generation_ends():
+    read = []
+
+    def clock(name):
+        def seconds():
+            read.append(name)
+            return (1.0,), 0.0
+
+        return seconds
+
+    statistics = CacheStatistics(SMALL)
+    statistics.add(GenerationCounts(SMALL), 1, clock("first"))
+    assert read == []
+    statistics.add(GenerationCounts(SMALL), 1, clock("second"))
+    assert read == ["first"]
+    for _ in range(2):
+        assert statistics.to_dict()["seconds"]["stages"]["1"] == 2.0
+    assert read == ["first", "second"]
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
+def test_a_copy_does_not_copy_the_clock(copied):
+    statistics = CacheStatistics(SMALL)
+    statistics.add(GenerationCounts(SMALL), 1, lambda: ((1.0,), 2.0))  # cannot be pickled
+    assert copied(statistics).to_dict() == statistics.to_dict()
+
+
+def test_thresholds_are_summarised_over_generations():
+    first, second = GenerationCounts(SMALL), GenerationCounts(SMALL)
+    first.thresholds[2] = AdaptedThreshold(calibrated=0.8, measured=0.5, effective=1.0)
+    second.thresholds[2] = AdaptedThreshold(calibrated=0.8, measured=0.7, effective=0.8)
+    thresholds = statistics_of(first, second, GenerationCounts(SMALL)).to_dict()["thresholds"]
+    assert list(thresholds) == ["9"]
+    assert thresholds["9"]["calibrated"] == pytest.approx({"mean": 0.8, "min": 0.8, "max": 0.8})
+    assert thresholds["9"]["measured"] == pytest.approx({"mean": 0.6, "min": 0.5, "max": 0.7})
+    assert thresholds["9"]["effective"] == pytest.approx({"mean": 0.9, "min": 0.8, "max": 1.0})
 
 
 def test_formulas_by_hand_for_a_small_shape():
-    # Stage 1: 4 new tokens, 5 text + 4 = 9 keys, C = 8, two 8x16 matrices.
-    assert attention_macs(SMALL, 1) == 4 * 4 * 64 + 2 * 4 * 9 * 8
-    assert attention_macs(SMALL, 1, keys=4) == 4 * 4 * 64 + 2 * 4 * 4 * 8
-    assert mlp_macs(SMALL, 1) == 4 * 2 * 8 * 16
-    assert head_macs(SMALL, 1) == 4 * 8 * 32
-    # Stage 0 is the text context, of which the last position alone needs logits.
-    assert attention_macs(SMALL, 0) == 4 * 5 * 64 + 2 * 5 * 5 * 8
-    assert mlp_macs(SMALL, 0) == 5 * 2 * 8 * 16
-    assert head_macs(SMALL, 0) == 8 * 32
+    # 4 new tokens, 5 text + 4 = 9 keys, C = 8, two 8x16 matrices.
+    assert attention_macs(SMALL, 4, keys=9) == 4 * 4 * 64 + 2 * 4 * 9 * 8
+    assert mlp_macs(SMALL, 4) == 4 * 2 * 8 * 16
+    stages = transformer_macs(SMALL)
+    assert stages[0] == 2 * (4 * 5 * 64 + 2 * 5 * 5 * 8 + 5 * 2 * 8 * 16)  # the text context
+    assert stages[1] == 2 * (attention_macs(SMALL, 4, 9) + mlp_macs(SMALL, 4))
 
 
 def test_without_text_stage_0_has_its_own_map():
-    shape = TransformerShape(1, 8, 16, 2, 0, 32, (2, 3))
-    assert shape.new_tokens == (4, 9)
+    assert TransformerShape(1, 8, 16, 2, 0, (2, 3)).new_tokens == (4, 9)
 
 
 def test_published_size_blocks_without_head_and_with_two_guidance_rows():
     stages = [2 * macs for macs in transformer_macs(PUBLISHED)]
-    assert PUBLISHED.keys(13) == 9750
+    assert sum(PUBLISHED.new_tokens) == 9750
     assert sum(stages) == 22_077_988_356_096  # 22.1 T; with the head it would be 22.2 T
     shares = {
         side: round(100 * macs / sum(stages), 1)
@@ -111,57 +173,53 @@ def test_published_size_blocks_without_head_and_with_two_guidance_rows():
 
 
 def test_reusing_nothing_saves_nothing():
-    assert saved_share(plan([0.0, 0.0], [0.0, 0.0]), SMALL) == 0.0
-    assert saved_share(CacheStatistics(SCHEDULE), SMALL) == 0.0
+    statistics = statistics_of(planned([0.0, 0.0], [0.0, 0.0], rows=2))
+    assert statistics.total().multiply_adds_computed == 2 * sum(transformer_macs(SMALL))
+    assert statistics.total().multiply_adds_saved == 0
+    assert statistics.saved_share == CacheStatistics(SMALL).saved_share == 0.0
 
 
 def test_reusing_the_last_stage_saves_exactly_its_share():
     stages = transformer_macs(SMALL)
-    share = saved_share(plan([0.9, 0.9], [0.9, 0.9]), SMALL)
-    assert share == pytest.approx(stages[2] / sum(stages))
+    statistics = statistics_of(planned([0.9, 0.9], [0.9, 0.9]))
+    assert statistics.saved_share == pytest.approx(stages[2] / sum(stages))
 
 
 def test_one_layer_and_one_site_save_their_part_only():
-    total = sum(transformer_macs(SMALL))
-    assert saved_share(plan([0.9, 0.0], [0.0, 0.0]), SMALL) == pytest.approx(
-        attention_macs(SMALL, 2) / total
-    )
-    assert saved_share(plan([0.0, 0.0], [0.0, 0.9]), SMALL) == pytest.approx(
-        mlp_macs(SMALL, 2) / total
-    )
+    attn = statistics_of(planned([0.9, 0.0], [0.0, 0.0])).total()
+    assert attn.multiply_adds_saved == attention_macs(SMALL, 9, keys=18)
+    mlp = statistics_of(planned([0.0, 0.0], [0.0, 0.9])).total()
+    assert mlp.multiply_adds_saved == mlp_macs(SMALL, 9)
 
 
-def test_a_plan_counts_the_keys_that_a_reused_attention_never_added():
-    reused_at_4 = plan([0.9, 0.0], [0.0, 0.0], CacheConfig([4], [1]))
-    total = sum(transformer_macs(SMALL))
-    missing_keys = attention_macs(SMALL, 2) - attention_macs(SMALL, 2, keys=5 + 9)
-    assert missing_keys == 2 * 9 * 4 * 8
-    assert saved_share(reused_at_4, SMALL) == pytest.approx(
-        (attention_macs(SMALL, 1) + missing_keys) / total
-    )
+def test_keys_that_a_reused_attention_never_added_are_saved_at_the_next_stage():
+    statistics = statistics_of(planned([0.9, 0.0], [0.0, 0.0], CacheConfig([4], [1])))
+    assert statistics.counts(1, "attn").multiply_adds_saved == attention_macs(SMALL, 4, keys=9)
+    assert statistics.counts(2, "attn").multiply_adds_saved == 2 * 9 * 4 * 8
+    assert statistics.counts(2, "attn").reused == 0
+    whole = statistics.total().multiply_adds_computed + statistics.total().multiply_adds_saved
+    assert whole == sum(transformer_macs(SMALL))
 
 
-def statistics_of(decisions) -> CacheStatistics:
-    statistics = CacheStatistics(SCHEDULE)
-    for site in ("attn", "mlp"):
-        for si in range(3):
-            for layer in range(2):
-                action = decisions.action(si, layer, site)
-                statistics.record(si, site, action.reuse, action.store, eligible=si == 2)
-    return statistics
+def test_a_stage_counted_at_once_is_the_same_as_module_by_module():
+    at_once = GenerationCounts(SMALL)
+    for si, tokens in enumerate(SMALL.new_tokens):
+        at_once.count_uncached(si, 2, tokens)
+    one_by_one = planned([0.0, 0.0], [0.0, 0.0], rows=2)
+    for stage, other in zip(at_once.stages, one_by_one.stages, strict=True):
+        for site in ("attn", "mlp"):
+            assert stage[site].computed == stage[site].not_eligible == SMALL.depth
+            assert stage[site].multiply_adds_computed == other[site].multiply_adds_computed
 
 
-def test_statistics_of_a_run_agree_with_the_plan_and_never_overstate():
-    last_stage = plan([0.9, 0.0], [0.0, 0.9])
-    assert saved_share(statistics_of(last_stage), SMALL) == pytest.approx(
-        saved_share(last_stage, SMALL)
-    )
-    earlier = plan([0.9, 0.0], [0.9, 0.9], CacheConfig([4], [1]))
-    assert 0.0 < saved_share(statistics_of(earlier), SMALL) < saved_share(earlier, SMALL)
+def test_site_counts_name_their_rate():
+    assert SiteCounts(computed=1, reused=3).to_dict()["reuse_rate"] == 0.75
 
 
-def test_a_shape_of_another_model_is_refused():
-    with pytest.raises(ValueError, match="patch_nums"):
-        saved_share(CacheStatistics(SCHEDULE), PUBLISHED)
-    with pytest.raises(ValueError, match="depth 2, the plan is for 1"):
-        saved_share(plan([0.9], [0.9]), SMALL)
+def test_similarity_stats_leave_out_what_was_not_measured():
+    stats = similarity_stats(SimilarityTables([[0.0, 0.5]], [[0.25, 0.75]], images=4))
+    assert stats == {
+        "images": 4,
+        "attn": {"measured": 1, "mean": 0.5, "min": 0.5, "max": 0.5},
+        "mlp": {"measured": 2, "mean": 0.5, "min": 0.25, "max": 0.75},
+    }

@@ -82,6 +82,7 @@ def test_the_summary_counts_what_the_decisions_say(cli):
     assert f"{plan_reuse} of {modules} modules reused" in cli.stdout
     assert f"{summary['multiply_adds_saved']:.1%} of the transformer" in cli.stdout
     assert "s per image" in cli.stdout
+    assert f"residual {summary['seconds_per_image']['residual']:.2f}" in cli.stdout
 
 
 def test_a_preset_that_reuses_nothing_says_why(cli):
@@ -98,6 +99,9 @@ def test_caching_that_is_off_is_called_off(cli, arguments):
     assert cli(*arguments) == 0
     assert "caching: off" in cli.stdout
     assert cli.results["similarity"]["origin"] == "none"
+    assert cli.results["summary"]["modules"] == len(PROMPTS) * 2 * DEPTH * len(STAGES)
+    for image in cli.results["images"]:
+        assert [image["modules"][str(n)]["attn"]["computed"] for n in STAGES] == [DEPTH] * 6
 
 
 @pytest.mark.parametrize("preset", CACHE_PRESETS)

@@ -105,7 +105,7 @@ def test_results_hold_seconds_for_every_part_and_stage(pipeline):
         assert min(parts) > 0
         assert result.total_s == pytest.approx(sum(parts))
         assert result.batch_size == 2
-        assert result.stages == {}  # caching is off
+        assert {sites["attn"]["computed"] for sites in result.stages.values()} == {DEPTH}
 
 
 def test_counts_of_an_image_are_those_of_its_own_batch(pipeline):
@@ -114,6 +114,23 @@ def test_counts_of_an_image_are_those_of_its_own_batch(pipeline):
     results = pipeline([PROMPT, OTHER, PROMPT], batch_size=1).results
     assert tuple(results[0].stages) == tuple(str(n) for n in STAGES)
     assert {r.stages["64"]["mlp"]["computed"] for r in results} == {DEPTH}
+
+
+def test_seconds_of_the_images_and_of_the_statistics_are_of_one_clock(pipeline):
+    output = pipeline([PROMPT, OTHER, PROMPT], batch_size=2)
+    seconds = output.statistics["seconds"]
+    assert seconds["residual"] == pytest.approx(sum(r.residual_s for r in output.results))
+    for si, length in enumerate(STAGES):
+        per_image = [r.stages_s[si] for r in output.results]
+        assert seconds["stages"][str(length)] == pytest.approx(sum(per_image)), length
+
+
+def test_without_statistics_an_image_has_seconds_and_no_counts(pipeline):
+    pipeline.model.collect_cache_statistics = False
+    output = pipeline(PROMPT)
+    assert output.results[0].stages == {}
+    assert min(output.results[0].stages_s) > 0
+    assert output.statistics["images"] == 0
 
 
 def test_reuse_follows_the_preset_and_a_new_run_starts_new_statistics(pipeline):

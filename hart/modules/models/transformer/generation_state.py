@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -23,8 +24,7 @@ def stage_part(si: int) -> str:
     return f"stage {si}"
 
 
-@dataclass(frozen=True)
-class GenerationSeconds:
+class GenerationSeconds(NamedTuple):
     """Wall time of one generation.
 
     Attributes:

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from hart.modules.models.transformer.cache_options import (
 )
 from hart.modules.models.transformer.checkpoint import has_weights
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.basic_hart_enhanced import AdaLNSelfAttnEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
+from hart.modules.networks.caching.generation_counts import GenerationCounts
+from hart.modules.networks.caching.multiply_adds import TransformerShape
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
 from hart.modules.networks.caching.similarity_io import (
@@ -34,11 +38,8 @@ from hart.modules.networks.caching.similarity_io import (
 )
 from hart.modules.networks.caching.site_cache import CacheRun
 from hart.modules.networks.caching.stages import StageSchedule
-from hart.modules.networks.caching.statistics import (
-    CacheStatistics,
-    TransformerShape,
-    saved_share,
-)
+from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
+from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
 
 __all__ = ["HARTForT2IEnhanced"]
@@ -59,6 +60,7 @@ class HARTForT2IEnhanced(HARTForT2I):
             are merged into ``similarity``.
         similarity: calibrated similarities of both sites.
         cache_statistics: what was computed, reused and stored since the last reset.
+        collect_cache_statistics: False counts nothing and takes no times from the next image on.
         cache_attn, cache_mlp: stored outputs per block while a generation runs, else None.
     """
 
@@ -68,7 +70,8 @@ class HARTForT2IEnhanced(HARTForT2I):
         super().__init__(config)
         self.schedule = StageSchedule(self.patch_nums)
         self.similarity = SimilarityTables.empty(self.depth, self.schedule)
-        self.cache_statistics = CacheStatistics(self.schedule)
+        self.cache_statistics = CacheStatistics(self.transformer_shape)
+        self.collect_cache_statistics = True
         self.use_cache = resolve_use_cache(None, config)
         self.calibration = bool(config.calibration)
         self._release()
@@ -222,7 +225,6 @@ class HARTForT2IEnhanced(HARTForT2I):
             mlp_hidden=mlp_hidden_size(self.C, self.config.mlp_ratio, self.mlp_type),
             mlp_matrices=3 if self.mlp_type == "llama" else 2,
             context_token=self.context_token,
-            vocab_size=self.V,
             patch_nums=self.patch_nums,
         )
 
@@ -233,28 +235,32 @@ class HARTForT2IEnhanced(HARTForT2I):
         return decide_all(config, self.schedule, self.similarity)
 
     def get_cache_statistics(self) -> dict[str, Any]:
-        """JSON-able: configuration, similarities, counts since the last reset, share saved."""
+        """What finished generations did since the last reset, JSON-able. Waits for the device.
+
+        Returns:
+            ``cache_config`` and ``similarity_stats``, which are in use now, and
+
+            - ``images``: number of images;
+            - ``stages``: per stage (by token count) and site the module calls ``computed``,
+              ``reused``, ``stored`` and ``not_eligible``, ``reuse_rate``,
+              ``multiply_adds_computed`` and ``multiply_adds_saved``; see :class:`SiteCounts`;
+            - ``totals``: the same per site over all stages;
+            - ``multiply_adds``: ``computed`` and ``saved`` over both sites;
+            - ``saved_share``: share of the blocks' multiply-adds that was saved;
+            - ``feature_cache_bytes``: size of the stored outputs ``now`` (0 unless a generation
+              is running) and at ``peak``;
+            - ``seconds``: ``stages`` by token count, and ``residual`` for the diffusion head;
+            - ``thresholds``: per stage with an adapted threshold ``mean``, ``min`` and ``max`` of
+              the ``calibrated`` and ``measured`` similarity and the ``effective`` threshold.
+        """
         return {
             "cache_config": self.cache_config.to_dict(),
-            "similarity_stats": self._similarity_stats(),
-            **self.cache_statistics.to_dict(),
-            "saved_share": saved_share(self.cache_statistics, self.transformer_shape),
+            "similarity_stats": similarity_stats(self.similarity),
+            **self.cache_statistics.to_dict(self._counts),
         }
 
-    def _similarity_stats(self) -> dict[str, Any]:
-        stats: dict[str, Any] = {"images": self.similarity.images}
-        for site in SITES:
-            values = [v for row in self.similarity.site(site) for v in row if v != 0.0]
-            stats[site] = {
-                "measured": len(values),
-                "mean": sum(values) / len(values) if values else 0.0,
-                "min": min(values, default=0.0),
-                "max": max(values, default=0.0),
-            }
-        return stats
-
     def reset_cache_statistics(self) -> None:
-        """Forget what was counted."""
+        """Forget what was counted and timed."""
         self.cache_statistics.reset()
 
     # --- one generation -----------------------------------------------------------------------
@@ -264,24 +270,33 @@ class HARTForT2IEnhanced(HARTForT2I):
         self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
         self._cache_run: CacheRun | None = None
         self._tables: dict[str, Table] | None = None
+        self._counts: GenerationCounts | None = None
 
     @contextlib.contextmanager
     def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
-        """Set the cache up for one generation; whatever happens, release all its tensors."""
+        """Set the cache up for one generation; whatever happens, release all its tensors.
+
+        A generation that fails is not in the statistics.
+        """
         calibrating = self.calibration
         try:
+            if self.collect_cache_statistics:
+                self._counts = GenerationCounts(self.cache_statistics.shape)
+                timeline = timeline or Timeline(self.device)
             if calibrating or (self.use_cache and self.cache_config.caches_anything):
                 self._start_run(calibrating)
             yield timeline
             if calibrating:
                 measured = {site: self._tables[site].finish() for site in SITES}
                 self.similarity.merge(measured["attn"], measured["mlp"], bsz)
-            self.cache_statistics.add_images(bsz)
+            if self._counts is not None:
+                seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
+                self.cache_statistics.add(self._counts, bsz, seconds)
         finally:
             self._release()
 
     def _start_run(self, calibrating: bool) -> None:
-        self._cache_run = CacheRun(self.cache_config, self.schedule, self.cache_statistics)
+        self._cache_run = CacheRun(self.cache_config, self.schedule, self._counts)
         if calibrating:
             width = self.schedule.width
             self._tables = {site: SimilarityRecorder(self.depth, width) for site in SITES}
@@ -293,6 +308,15 @@ class HARTForT2IEnhanced(HARTForT2I):
                 "the similarity table is empty, so nothing is reused: calibrate first or load one",
                 stacklevel=6,
             )
+
+    def _run_blocks(
+        self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
+    ) -> torch.Tensor:
+        """As in the plain model. With caching off, what the blocks compute is counted here."""
+        if self._counts is not None and self._cache_run is None:
+            rows, tokens = x.shape[:2]
+            self._counts.count_uncached(si, rows, tokens)
+        return super()._run_blocks(x, run, si, m_maskgit)
 
     def _block_options(self, layer: int) -> dict:
         if self._cache_run is None:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .config import CacheConfig
 from .decisions import Action, adapted_threshold, decide_module, is_eligible, is_probe
+from .generation_counts import AdaptedThreshold, GenerationCounts
 from .interpolate import interpolate_features, select_positions
 from .similarity import SimilarityRecorder, cosine_similarity
 from .stages import StageSchedule
-from .statistics import CacheStatistics
 
 
 @dataclass
@@ -25,14 +25,14 @@ class CacheRun:
 
     Attributes:
         config, schedule: what may be cached, and the model's stages.
-        statistics: where module calls are counted, None to count nothing.
+        counts: where module calls, thresholds and bytes are counted, None to count nothing.
     """
 
     config: CacheConfig
     schedule: StageSchedule
-    statistics: CacheStatistics | None = None
+    counts: GenerationCounts | None = None
     _probed: dict[int, list[tuple[float, Tensor]]] = field(default_factory=dict)
-    _thresholds: dict[int, float] = field(default_factory=dict)
+    _thresholds: dict[int, AdaptedThreshold] = field(default_factory=dict)
 
     def probe(self, si: int, calibrated: float, measured: Tensor) -> None:
         """Note how similar the first block's output was to the interpolated stored one."""
@@ -43,14 +43,19 @@ class CacheRun:
 
         Waits for the device once per stage, and only with the adaptive threshold.
         """
-        if si in self._probed and si not in self._thresholds:
-            calibrated, measured = zip(*self._probed[si], strict=True)
-            self._thresholds[si] = adapted_threshold(
-                self.config,
-                sum(calibrated) / len(calibrated),
-                float(sum(measured)) / len(measured),
-            )
-        return self._thresholds.get(si, self.config.threshold)
+        if si not in self._probed:
+            return self.config.threshold
+        if si not in self._thresholds:
+            self._thresholds[si] = self._adapt(si)
+            if self.counts is not None:
+                self.counts.thresholds[si] = self._thresholds[si]
+        return self._thresholds[si].effective
+
+    def _adapt(self, si: int) -> AdaptedThreshold:
+        similarities = zip(*self._probed[si], strict=True)
+        calibrated, measured = (float(sum(values)) / len(values) for values in similarities)
+        effective = adapted_threshold(self.config, calibrated, measured)
+        return AdaptedThreshold(calibrated, measured, effective)
 
 
 @dataclass
@@ -85,7 +90,7 @@ class SiteCache:
         else:
             out = compute()
             self._probe(out)
-        self._count(action)
+        self._count(action, out)
         self._keep(out if action.store else None)
         return out
 
@@ -109,7 +114,7 @@ class SiteCache:
             similarity = cosine_similarity(self._interpolated(), out)
             column = self.run.schedule.column(self.si)
             self.table.record(self.layer, column, similarity, weight=out.shape[1])
-        self._count(Action())
+        self._count(Action(), out)
         self._keep(out)
         return out
 
@@ -140,10 +145,18 @@ class SiteCache:
         """
         if self.si < 0 or self.si == self.run.schedule.num_stages - 1:
             return
-        self.stored[self.layer] = out[:, -1:].clone() if self.si == 0 and out is not None else out
+        kept = out[:, -1:].clone() if self.si == 0 and out is not None else out
+        if self.run.counts is not None:
+            self.run.counts.hold(_size_bytes(kept) - _size_bytes(self.stored[self.layer]))
+        self.stored[self.layer] = kept
 
-    def _count(self, action: Action) -> None:
+    def _count(self, action: Action, out: Tensor) -> None:
         run = self.run
-        if run.statistics is not None:
+        if run.counts is not None:
             eligible = is_eligible(run.config, run.schedule, self.site, self.si)
-            run.statistics.record(self.si, self.site, action.reuse, action.store, eligible)
+            rows, tokens = out.shape[:2]
+            run.counts.count(self.layer, self.si, self.site, action, eligible, rows, tokens)
+
+
+def _size_bytes(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.numel() * tensor.element_size()

@@ -1,212 +1,177 @@
-"""What caching did in a run, and how much arithmetic it saved."""
+"""What caching did over many generations, and how much arithmetic it saved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .config import SITES
-from .decisions import DecisionPlan
-from .stages import StageSchedule
+from .generation_counts import CALLS, GenerationCounts, SiteCounts, no_counts
+from .multiply_adds import TransformerShape
+from .similarity import SimilarityTables
+
+StageSeconds = tuple[Sequence[float], float]
+"""Seconds of each stage that ran, and of the residual diffusion head."""
 
 
 @dataclass
-class SiteCounts:
-    """Module calls of one site at one stage, summed over layers and calls.
+class Spread:
+    """Mean, least and greatest of the numbers added so far."""
 
-    Attributes:
-        computed: calls that computed the module.
-        reused: calls that took the interpolated output instead.
-        stored: outputs kept for the next stage.
-        not_eligible: those of the computed calls that the configuration would not let reuse.
-    """
+    count: int = 0
+    total: float = 0.0
+    least: float = math.inf
+    greatest: float = -math.inf
 
-    computed: int = 0
-    reused: int = 0
-    stored: int = 0
-    not_eligible: int = 0
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.least = min(self.least, value)
+        self.greatest = max(self.greatest, value)
+
+    def to_dict(self) -> dict[str, float]:
+        return {"mean": self.total / self.count, "min": self.least, "max": self.greatest}
 
 
 class CacheStatistics:
-    """Counts of a run since the last reset, per stage and site.
+    """Sums over the generations finished since the last reset.
 
     Args:
-        schedule: the model's stages.
+        shape: sizes of the model.
+
+    Attributes:
+        images: images drawn.
+        peak_bytes: largest size of the stored outputs.
     """
 
-    def __init__(self, schedule: StageSchedule) -> None:
-        self.schedule = schedule
+    def __init__(self, shape: TransformerShape) -> None:
+        self.shape = shape
         self.reset()
 
     def reset(self) -> None:
-        """Forget all counts."""
+        """Forget everything."""
         self.images = 0
-        self._counts = [{site: SiteCounts() for site in SITES} for _ in self.schedule.lengths]
+        self.peak_bytes = 0
+        self._stages = no_counts(self.shape)
+        self._thresholds: dict[int, dict[str, Spread]] = {}
+        self._stages_s = [0.0] * len(self.shape.patch_nums)
+        self._residual_s = 0.0
+        self._unread: Callable[[], StageSeconds] | None = None
 
-    def add_images(self, images: int) -> None:
-        """Count ``images`` finished images."""
-        self.images += images
-
-    def record(self, si: int, site: str, reuse: bool, stored: bool, eligible: bool) -> None:
-        """Count one module call.
+    def add(
+        self, counts: GenerationCounts, images: int, seconds: Callable[[], StageSeconds]
+    ) -> None:
+        """Include a finished generation.
 
         Args:
-            si: stage index; training (negative) is not counted.
-            site: ``"attn"`` or ``"mlp"``.
-            reuse: whether the stored output was taken.
-            stored: whether the output was kept.
-            eligible: whether the configuration allows reuse here, see ``decisions.is_eligible``.
+            counts: what its modules did.
+            images: how many it drew.
+            seconds: reads its clock. Called as late as possible, because that may wait for the
+                device: when the seconds are asked for, or when the next generation is finished.
         """
-        if si < 0:
+        self.images += images
+        self.peak_bytes = max(self.peak_bytes, counts.peak_bytes)
+        for own, stage in zip(self._stages, counts.stages, strict=True):
+            for site in SITES:
+                own[site].add(stage[site])
+        for si, threshold in counts.thresholds.items():
+            spreads = self._thresholds.setdefault(si, {})
+            for name, value in threshold._asdict().items():
+                spreads.setdefault(name, Spread()).add(value)
+        self._read_seconds()
+        self._unread = seconds
+
+    def _read_seconds(self) -> None:
+        """Add the last generation's seconds, if nobody has yet."""
+        if self._unread is None:
             return
-        counts = self._counts[si][site]
-        counts.reused += reuse
-        counts.computed += not reuse
-        counts.not_eligible += not (reuse or eligible)
-        counts.stored += stored
+        stages_s, residual_s = self._unread()
+        self._unread = None
+        for si, stage_s in enumerate(stages_s):
+            self._stages_s[si] += stage_s
+        self._residual_s += residual_s
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy holds seconds: a device's clock can be neither copied nor pickled."""
+        self._read_seconds()
+        return self.__dict__.copy()
 
     def counts(self, si: int, site: str) -> SiteCounts:
         """The counts of one stage and site."""
-        return self._counts[si][site]
+        return self._stages[si][site]
 
-    def reused_share(self, si: int, site: str) -> float:
-        """Share of the calls at one stage and site that reused; 0 without calls."""
-        counts = self._counts[si][site]
-        calls = counts.reused + counts.computed
-        return counts.reused / calls if calls else 0.0
+    def total(self, *sites: str) -> SiteCounts:
+        """The counts of ``sites``, by default of both, over all stages."""
+        total = SiteCounts()
+        for stage in self._stages:
+            for site in sites or SITES:
+                total.add(stage[site])
+        return total
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able: images, totals per site, and counts per stage (by token count) and site."""
-        totals = {site: SiteCounts() for site in SITES}
-        for stage in self._counts:
-            for site, counts in stage.items():
-                for name, value in asdict(counts).items():
-                    setattr(totals[site], name, getattr(totals[site], name) + value)
+    @property
+    def saved_share(self) -> float:
+        """Share in [0, 1] of the blocks' multiply-adds that reuse saved, interpolation left out."""
+        total = self.total()
+        whole = total.multiply_adds_computed + total.multiply_adds_saved
+        return total.multiply_adds_saved / whole if whole else 0.0
+
+    def calls(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Number of module calls: token count of the stage -> site -> one of :data:`CALLS`."""
+        return {
+            length: {site: {kind: getattr(stage[site], kind) for kind in CALLS} for site in SITES}
+            for length, stage in zip(self._stage_names, self._stages, strict=True)
+        }
+
+    @property
+    def _stage_names(self) -> list[str]:
+        return [str(length) for length in self.shape.stage_lengths]
+
+    def to_dict(self, running: GenerationCounts | None = None) -> dict[str, Any]:
+        """Everything, JSON-able; stages are named by their token count. Waits for the device.
+
+        Args:
+            running: a generation that is not finished. Only its bytes are included.
+        """
+        self._read_seconds()
+        names, total = self._stage_names, self.total()
         return {
             "images": self.images,
-            "totals": {site: asdict(counts) for site, counts in totals.items()},
+            "totals": {site: self.total(site).to_dict() for site in SITES},
             "stages": {
-                str(length): {site: asdict(counts) for site, counts in stage.items()}
-                for length, stage in zip(self.schedule.lengths, self._counts, strict=True)
+                name: {site: stage[site].to_dict() for site in SITES}
+                for name, stage in zip(names, self._stages, strict=True)
+            },
+            "saved_share": self.saved_share,
+            "multiply_adds": {
+                "computed": total.multiply_adds_computed,
+                "saved": total.multiply_adds_saved,
+            },
+            "seconds": {
+                "stages": dict(zip(names, self._stages_s, strict=True)),
+                "residual": self._residual_s,
+            },
+            "feature_cache_bytes": {
+                "now": running.held_bytes if running else 0,
+                "peak": max(self.peak_bytes, running.peak_bytes if running else 0),
+            },
+            "thresholds": {
+                names[si]: {name: spread.to_dict() for name, spread in spreads.items()}
+                for si, spreads in sorted(self._thresholds.items())
             },
         }
 
 
-@dataclass(frozen=True)
-class TransformerShape:
-    """The sizes of a transformer that its multiply-adds depend on.
-
-    Attributes:
-        depth: number of blocks.
-        embed_dim: width C.
-        mlp_hidden: hidden size of the feed-forward network.
-        mlp_matrices: weight matrices in it: 3 for llama, 2 for gpt2.
-        context_token: text tokens, which are the sequence of stage 0.
-        vocab_size: number of logits per token.
-        patch_nums: side lengths of the token maps.
-    """
-
-    depth: int
-    embed_dim: int
-    mlp_hidden: int
-    mlp_matrices: int
-    context_token: int
-    vocab_size: int
-    patch_nums: tuple[int, ...]
-
-    @cached_property
-    def new_tokens(self) -> tuple[int, ...]:
-        """Sequence length of each stage."""
-        lengths = StageSchedule(self.patch_nums).lengths
-        return (self.context_token or lengths[0], *lengths[1:])
-
-    def keys(self, si: int) -> int:
-        """Keys that a row's queries see at stage ``si`` if no attention was reused."""
-        return sum(self.new_tokens[: si + 1])
-
-
-def attention_macs(shape: TransformerShape, si: int, keys: int | None = None) -> int:
-    """Multiply-adds of one block's attention for one row at stage ``si``.
-
-    ``4 n C^2`` for the query, key, value and output projections and ``2 n k C`` for scores and
-    weighted values, with ``n`` new tokens and ``k`` keys including the new ones. Norms, rotary
-    embedding, softmax and modulation are left out, as is usual.
-
-    Args:
-        keys: ``k`` where reused attentions left some out; by default all of them.
-    """
-    n, C = shape.new_tokens[si], shape.embed_dim
-    k = shape.keys(si) if keys is None else keys
-    return 4 * n * C * C + 2 * n * k * C
-
-
-def mlp_macs(shape: TransformerShape, si: int) -> int:
-    """Multiply-adds of one block's feed-forward network for one row at stage ``si``."""
-    return shape.new_tokens[si] * shape.mlp_matrices * shape.embed_dim * shape.mlp_hidden
-
-
-def head_macs(shape: TransformerShape, si: int) -> int:
-    """Multiply-adds of the logits for one row; at stage 0 only the last position has any."""
-    positions = shape.new_tokens[si] if si > 0 else 1
-    return positions * shape.embed_dim * shape.vocab_size
-
-
-def transformer_macs(shape: TransformerShape) -> list[int]:
-    """Multiply-adds of all blocks for one row per stage, everything computed, head not included."""
-    stages = range(len(shape.patch_nums))
-    return [shape.depth * (attention_macs(shape, si) + mlp_macs(shape, si)) for si in stages]
-
-
-def saved_share(source: DecisionPlan | CacheStatistics, shape: TransformerShape) -> float:
-    """Share in [0, 1] of the transformer blocks' multiply-adds that reuse saves.
-
-    Interpolation is not counted against it, nor is the head in the whole. From a plan the share is
-    exact, including the attention over keys that reused attentions never added. Statistics do not
-    know layers; from them those missing keys are not counted, which never overstates the saving.
-
-    Raises:
-        ValueError: the source is for another schedule or depth than ``shape``.
-    """
-    if source.schedule.patch_nums != tuple(shape.patch_nums):
-        raise ValueError(
-            f"shape has patch_nums {tuple(shape.patch_nums)}, the decisions are for "
-            f"{source.schedule.patch_nums}"
-        )
-    needed = _plan_macs if isinstance(source, DecisionPlan) else _counted_macs
-    return 1.0 - needed(source, shape) / sum(transformer_macs(shape))
-
-
-def _plan_macs(plan: DecisionPlan, shape: TransformerShape) -> int:
-    if plan.depth != shape.depth:
-        raise ValueError(f"shape has depth {shape.depth}, the plan is for {plan.depth}")
-    return sum(
-        _layer_macs(
-            shape,
-            [stage[layer].reuse for stage in plan.actions["attn"]],
-            [stage[layer].reuse for stage in plan.actions["mlp"]],
-        )
-        for layer in range(shape.depth)
-    )
-
-
-def _layer_macs(
-    shape: TransformerShape, attn_reused: Sequence[bool], mlp_reused: Sequence[bool]
-) -> int:
-    macs = keys = 0
-    for si, new_tokens in enumerate(shape.new_tokens):
-        if not attn_reused[si]:
-            keys += new_tokens
-            macs += attention_macs(shape, si, keys)
-        if not mlp_reused[si]:
-            macs += mlp_macs(shape, si)
-    return macs
-
-
-def _counted_macs(statistics: CacheStatistics, shape: TransformerShape) -> float:
-    return shape.depth * sum(
-        (1.0 - statistics.reused_share(si, "attn")) * attention_macs(shape, si)
-        + (1.0 - statistics.reused_share(si, "mlp")) * mlp_macs(shape, si)
-        for si in range(len(shape.patch_nums))
-    )
+def similarity_stats(tables: SimilarityTables) -> dict[str, Any]:
+    """JSON-able summary of similarity tables: images, and per site how many entries and which."""
+    stats: dict[str, Any] = {"images": tables.images}
+    for site in SITES:
+        values = [value for row in tables.site(site) for value in row if value != 0.0]
+        stats[site] = {
+            "measured": len(values),
+            "mean": sum(values) / len(values) if values else 0.0,
+            "min": min(values, default=0.0),
+            "max": max(values, default=0.0),
+        }
+    return stats

@@ -1,0 +1,131 @@
+"""Counting one generation while it runs.
+
+From shapes and decisions alone: no tensor is looked at, so no device is waited for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from .config import SITES
+from .decisions import COMPUTE, Action
+from .multiply_adds import TransformerShape, attention_macs, mlp_macs
+
+CALLS = ("computed", "reused", "stored", "not_eligible")
+"""The fields of :class:`SiteCounts` that count module calls."""
+
+
+@dataclass
+class SiteCounts:
+    """Module calls of one site at one stage, summed over layers and generations.
+
+    Attributes:
+        computed: calls that computed the module.
+        reused: calls that took the interpolated output instead.
+        stored: outputs kept for the next stage.
+        not_eligible: those of the computed calls that could not reuse whatever the similarity,
+            because of the configuration or because caching is off.
+        multiply_adds_computed: in the computed calls, over all rows of the batch.
+        multiply_adds_saved: what the same calls would have cost more without reuse; besides the
+            reused calls that is attention to keys that reused attentions never added.
+    """
+
+    computed: int = 0
+    reused: int = 0
+    stored: int = 0
+    not_eligible: int = 0
+    multiply_adds_computed: int = 0
+    multiply_adds_saved: int = 0
+
+    @property
+    def reuse_rate(self) -> float:
+        """Share of the calls that reused; 0 without calls."""
+        calls = self.reused + self.computed
+        return self.reused / calls if calls else 0.0
+
+    def add(self, other: SiteCounts) -> None:
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "reuse_rate": self.reuse_rate}
+
+
+class AdaptedThreshold(NamedTuple):
+    """The threshold of one stage in one generation; see ``decisions.adapted_threshold``."""
+
+    calibrated: float
+    measured: float
+    effective: float
+
+
+def no_counts(shape: TransformerShape) -> list[dict[str, SiteCounts]]:
+    """A zero for every stage index and site."""
+    return [{site: SiteCounts() for site in SITES} for _ in shape.patch_nums]
+
+
+class GenerationCounts:
+    """Counts of one generation.
+
+    Args:
+        shape: sizes of the model.
+
+    Attributes:
+        stages: per stage index and site.
+        thresholds: the adapted threshold per stage index, where there is one.
+        held_bytes, peak_bytes: size of the stored outputs now, and the largest so far.
+    """
+
+    def __init__(self, shape: TransformerShape) -> None:
+        self.shape = shape
+        self.stages = no_counts(shape)
+        self.thresholds: dict[int, AdaptedThreshold] = {}
+        self.held_bytes = 0
+        self.peak_bytes = 0
+        self._keys = [0] * shape.depth
+        self._keys_without_reuse = [0] * shape.depth
+
+    def count(
+        self, layer: int, si: int, site: str, action: Action, eligible: bool, rows: int, tokens: int
+    ) -> None:
+        """Count one module call.
+
+        Args:
+            layer, si, site: which module at which stage index.
+            action: what it did.
+            eligible: whether the configuration allows reuse here, see ``decisions.is_eligible``.
+            rows, tokens: size of its output, (rows, tokens, C).
+        """
+        if site == "attn":
+            whole, computed = self._attention_macs(layer, tokens, action.reuse)
+        else:
+            whole = mlp_macs(self.shape, tokens)
+            computed = 0 if action.reuse else whole
+        counts = self.stages[si][site]
+        counts.computed += not action.reuse
+        counts.reused += action.reuse
+        counts.stored += action.store
+        counts.not_eligible += not (action.reuse or eligible)
+        counts.multiply_adds_computed += rows * computed
+        counts.multiply_adds_saved += rows * (whole - computed)
+
+    def count_uncached(self, si: int, rows: int, tokens: int) -> None:
+        """Count all modules of a stage, or of a chunk of it, with caching off."""
+        for layer in range(self.shape.depth):
+            for site in SITES:
+                self.count(layer, si, site, COMPUTE, False, rows, tokens)
+
+    def hold(self, change_bytes: int) -> None:
+        """Note that the stored outputs grew, or shrank."""
+        self.held_bytes += change_bytes
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
+
+    def _attention_macs(self, layer: int, tokens: int, reuse: bool) -> tuple[int, int]:
+        """Without reuse anywhere, and as it is; one row."""
+        self._keys_without_reuse[layer] += tokens
+        whole = attention_macs(self.shape, tokens, self._keys_without_reuse[layer])
+        if reuse:
+            return whole, 0
+        self._keys[layer] += tokens
+        return whole, attention_macs(self.shape, tokens, self._keys[layer])

@@ -1,0 +1,247 @@
+"""Statistics of a real, tiny model: against what torch counts, and what they must not cost."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from hart.modules.models.transformer import hart_transformer_t2i_enhanced as enhanced_module
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.utils.timing import Timeline
+from tests.tiny_models import HART_SIDES, draw, generators, text, tiny_model
+
+STAGES = tuple(side**2 for side in HART_SIDES)
+MODULES = {"attn": "AdaLNSelfAttnEnhanced.attn", "mlp": "AdaLNSelfAttnEnhanced.ffn"}
+
+
+@pytest.fixture
+def model():
+    return tiny_model(HARTForT2IEnhanced)
+
+
+def fill(model, value: float) -> None:
+    rows = [[value] * model.schedule.width for _ in range(model.depth)]
+    model.similarity = SimilarityTables(rows, [list(row) for row in rows], images=1)
+
+
+def reuse_some(model) -> None:
+    """Different modules reuse at three stages in a row, and all of them at none."""
+    fill(model, 0.0)
+    model.set_cache_config(CacheConfig(STAGES[3:], STAGES[2:-1], threshold=0.5))
+    for si in (3, 4, 5):
+        column = model.schedule.column(si)
+        model.similarity.attn[0][column] = model.similarity.attn[si - 3][column] = 1.0
+        model.similarity.mlp[1][column] = 1.0
+
+
+def torch_counts(model, **options) -> dict[str, list[int]]:
+    """Multiply-adds of all blocks' modules per site and stage, as torch counts them."""
+    seen = {site: [0] for site in SITES}
+
+    def note(si: int, num_stages: int) -> None:
+        for site, name in MODULES.items():
+            seen[site].append(sum(counter.get_flop_counts()[name].values()) // 2)
+
+    # This attention is made of matrix products that every version of torch counts.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        draw(model, callback=note, **options)
+    return {site: [b - a for a, b in pairwise(sums)] for site, sums in seen.items()}
+
+
+GPT2 = {"attn_type": "gpt2", "mlp_type": "gpt2", "use_context_norm": False}
+
+
+@pytest.mark.parametrize(
+    ("setting", "iterations", "fields"),
+    [
+        ("off", 1, {}),
+        ("off", 3, {}),
+        ("reuse", 1, {}),
+        ("reuse", 3, {}),
+        ("reuse", 1, GPT2),
+        ("calibration", 1, {}),
+    ],
+)
+def test_multiply_adds_are_those_that_torch_counts(setting, iterations, fields):
+    model = tiny_model(HARTForT2IEnhanced, **fields)
+    model.use_cache = setting == "reuse"
+    model.calibration = setting == "calibration"
+    if setting == "reuse":
+        reuse_some(model)
+    expected = torch_counts(model, bsz=2, num_maskgit_iters=iterations)
+    counted = model.get_cache_statistics()["stages"]
+    for site in SITES:
+        computed = [counted[str(n)][site]["multiply_adds_computed"] for n in STAGES]
+        assert computed == expected[site], site
+    assert (model.cache_statistics.total().reused > 0) == (setting == "reuse")
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_computed_and_saved_multiply_adds_add_up_to_the_uncached_ones(model, iterations):
+    draw(model, num_maskgit_iters=iterations)
+    uncached = model.get_cache_statistics()["stages"]
+    model.reset_cache_statistics()
+    reuse_some(model)
+    draw(model, num_maskgit_iters=iterations)
+    statistics = model.get_cache_statistics()
+    for length, sites in statistics["stages"].items():
+        for site, counts in sites.items():
+            whole = counts["multiply_adds_computed"] + counts["multiply_adds_saved"]
+            assert whole == uncached[length][site]["multiply_adds_computed"], (length, site)
+    macs = statistics["multiply_adds"]
+    assert statistics["saved_share"] == macs["saved"] / (macs["computed"] + macs["saved"]) > 0
+
+
+@pytest.mark.parametrize("how", ["use_cache", "no-cache"])
+def test_with_caching_off_every_module_is_counted_as_computed(model, how):
+    fill(model, 1.0)
+    model.set_cache_config("original" if how == "use_cache" else how)
+    model.use_cache = how != "use_cache"
+    draw(model)
+    calls = {"computed": model.depth, "reused": 0, "stored": 0, "not_eligible": model.depth}
+    for stage in model.cache_statistics.calls().values():
+        assert stage == {"attn": calls, "mlp": calls}
+    assert model.get_cache_statistics()["images"] == 1
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_switched_off_nothing_is_counted_or_timed(model, cached, monkeypatch):
+    def refuse(device):
+        raise AssertionError("a clock was started")
+
+    monkeypatch.setattr(enhanced_module, "Timeline", refuse)
+    if cached:
+        reuse_some(model)
+    before = model.get_cache_statistics()
+    model.collect_cache_statistics = False
+    draw(model)
+    assert model.get_cache_statistics() == before
+
+
+def test_collecting_changes_no_image_and_waits_for_the_device_no_more_often(model):
+    """Every read of a device's value passes ``_local_scalar_dense``."""
+    reuse_some(model)
+    model.set_cache_config(CacheConfig(STAGES[3:], STAGES[2:-1], adaptive_threshold=True))
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **(kwargs or {}))
+
+    images, reads = [], []
+    for collecting in (True, False):
+        model.collect_cache_statistics = collecting
+        with Reads() as mode:
+            images.append(draw(model))
+        reads.append(mode.count)
+    assert images[0].equal(images[1])
+    assert reads[0] == reads[1] > 0
+
+
+def test_bytes_are_those_of_the_stored_tensors_at_every_moment(model):
+    reuse_some(model)
+    held = []
+
+    def compare(si: int, num_stages: int) -> None:
+        tensors = [t for t in (*model.cache_attn, *model.cache_mlp) if t is not None]
+        held.append(sum(t.numel() * t.element_size() for t in tensors))
+        assert model.get_cache_statistics()["feature_cache_bytes"]["now"] == held[-1], si
+
+    draw(model, 2, callback=compare)
+    statistics = model.get_cache_statistics()["feature_cache_bytes"]
+    assert statistics["now"] == 0
+    assert statistics["peak"] >= max(held) > 0
+    rows, stored = 4, 3  # two images with and without text; two attentions and an MLP at stage 4
+    assert max(held) == stored * rows * STAGES[4] * model.C * 4
+
+
+def test_seconds_belong_to_stages_and_to_the_diffusion_head(model):
+    draw(model)
+    first = model.get_cache_statistics()["seconds"]
+    assert list(first["stages"]) == [str(n) for n in STAGES]
+    assert min(*first["stages"].values(), first["residual"]) > 0
+    draw(model, num_maskgit_iters=0)  # without the last stage
+    second = model.get_cache_statistics()["seconds"]
+    assert second["stages"]["1"] > first["stages"]["1"]
+    assert second["stages"]["49"] == first["stages"]["49"]
+    assert second["residual"] == first["residual"]
+
+
+def test_without_the_diffusion_head_it_takes_no_time(model):
+    draw(model, final_stage=1)
+    seconds = model.get_cache_statistics()["seconds"]
+    assert seconds["residual"] == 0.0
+    assert seconds["stages"]["49"] > 0
+
+
+def test_a_generation_that_fails_is_not_counted(model):
+    reuse_some(model)
+    draw(model)
+    before = model.get_cache_statistics()
+
+    def fail(si, num_stages):
+        if si == 4:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        draw(model, callback=fail)
+    assert model.get_cache_statistics() == before
+
+
+def test_thresholds_show_what_was_promised_measured_and_used(model):
+    model.calibration = True
+    draw(model)
+    model.calibration = False
+    column = model.schedule.column(5)
+    measured = sum(model.similarity.site(site)[0][column] for site in SITES) / 2
+    model.reset_cache_statistics()
+    model.set_cache_config(CacheConfig([49], [25], threshold=0.5, adaptive_threshold=True))
+    for promised in (measured, measured - 0.2):
+        fill(model, promised)
+        draw(model)
+    (stage,) = model.get_cache_statistics()["thresholds"].items()
+    assert stage[0] == "49"
+    expected = {
+        "calibrated": {"mean": measured - 0.1, "min": measured - 0.2, "max": measured},
+        "measured": {"mean": measured, "min": measured, "max": measured},
+        "effective": {"mean": 0.4, "min": 0.3, "max": 0.5},
+    }
+    for name, spread in expected.items():
+        assert stage[1][name] == pytest.approx(spread, abs=1e-4), name
+
+
+def test_a_fixed_threshold_is_no_adapted_one(model):
+    reuse_some(model)
+    draw(model)
+    assert model.get_cache_statistics()["thresholds"] == {}
+
+
+def test_a_reset_leaves_what_a_new_model_has(model):
+    reuse_some(model)
+    fresh = model.get_cache_statistics()
+    draw(model, 2)
+    statistics = model.get_cache_statistics()
+    assert json.loads(json.dumps(statistics)) == statistics != fresh
+    model.reset_cache_statistics()
+    assert model.get_cache_statistics() == fresh
+
+
+def test_the_plain_model_marks_a_timeline_too():
+    plain = tiny_model(HARTForT2I)
+    timeline = Timeline("cpu")
+    plain.generate_feature_map(1, **text(plain), generator=generators(1), timeline=timeline)
+    parts = [name for name, _ in timeline.seconds()]
+    last = len(HART_SIDES) - 1
+    stages = [f"stage {si}" for si in range(last)]
+    assert parts == [*stages, f"stage {last}", "residual", f"stage {last}"]
