@@ -1,0 +1,238 @@
+"""The same images with several cache configurations, measured against those without caching.
+
+Machines drift: they warm up, throttle and do other work. So the configurations take turns, in
+rounds whose order rotates, and a speedup is a ratio within one round.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from tqdm.auto import tqdm
+
+from hart.evaluation.benchmark import check_runs, draw, progress_bar
+from hart.evaluation.image_metrics import Metric, import_ssim, quality
+from hart.evaluation.memory import device_memory
+from hart.evaluation.timing import RunSeconds
+from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.presets import CACHE_PRESETS
+from hart.pipeline import GenerationOptions, HARTPipeline, HARTPipelineOutput
+
+REFERENCE = "no-cache"
+DEFAULT_ROUNDS = 3
+MAX_EXAMPLES = 8
+MAX_REASON = 300
+
+
+@dataclass
+class ConfigurationResult:
+    """What was measured of one configuration.
+
+    Attributes:
+        name: as asked for.
+        requested: a preset's name or a configuration.
+        config: what that means for the model; None before its first run.
+        seconds: seconds per image by number of the round.
+        quality: see :func:`hart.evaluation.image_metrics.quality`.
+        statistics: cache statistics of one run.
+        device_bytes: peak on the device, None where there is no such number.
+        examples: its first pictures, at most 8.
+        failure: why it failed, None if it did not.
+    """
+
+    name: str
+    requested: CacheConfig | str
+    config: CacheConfig | None = None
+    seconds: dict[int, RunSeconds] = field(default_factory=dict)
+    quality: dict[str, Any] | None = None
+    statistics: dict[str, Any] | None = None
+    device_bytes: int | None = None
+    examples: list[Image] = field(default_factory=list)
+    failure: str | None = None
+
+
+@dataclass
+class Comparison:
+    """Results by name, the reference first.
+
+    Attributes:
+        prompts: one for each image of a run.
+        complete: False if Ctrl-C ended it early.
+    """
+
+    results: dict[str, ConfigurationResult]
+    prompts: list[str] = field(default_factory=list)
+    complete: bool = False
+
+    @property
+    def reference(self) -> ConfigurationResult:
+        return self.results[REFERENCE]
+
+    @property
+    def failed(self) -> list[ConfigurationResult]:
+        return [result for result in self.results.values() if result.failure is not None]
+
+
+def named_configurations(names: Sequence[str] = ()) -> dict[str, CacheConfig | str]:
+    """Configurations by name: preset names, and JSON files of CacheConfig fields by their stem.
+
+    The reference comes first and is always there; without names all presets are taken.
+
+    Raises:
+        ValueError: an unknown name, one that stands for two configurations, or a file that is not
+            a configuration.
+        OSError: a file cannot be read.
+    """
+    configurations: dict[str, CacheConfig | str] = {REFERENCE: REFERENCE}
+    for entry in names or CACHE_PRESETS:
+        if entry in CACHE_PRESETS:
+            name, config = entry, entry
+        else:
+            name, config = Path(entry).stem, read_configuration(entry)
+        if configurations.setdefault(name, config) != config:
+            raise ValueError(f"{entry}: another configuration is already called {name!r}")
+    return configurations
+
+
+def read_configuration(file: str) -> CacheConfig:
+    """A JSON file of CacheConfig fields.
+
+    Raises:
+        ValueError: no such file, not JSON, or not a configuration.
+    """
+    path = Path(file)
+    if path.suffix != ".json" or not path.is_file():
+        raise ValueError(
+            f"unknown configuration {file!r}; known are {', '.join(CACHE_PRESETS)}, "
+            "and JSON files of CacheConfig fields"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"expected a JSON object, found {type(content).__name__}")
+        return CacheConfig.from_dict(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: not a cache configuration ({error})") from error
+
+
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """The order of one round: everybody is first in turn."""
+    start = turn % len(names)
+    return [*names[start:], *names[:start]]
+
+
+class Comparer:
+    """Draws the same images with several configurations on one loaded model.
+
+    Args:
+        pipeline: with the similarity data that all configurations use.
+        configurations: by name, with :data:`REFERENCE` first; see :func:`named_configurations`.
+        prompts, options: what each run draws.
+        metrics: further metrics beside PSNR and SSIM.
+
+    Raises:
+        MissingExtraError: scikit-image is not installed.
+    """
+
+    def __init__(
+        self,
+        pipeline: HARTPipeline,
+        configurations: Mapping[str, CacheConfig | str],
+        prompts: Sequence[str],
+        options: GenerationOptions,
+        metrics: Sequence[Metric] = (),
+    ) -> None:
+        import_ssim()
+        self._pipeline = pipeline
+        self._prompts, self._options = prompts, options
+        self._metrics = metrics
+        self._reference_images: list[Image] = []
+        self.comparison = Comparison(
+            {name: ConfigurationResult(name, config) for name, config in configurations.items()},
+            [prompt for prompt in prompts for _ in range(options.num_images_per_prompt)],
+        )
+
+    def run(self, rounds: int = DEFAULT_ROUNDS, warmup: int = 1, quiet: bool = False) -> Comparison:
+        """Measure; Ctrl-C ends it early and keeps what is finished.
+
+        Args:
+            rounds: measured rounds, at least 1.
+            warmup: rounds before them that are not measured.
+            quiet: no progress bar.
+
+        Raises:
+            ValueError: ``rounds`` is below 1 or ``warmup`` below 0.
+        """
+        check_runs(rounds, warmup)
+        model = self._pipeline.model
+        before = model.cache_config, model.use_cache
+        model.use_cache = True
+        with progress_bar((warmup + rounds) * len(self.comparison.results), quiet) as bar:
+            try:
+                for turn in range(warmup + rounds):
+                    self._round(turn, turn >= warmup, bar)
+                self.comparison.complete = True
+            except KeyboardInterrupt:
+                pass
+            finally:
+                model.set_cache_config(before[0])
+                model.use_cache = before[1]
+                self._reference_images = []
+        return self.comparison
+
+    def _round(self, turn: int, measured: bool, bar: tqdm) -> None:
+        for name in rotated(list(self.comparison.results), turn):
+            result = self.comparison.results[name]
+            bar.set_description(name)
+            if result.failure is None:
+                try:
+                    self._measure(result, turn, measured)
+                # Whatever it is that one configuration cannot do, the others may.
+                except Exception as error:
+                    result.failure = _reason(error)
+                    _free_memory(self._pipeline.device)
+            bar.update()
+
+    def _measure(self, result: ConfigurationResult, turn: int, measured: bool) -> None:
+        if self.comparison.reference.failure is not None:
+            raise RuntimeError(f"{REFERENCE}, the reference, failed")
+        self._pipeline.model.set_cache_config(result.requested)
+        result.config = self._pipeline.model.cache_config
+        device = self._pipeline.device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        output, seconds = draw(self._pipeline, self._prompts, self._options)
+        if device.type == "cuda":
+            peak = device_memory(device)["device_bytes"]
+            result.device_bytes = max(peak, result.device_bytes or 0)
+        if result.quality is None:
+            self._judge(result, output)
+        if measured:
+            result.seconds[turn] = seconds
+
+    def _judge(self, result: ConfigurationResult, output: HARTPipelineOutput) -> None:
+        """Compare the images of the first run; those of the others are the same."""
+        if result.name == REFERENCE:
+            self._reference_images = output.images
+        result.quality = quality(
+            output.images, self._reference_images, self.comparison.prompts, self._metrics
+        )
+        result.statistics = output.statistics
+        result.examples = output.images[:MAX_EXAMPLES]
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "..."
+
+
+def _free_memory(device: torch.device) -> None:
+    """Give back what a configuration left allocated that ran out of memory."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

@@ -1,0 +1,28 @@
+"""What a run ran on."""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+import transformers
+
+import hart
+from hart.pipeline import HARTPipeline
+
+
+def environment(pipeline: HARTPipeline) -> dict[str, Any]:
+    """Versions, device and number format of a run."""
+    device = pipeline.device
+    return {
+        "hart": hart.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "threads": torch.get_num_threads(),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+    }

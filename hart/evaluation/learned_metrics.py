@@ -1,0 +1,137 @@
+"""Metrics that need trained weights: LPIPS, CLIP score, and the demo's attribute reader."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image as Pictures
+from transformers import AutoTokenizer, CLIPModel
+
+from hart.demo.evaluate import attribute_accuracy, pictures_to_tensor
+from hart.demo.reader import load_reader
+from hart.evaluation.extras import import_extra
+from hart.evaluation.image_metrics import Images
+
+# Mean and standard deviation per channel that every CLIP model was trained with.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class LpipsDistance:
+    """Learned perceptual distance to the reference (LPIPS, arXiv 1801.03924), AlexNet version.
+
+    Args:
+        weights: state dict of ``lpips.LPIPS(net="alex")``, saved with ``torch.save``. It holds
+            backbone and calibration, so that nothing is fetched.
+        device: where it computes.
+
+    Raises:
+        MissingExtraError: the package ``lpips`` is not installed.
+        ValueError: the file is damaged or of another network.
+        OSError: the file cannot be read.
+    """
+
+    def __init__(self, weights: str | Path, device: torch.device | str = "cpu") -> None:
+        lpips = import_extra("lpips", "LPIPS", extra="lpips")
+        # pnet_rand leaves the backbone without weights instead of fetching them.
+        net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
+        try:
+            net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        except OSError:
+            raise
+        except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f'{weights}: not the state dict of lpips.LPIPS(net="alex") ({reason})'
+            ) from error
+        self._net = net.to(device).eval()
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Images, reference: Images, prompts: Sequence[str]) -> dict[str, Any]:
+        """``lpips``: mean distance, 0 for equal pictures."""
+        distances = [
+            self._net(*(pictures_to_tensor([p]).to(self._device) for p in pair)).item()
+            for pair in zip(images, reference, strict=True)
+        ]
+        return {"lpips": float(np.mean(distances))}
+
+
+class ClipScore:
+    """Agreement of picture and prompt (CLIP score, arXiv 2104.08718): ``max(100 cos, 0)``.
+
+    Args:
+        folder: a local CLIP model with its tokenizer, in the layout of ``transformers``.
+        device: where it computes.
+
+    Raises:
+        ValueError: the folder does not hold a CLIP model.
+    """
+
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
+        if not Path(folder).is_dir():
+            raise ValueError(f"{folder}: no such folder of a CLIP model")
+        try:
+            self._model = CLIPModel.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Damaged folders make the library fail with almost any exception type.
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder}: cannot load a CLIP model ({reason})") from error
+        self._model = self._model.to(device).eval()
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, images: Images, reference: Images, prompts: Sequence[str]) -> dict[str, Any]:
+        """``clip_score``: mean over the pictures; the reference is not looked at."""
+        scores = [self._score(*pair) for pair in zip(images, prompts, strict=True)]
+        return {"clip_score": float(np.mean(scores))}
+
+    def _score(self, image: Pictures.Image, prompt: str) -> float:
+        config = self._model.config
+        tokens = self._tokenizer(
+            prompt,
+            truncation=True,
+            max_length=config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self._device)
+        pixels = _clip_pixels(image, config.vision_config.image_size).to(self._device)
+        output = self._model(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            pixel_values=pixels,
+        )
+        cosine = F.cosine_similarity(output.image_embeds, output.text_embeds).item()
+        return max(100 * cosine, 0.0)
+
+
+def _clip_pixels(image: Pictures.Image, side: int) -> torch.Tensor:
+    """CLIP's preprocessing: bicubic, square, normalised per channel; (1, 3, side, side)."""
+    resized = image.convert("RGB").resize((side, side), Pictures.Resampling.BICUBIC)
+    unit = (pictures_to_tensor([resized]) + 1) / 2
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    return (unit - mean) / std
+
+
+class AttributeAccuracy:
+    """How much of its caption a demo picture shows, told by the bundled attribute reader.
+
+    Args:
+        labels: class index of every attribute, (prompts,), from ``held_out_prompts``.
+        images_per_prompt: pictures of each prompt, which follow one another.
+    """
+
+    def __init__(self, labels: Mapping[str, torch.Tensor], images_per_prompt: int = 1) -> None:
+        self._labels = {k: v.repeat_interleave(images_per_prompt) for k, v in labels.items()}
+        self._reader = load_reader()
+
+    def __call__(self, images: Images, reference: Images, prompts: Sequence[str]) -> dict[str, Any]:
+        """``attribute_accuracy``, the mean over the ``attributes`` in [0, 1], which follow."""
+        shares = attribute_accuracy(list(images), self._labels, self._reader)
+        return {"attribute_accuracy": sum(shares.values()) / len(shares), "attributes": shares}

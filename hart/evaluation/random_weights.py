@@ -1,0 +1,213 @@
+"""A pipeline without a checkpoint: known shapes, random weights, random text features.
+
+What it draws is noise, but it computes exactly as much as a trained model of the same shapes. So it
+tells how fast one will be and, with an assumed similarity table, what caching would save.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
+from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.similarity import SimilarityTables, is_similarity
+from hart.pipeline import HARTPipeline
+from hart.pipeline.loading import resolve_device
+from hart.utils.device import resolve_dtype
+
+TEXT_VOCABULARY = 512
+
+
+@dataclass(frozen=True)
+class RandomShape:
+    """Sizes of a model: fields of its two configurations that are not their defaults."""
+
+    transformer: Mapping[str, Any]
+    autoencoder: Mapping[str, Any]
+
+
+_LLAMA = {
+    "mlp_type": "llama",
+    "attn_type": "llama",
+    "disable_aln": True,
+    "use_timestep_embed": True,
+    "use_context_norm": True,
+}
+
+RANDOM_SHAPES: dict[str, RandomShape] = {
+    # mit-han-lab/hart-0.7b-1024px: 732,399,168 weights in the transformer, 108,948,355 in the
+    # autoencoder.
+    "0.7b-1024": RandomShape(
+        transformer={
+            **_LLAMA,
+            "context_token": 300,
+            "context_dim": 1536,
+            "depth": 24,
+            "embed_dim": 1536,
+            "num_heads": 24,
+            "patch_nums": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+            "vocab_size": 4096,
+            "z_channels": 32,
+        },
+        autoencoder={},
+    ),
+    # Draws 14-pixel images in a moment, to try a command.
+    "tiny": RandomShape(
+        transformer={
+            **_LLAMA,
+            "context_token": 6,
+            "context_dim": 12,
+            "depth": 3,
+            "embed_dim": 32,
+            "num_heads": 2,
+            "patch_nums": (1, 2, 3, 4, 5, 7),
+            "vocab_size": 24,
+            "z_channels": 4,
+            "diff_width": 32,
+            "diff_depth": 1,
+        },
+        autoencoder={"ch": 32, "ch_mult": (1, 1)},
+    ),
+}
+
+
+def random_config(shape: str) -> HARTForT2IConfig:
+    """The transformer's configuration.
+
+    Raises:
+        ValueError: unknown shape.
+    """
+    if shape not in RANDOM_SHAPES:
+        raise ValueError(f"unknown shape {shape!r}; known are {', '.join(RANDOM_SHAPES)}")
+    return HARTForT2IConfig(**RANDOM_SHAPES[shape].transformer)
+
+
+def random_pipeline(
+    shape: str,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    cache: str | CacheConfig | None = None,
+) -> HARTPipeline:
+    """A pipeline of a known shape with random weights and random text features.
+
+    The weights are made in ``dtype`` on ``device``, one copy of them. The same seed gives the same
+    model on every device and, up to rounding, in every dtype.
+
+    Args:
+        shape: a key of :data:`RANDOM_SHAPES`.
+        seed: of the weights and the text features.
+        device, dtype, cache: as for :meth:`HARTPipeline.from_pretrained`.
+
+    Raises:
+        ValueError: unknown shape, device or preset, or a dtype that the device cannot compute in.
+    """
+    config = random_config(shape)
+    device = resolve_device(device)
+    dtype = resolve_dtype("auto" if dtype is None else dtype, device)
+    generator = torch.Generator().manual_seed(seed)
+    autoencoder_config = HARTAutoEncoderConfig(
+        vocab_size=config.vocab_size,
+        z_channels=config.z_channels,
+        v_patch_nums=config.patch_nums,
+        quantizer_type="var_hybrid",
+        **RANDOM_SHAPES[shape].autoencoder,
+    )
+    model = _build(HARTForT2IEnhanced, config, device, dtype, generator)
+    model.attach_autoencoder(_build(HARTAutoEncoder, autoencoder_config, device, dtype, generator))
+    if cache is not None:
+        model.set_cache_config(cache)
+    text_model = RandomTextEncoder(config.context_dim, generator).to(device)
+    return HARTPipeline(model, text_model, WordTokenizer(), system_prompt="")
+
+
+def _build(model_class, config, device: torch.device, dtype: torch.dtype, generator):
+    """A model in evaluation mode that never exists in another dtype or on another device."""
+    with torch.device("meta"):
+        model = model_class(config)
+    model = model.to(dtype).to_empty(device=device).eval()
+    _fill(model, generator)
+    return model
+
+
+@torch.no_grad()
+def _fill(model, generator: torch.Generator) -> None:
+    """Matrices and kernels keep the scale of their input; norms and biases do nothing."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            values = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(values.mul_(parameter[0].numel() ** -0.5))
+        else:
+            parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+    for buffer in model.buffers():
+        buffer.zero_()
+    if isinstance(model, HARTForT2IEnhanced):
+        model._init_weights(model)  # the constants of its geometry
+
+
+def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> SimilarityTables:
+    """Tables in which every transition of both sites has the same similarity.
+
+    Raises:
+        ValueError: not a number within [-1, 1].
+    """
+    if not is_similarity(similarity):
+        raise ValueError(f"the assumed similarity must be within [-1, 1], got {similarity!r}")
+    empty = SimilarityTables.empty(model.depth, model.schedule)
+    attn, mlp = ([[similarity] * len(row) for row in empty.site(site)] for site in ("attn", "mlp"))
+    return SimilarityTables(attn, mlp)
+
+
+def has_text_encoder(pipeline: HARTPipeline) -> bool:
+    """Whether the text features come from a text encoder, so that its time means something."""
+    return not isinstance(pipeline.text_model, RandomTextEncoder)
+
+
+class WordTokenizer:
+    """One id per word, by its checksum; what ``encode_prompts`` needs of a tokenizer."""
+
+    pad_token_id = 0
+
+    def __call__(
+        self,
+        text: str,
+        max_length: int | None = None,
+        padding: str | None = None,
+        truncation: bool = False,
+        return_tensors: str | None = None,
+        verbose: bool = True,
+    ) -> SimpleNamespace:
+        """``input_ids`` of one text, a tensor (1, n) if ``return_tensors`` is given."""
+        ids = [1 + zlib.crc32(word.encode()) % (TEXT_VOCABULARY - 1) for word in text.split()]
+        if truncation:
+            ids = ids[:max_length]
+        if padding == "max_length":
+            ids += [self.pad_token_id] * (max_length - len(ids))
+        return SimpleNamespace(input_ids=torch.tensor([ids]) if return_tensors else ids)
+
+
+class RandomTextEncoder(nn.Module):
+    """A random feature per token id; what ``encode_prompts`` needs of a text model."""
+
+    def __init__(self, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.register_buffer("features", torch.randn(TEXT_VOCABULARY, width, generator=generator))
+
+    @property
+    def device(self) -> torch.device:
+        return self.features.device
+
+    def forward(
+        self, ids: torch.Tensor, attention_mask=None, output_hidden_states=True
+    ) -> SimpleNamespace:
+        """Ids (B, n) to ``hidden_states`` with one entry, (B, n, E)."""
+        return SimpleNamespace(hidden_states=(self.features[ids],))
