@@ -39,9 +39,11 @@ def _set_up_generate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_file_commands(commands: argparse._SubParsersAction) -> None:
+    from hart.cli.plots import add_plot_commands
     from hart.cli.similarity_files import add_similarity_commands
 
     add_similarity_commands(commands)
+    add_plot_commands(commands)
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
