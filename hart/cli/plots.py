@@ -41,7 +41,10 @@ def _add_similarity(commands: argparse._SubParsersAction) -> None:
         "--cache-preset", choices=list(CACHE_PRESETS), help="configuration whose reuse is marked"
     )
     parser.add_argument(
-        "--cache-threshold", type=float, help="its threshold (default: that of the preset)"
+        "--cache-threshold",
+        type=float,
+        metavar="X",
+        help="its threshold (default: that of the preset)",
     )
     for kind, default in (("skip", "skips"), ("cache", "caches")):
         parser.add_argument(

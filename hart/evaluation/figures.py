@@ -51,6 +51,11 @@ def check_figure_file(path: Path) -> None:
         )
 
 
+def count_images(images: int) -> str:
+    """The number with its word, for a title."""
+    return "1 image" if images == 1 else f"{images} images"
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as PNG or SVG. Folders are created.
 

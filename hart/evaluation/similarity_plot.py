@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hart.evaluation.figures import GREY, ORANGE, VERMILLION, matplotlib_module, new_figure
+from hart.evaluation.figures import (
+    GREY,
+    ORANGE,
+    VERMILLION,
+    count_images,
+    matplotlib_module,
+    new_figure,
+)
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.decisions import DecisionPlan, is_eligible
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 SITE_TITLES = {"attn": "Attention", "mlp": "MLP"}
 
 _COLOURS = "Blues"
-_CELL_WIDTH, _CELL_HEIGHT = 0.44, 0.29  # inches
+_CELL_WIDTH, _CELL_HEIGHT, _LINE_HEIGHT = 0.44, 0.29, 0.22  # inches
 _TEXT_POINTS = 6.5
 _REUSED = {"edgecolor": VERMILLION, "linewidth": 2.0}
 _PASSED = {"edgecolor": ORANGE, "linewidth": 1.5, "linestyle": (0, (1.2, 1.2))}
@@ -46,7 +54,9 @@ def plot_similarity(
     """
     schedule, depth = stored.schedule, stored.tables.depth
     width = 2 * max(_CELL_WIDTH * schedule.num_transitions, 3.6) + 2.6
-    figure = new_figure(width, max(_CELL_HEIGHT * depth, 1.8) + (3.4 if plan else 2.5))
+    title = _title_lines(stored, name, plan, plan_name, characters=int(width * 10))
+    around = _LINE_HEIGHT * len(title) + (2.7 if plan else 2.0)
+    figure = new_figure(width, max(_CELL_HEIGHT * depth, 1.8) + around)
     panels = figure.subplots(1, 2, sharey=True)
     colours = _colour_scale(stored.tables, schedule, plan)
     for axes, site in zip(panels, SITES, strict=True):
@@ -54,7 +64,7 @@ def plot_similarity(
         if plan is not None:
             _mark(axes, site, stored, plan)
     panels[0].set_ylabel("layer (transformer block)")
-    figure.suptitle(_title(stored, name, plan, plan_name), fontsize=11)
+    figure.suptitle("\n".join(title), fontsize=11)
     mappable = matplotlib_module("cm").ScalarMappable(norm=colours, cmap=_COLOURS)
     below = any(0.0 != value < colours.vmin for _, _, value in _cells(stored, *SITES))
     bar = figure.colorbar(mappable, ax=panels, extend="min" if below else "neither", pad=0.015)
@@ -152,9 +162,12 @@ def _open_transitions(site: str, plan: DecisionPlan) -> list[int]:
     ]
 
 
-def _title(stored: StoredSimilarity, name: str, plan: DecisionPlan | None, plan_name: str) -> str:
+def _title_lines(
+    stored: StoredSimilarity, name: str, plan: DecisionPlan | None, plan_name: str, characters: int
+) -> list[str]:
+    """What is shown, from where, and what the marks mean, in lines of that length."""
     images = stored.tables.images
-    seen = f"mean over {images} images" if images else "number of images unknown"
+    seen = f"mean over {count_images(images)}" if images else "number of images unknown"
     lines = [
         "Cosine similarity between a module's output and its interpolated output of the stage "
         "before",
@@ -163,13 +176,17 @@ def _title(stored: StoredSimilarity, name: str, plan: DecisionPlan | None, plan_
     ]
     if plan is not None:
         config = plan.config
-        adaptive = " (adaptive: as for an image like the calibrated ones)"
         lines.append(
             f"marks: {plan_name}, may skip stages {format_stages(config.skip_stages)}, "
-            f"threshold {config.threshold:g}{adaptive if config.adaptive_threshold else ''}"
+            f"threshold {config.threshold:g}"
         )
+        if config.adaptive_threshold:
+            lines.append(
+                "adaptive: as for an image like the calibrated ones; "
+                "layer 0 measures and always computes"
+            )
         lines += [f"nothing is reused: {reason}" for reason in plan.reasons]
-    return "\n".join(lines)
+    return [part for line in lines for part in textwrap.wrap(line, characters)]
 
 
 def _label_colours(bar: Colorbar, plan: DecisionPlan | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hart.evaluation.figures import BLUE, GREY, ORANGE, new_figure
+from hart.evaluation.figures import BLUE, GREY, ORANGE, count_images, new_figure
 from hart.evaluation.run_statistics import RESIDUAL, RunStatistics, StageCalls
 from hart.evaluation.similarity_plot import SITE_TITLES
 from hart.modules.networks.caching.config import SITES
@@ -46,7 +46,7 @@ def plot_statistics(statistics: RunStatistics, name: str) -> Figure:
         _draw_site(axes, statistics, site)
     if statistics.seconds:
         _draw_seconds(axes_row[-1], statistics)
-    images = f", {statistics.images} images" if statistics.images else ""
+    images = f", {count_images(statistics.images)}" if statistics.images else ""
     figure.suptitle(f"What feature caching did at each stage\n{name}{images}", fontsize=11)
     if statistics.has_calls:
         handles, labels = axes_row[0].get_legend_handles_labels()

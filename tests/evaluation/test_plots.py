@@ -121,6 +121,22 @@ def test_a_plan_without_reuse_says_why():
     assert frames(figure.axes[0]) == []
 
 
+@pytest.mark.parametrize("preset", ["ultra-fast", "original"])
+def test_long_titles_stay_inside_the_picture(preset):
+    pytest.importorskip("matplotlib")
+    similarity = stored()
+    for table in (similarity.tables.attn, similarity.tables.mlp):
+        for row in table:
+            row[:] = [0.1 if value else 0.0 for value in row]  # so that reasons are given too
+    plan = plan_of(similarity, preset_config(preset, DEMO))
+    figure = plot_similarity(similarity, "a" * 60 + ".json", plan, f"preset {preset}")
+    figure.canvas.draw()
+    box = figure._suptitle.get_window_extent()
+    assert "always computes" in figure.get_suptitle() or preset == "original"
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+
+
 # Documents about runs
 
 COUNTS = {
