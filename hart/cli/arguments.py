@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from hart.cli.evaluation_arguments import add_evaluation_arguments
 from hart.cli.parser import integer_from, on_off
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions
@@ -18,6 +19,7 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_prompt_arguments(parser.add_argument_group("prompts"))
     _add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_output_arguments(parser.add_argument_group("output"))
+    add_evaluation_arguments(parser)
     HARTForT2IEnhanced.add_cache_arguments(parser)
 
 
@@ -49,6 +51,13 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     source.add_argument("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
     source.add_argument(
         "--prompts_file", help="one prompt per line; empty lines and # comments are skipped"
+    )
+    source.add_argument(
+        "--demo_prompts",
+        type=integer_from(1),
+        metavar="N",
+        help="N captions of the demo's held-out scenes; --compare_configs then tells how many "
+        "attributes the images show",
     )
     group.add_argument(
         "--max_token_length",

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
 
-from transformers.utils import logging as transformers_logging
-
-from hart.cli.arguments import generation_options
-from hart.cli.output import RESULTS_FILE, prepare_output_folder, save_result
-from hart.cli.prompts import read_text, resolve_prompts
+from hart.cli.benchmark import run_benchmark_command
+from hart.cli.compare import run_compare_command
+from hart.cli.loading import set_up
+from hart.cli.output import RESULTS_FILE, save_result
 from hart.cli.report import image_entry, run_report, summary_lines
-from hart.cli.run import Run
+from hart.cli.run import INTERRUPTED, Run
 from hart.cli.similarity import (
     SimilaritySource,
     keep_calibration,
     prepare_similarity,
     say_calibration,
 )
-from hart.modules.models.transformer.cache_options import (
-    resolve_cache_config,
-    resolve_use_cache,
-)
-from hart.modules.models.transformer.configuration import HARTForT2IConfig
-from hart.pipeline import HARTPipeline, locate_checkpoint
-from hart.pipeline.options import plan_images
 from hart.utils.files import write_json
-
-INTERRUPTED = 130
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    """Run the command; 0, or 130 after Ctrl-C, which keeps the finished images.
+    """Run the command: draw, or measure if the arguments ask for that; the exit code.
 
     Raises:
         ValueError, OSError: a user's mistake; most are found before the model is loaded.
+    """
+    if args.compare_configs is not None:
+        return run_compare_command(args)
+    if args.benchmark:
+        return run_benchmark_command(args)
+    return draw_prompts(args)
+
+
+def draw_prompts(args: argparse.Namespace) -> int:
+    """Draw and save images; 0, or 130 after Ctrl-C, which keeps the finished ones.
+
+    Raises:
+        ValueError, OSError: as :func:`run_generate`.
     """
     run = set_up(args)
     similarity = prepare_similarity(run)
@@ -55,50 +56,6 @@ def run_generate(args: argparse.Namespace) -> int:
     for line in summary_lines(run.pipeline, report["summary"]):
         run.say(line)
     return 0 if complete else INTERRUPTED
-
-
-def set_up(args: argparse.Namespace) -> Run:
-    """Check everything that can be checked cheaply, then load the checkpoint."""
-
-    def say(line: str) -> None:
-        if not args.quiet:
-            print(line, flush=True)
-
-    options = generation_options(args)
-    prompts = resolve_prompts(args)
-    plan_images(prompts, options)  # refuses empty prompts
-    folder = prepare_output_folder(Path(args.output_dir))
-    return Run(args, options, prompts, folder, load_pipeline(args, say), say)
-
-
-def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTPipeline:
-    """The pipeline that the arguments describe, with their cache options."""
-    transformers_logging.disable_progress_bar()
-    model_path = args.model_path
-    if model_path is None:
-        from hart.demo import DEMO_CHECKPOINT
-
-        model_path = DEMO_CHECKPOINT
-        say("no --model_path: drawing with the bundled demo checkpoint")
-    folders = locate_checkpoint(model_path, args.text_model_path, args.tokenizer_path)
-    config = HARTForT2IConfig.from_pretrained(folders.llm)
-    cache = resolve_cache_config(args, config, config.patch_nums)
-    system_prompt = None
-    if args.system_prompt_file is not None:
-        system_prompt = read_text(Path(args.system_prompt_file))
-    pipeline = HARTPipeline.from_pretrained(
-        model_path,
-        args.text_model_path,
-        args.tokenizer_path,
-        device=args.device,
-        dtype=args.dtype,
-        cache=cache,
-        use_ema=args.use_ema,
-        system_prompt=system_prompt,
-    )
-    pipeline.model.use_cache = resolve_use_cache(args, config)
-    pipeline.model.calibration = bool(args.calibration)
-    return pipeline
 
 
 def draw(run: Run, entries: list[dict], similarity: SimilaritySource) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -35,6 +36,23 @@ def integer_from(least: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+def number_within(least: float, greatest: float) -> Callable[[str], float]:
+    """A parser type for numbers from ``least`` to ``greatest``."""
+
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= greatest:  # also refuses NaN
+            raise argparse.ArgumentTypeError(
+                f"expected a number within [{least:g}, {greatest:g}], got {text!r}"
+            )
+        return value
+
+    return number
 
 
 def on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, text: str) -> None:

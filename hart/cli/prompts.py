@@ -19,7 +19,7 @@ DEMO_PROMPTS = (
 
 
 def resolve_prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts given, else four of the demo or, for another checkpoint, of the library.
+    """The prompts asked for, else four of the demo or, for another checkpoint, of the library.
 
     Raises:
         ValueError: a prompt is empty, or the file holds none or is not UTF-8 text.
@@ -29,7 +29,11 @@ def resolve_prompts(args: argparse.Namespace) -> list[str]:
         return read_prompts_file(Path(args.prompts_file))
     if args.prompts is not None:
         return args.prompts
-    if args.model_path is None:
+    if args.demo_prompts is not None:
+        from hart.demo.evaluate import held_out_prompts
+
+        return held_out_prompts(args.demo_prompts)[0]
+    if args.model_path is None and args.random_weights is None:
         return list(DEMO_PROMPTS)
     return random.Random(args.seed).sample(default_prompts, NUM_DEFAULT_PROMPTS)
 

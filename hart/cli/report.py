@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-import hart
 from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource
+from hart.evaluation.environment import environment
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
 from hart.utils.constants import is_hart_system_prompt
@@ -91,22 +87,10 @@ def run_report(
     run: Run, entries: Sequence[dict], similarity: SimilaritySource, complete: bool
 ) -> dict[str, Any]:
     """The content of ``generation_results.json``; ``complete`` is False if the run ended early."""
-    pipeline, folders = run.pipeline, run.pipeline.folders
+    pipeline = run.pipeline
     return {
-        "settings": {
-            **run.options.to_dict(),
-            "model": str(folders.llm),
-            "text_model": str(folders.text_model),
-            "text_tokenizer": str(folders.text_tokenizer),
-            "cache_preset": run.args.cache_preset,
-            "cache_config": pipeline.model.cache_config.to_dict(),
-            "calibration": bool(run.args.calibration),
-        },
-        "similarity": {
-            "origin": similarity.origin,
-            "path": None if similarity.path is None else str(similarity.path),
-            "images": similarity.images,
-        },
+        "settings": run_settings(run),
+        "similarity": similarity_entry(similarity),
         "system_prompt": _system_prompt(pipeline.system_prompt, run.options),
         "environment": environment(pipeline),
         "complete": complete,
@@ -115,25 +99,42 @@ def run_report(
     }
 
 
+def run_settings(run: Run) -> dict[str, Any]:
+    """What was drawn, with which model and which cache configuration."""
+    return {
+        **run.options.to_dict(),
+        **_model(run),
+        "cache_preset": run.args.cache_preset,
+        "cache_config": run.pipeline.model.cache_config.to_dict(),
+        "calibration": bool(run.args.calibration),
+        "assume_similarity": run.args.assume_similarity,
+    }
+
+
+def _model(run: Run) -> dict[str, str | None]:
+    folders = run.pipeline.folders
+    if folders is None:
+        name = f"random weights {run.args.random_weights}, seed {run.args.seed}"
+        return {"model": name, "text_model": None, "text_tokenizer": None}
+    return {
+        "model": str(folders.llm),
+        "text_model": str(folders.text_model),
+        "text_tokenizer": str(folders.text_tokenizer),
+    }
+
+
+def similarity_entry(similarity: SimilaritySource) -> dict[str, Any]:
+    """Where the similarity table came from."""
+    return {
+        "origin": similarity.origin,
+        "path": None if similarity.path is None else str(similarity.path),
+        "images": similarity.images,
+    }
+
+
 def _system_prompt(text: str, options: GenerationOptions) -> dict[str, Any]:
     return {
         "used": options.use_llm_system_prompt and bool(text),
         "is_hart": is_hart_system_prompt(text),
         "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
-    }
-
-
-def environment(pipeline: HARTPipeline) -> dict[str, Any]:
-    """Versions, device and number format of a run."""
-    device = pipeline.device
-    return {
-        "hart": hart.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "platform": platform.platform(),
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
     }

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from hart.pipeline import GenerationOptions, HARTPipeline
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 
 @dataclass(frozen=True)
 class Run:

@@ -162,6 +162,7 @@ def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> Similari
     """
     if not is_similarity(similarity):
         raise ValueError(f"the assumed similarity must be within [-1, 1], got {similarity!r}")
+    similarity = similarity or -1e-9  # an entry of 0 would mean "not measured"
     empty = SimilarityTables.empty(model.depth, model.schedule)
     attn, mlp = ([[similarity] * len(row) for row in empty.site(site)] for site in ("attn", "mlp"))
     return SimilarityTables(attn, mlp)

@@ -1,0 +1,83 @@
+"""From a command line to a loaded model, with everything checked first that is cheap to check."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from hart.cli.arguments import generation_options
+from hart.cli.evaluation_arguments import check_evaluation_arguments
+from hart.cli.output import prepare_output_folder
+from hart.cli.prompts import read_text, resolve_prompts
+from hart.cli.run import Run
+from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
+from hart.modules.models.transformer.cache_options import (
+    resolve_cache_config,
+    resolve_use_cache,
+)
+from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.pipeline import HARTPipeline, locate_checkpoint
+from hart.pipeline.options import plan_images
+
+
+def set_up(args: argparse.Namespace) -> Run:
+    """Check everything that can be checked cheaply, then load the checkpoint."""
+
+    def say(line: str) -> None:
+        if not args.quiet:
+            print(line, flush=True)
+
+    check_evaluation_arguments(args)
+    options = generation_options(args)
+    prompts = resolve_prompts(args)
+    plan_images(prompts, options)  # refuses empty prompts
+    folder = prepare_output_folder(Path(args.output_dir))
+    pipeline = load_pipeline(args, say)
+    if args.assume_similarity is not None:
+        pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
+        pipeline.similarity_path = None
+    return Run(args, options, prompts, folder, pipeline, say)
+
+
+def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTPipeline:
+    """The pipeline that the arguments describe, with their cache options."""
+    if args.random_weights is not None:
+        return build_random_pipeline(args)
+    transformers_logging.disable_progress_bar()
+    model_path = args.model_path
+    if model_path is None:
+        from hart.demo import DEMO_CHECKPOINT
+
+        model_path = DEMO_CHECKPOINT
+        say("no --model_path: drawing with the bundled demo checkpoint")
+    folders = locate_checkpoint(model_path, args.text_model_path, args.tokenizer_path)
+    config = HARTForT2IConfig.from_pretrained(folders.llm)
+    cache = resolve_cache_config(args, config, config.patch_nums)
+    system_prompt = None
+    if args.system_prompt_file is not None:
+        system_prompt = read_text(Path(args.system_prompt_file))
+    pipeline = HARTPipeline.from_pretrained(
+        model_path,
+        args.text_model_path,
+        args.tokenizer_path,
+        device=args.device,
+        dtype=args.dtype,
+        cache=cache,
+        use_ema=args.use_ema,
+        system_prompt=system_prompt,
+    )
+    pipeline.model.use_cache = resolve_use_cache(args, config)
+    pipeline.model.calibration = bool(args.calibration)
+    return pipeline
+
+
+def build_random_pipeline(args: argparse.Namespace) -> HARTPipeline:
+    """Random weights of the shape that the arguments name, with their cache options."""
+    config = random_config(args.random_weights)
+    cache = resolve_cache_config(args, config, config.patch_nums)
+    pipeline = random_pipeline(args.random_weights, args.seed, args.device, args.dtype, cache)
+    pipeline.model.use_cache = resolve_use_cache(args, config)
+    return pipeline
