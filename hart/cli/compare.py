@@ -16,7 +16,7 @@ from hart.evaluation.comparison import (
     Comparison,
     named_configurations,
 )
-from hart.evaluation.comparison_report import comparison_report, format_psnr, markdown_table
+from hart.evaluation.comparison_report import comparison_report, markdown_table
 from hart.evaluation.environment import environment
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import save_figure
@@ -141,10 +141,13 @@ def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
 def _grid(comparison: Comparison, finished: Mapping[str, dict[str, Any]]):
     columns = {
         name: (
-            f"{entry['speedup']['image']['median']:.2f}x, "
-            f"PSNR {format_psnr(entry['quality']['psnr_db'])}",
+            f"{entry['speedup']['image']['median']:.2f}x, {_likeness(entry['quality'])}",
             comparison.results[name].examples,
         )
         for name, entry in finished.items()
     }
     return image_grid(comparison.prompts, columns)
+
+
+def _likeness(quality: Mapping[str, Any]) -> str:
+    return "equal" if quality["psnr_db"] is None else f"PSNR {quality['psnr_db']:.1f} dB"

@@ -13,7 +13,9 @@ from hart.pipeline import HARTPipeline
 Entry = dict[str, Any]
 
 DEVICE_MEMORY = "peak memory allocated on the device during a run"
-HELD_MEMORY = "weights, keys and values, and stored outputs: what outlives a stage, at its largest"
+HELD_MEMORY = (
+    "weights, keys and values, and stored outputs, which outlive a stage; each at its peak"
+)
 
 
 def comparison_report(
@@ -109,7 +111,7 @@ _COLUMNS: dict[str, Callable[[Entry], str]] = {
     "s per image": lambda e: f"{e['seconds_per_image']['median']:.3g}",
     "multiply-adds saved": lambda e: f"{e['multiply_adds_saved']:.1%}",
     "memory": lambda e: f"{e['memory']['relative']:.1%}",
-    "PSNR (dB)": lambda e: format_psnr(e["quality"]["psnr_db"]),
+    "PSNR (dB)": lambda e: _psnr(e["quality"]["psnr_db"]),
     "SSIM": lambda e: f"{e['quality']['ssim']:.4f}",
 }
 _OPTIONAL_COLUMNS: dict[str, tuple[str, str]] = {
@@ -156,6 +158,6 @@ def _range(values: Mapping[str, float]) -> str:
     return f"{values['median']:.2f}x ({values['p5']:.2f} to {values['p95']:.2f})"
 
 
-def format_psnr(psnr_db: float | None) -> str:
+def _psnr(psnr_db: float | None) -> str:
     """``equal`` for pictures without any difference, whose PSNR is infinite."""
     return "equal" if psnr_db is None else f"{psnr_db:.2f}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from hart.demo.evaluate import attribute_accuracy, pictures_to_tensor
 from hart.demo.reader import load_reader
 from hart.evaluation.extras import import_extra
 from hart.evaluation.image_metrics import Images
+from hart.utils.weights import load_into, read_state_dict
 
 # Mean and standard deviation per channel that every CLIP model was trained with.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -33,23 +33,14 @@ class LpipsDistance:
 
     Raises:
         MissingExtraError: the package ``lpips`` is not installed.
-        ValueError: the file is damaged or of another network.
-        OSError: the file cannot be read.
+        CheckpointError: the file is missing, damaged or of another network.
     """
 
     def __init__(self, weights: str | Path, device: torch.device | str = "cpu") -> None:
         lpips = import_extra("lpips", "LPIPS", extra="lpips")
         # pnet_rand leaves the backbone without weights instead of fetching them.
         net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
-        try:
-            net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except OSError:
-            raise
-        except (RuntimeError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f'{weights}: not the state dict of lpips.LPIPS(net="alex") ({reason})'
-            ) from error
+        load_into(net, read_state_dict(weights), source=weights)
         self._net = net.to(device).eval()
         self._device = device
 

@@ -83,11 +83,10 @@ def _resident_peak_of_the_process() -> int | None:
 def held_bytes(
     pipeline: HARTPipeline, batch_size: int, statistics: Mapping[str, Any]
 ) -> dict[str, int]:
-    """What stays in memory from one stage to the next, at its largest.
+    """What stays in memory from one stage to the next, each part at its peak.
 
     Unlike the resident memory of a process this does not depend on what ran before, so that
-    configurations can be compared on any device. Activations inside a stage come on top; caching
-    does not change the largest of them.
+    configurations can be compared on any device. Activations inside a stage come on top.
 
     Args:
         batch_size: images drawn at the same time.

@@ -32,7 +32,7 @@ def speed_quality_plot(configurations: Mapping[str, Mapping[str, Any]]) -> Figur
     axes.set_xlabel("speedup over no-cache, whole image (bars: 5th to 95th percentile)")
     axes.set_ylabel("SSIM to the no-cache images")
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    axes.legend(title="speedup, SSIM", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return figure
 
 

@@ -1,0 +1,109 @@
+"""Metrics with weights of their own, on tiny real models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+from hart.evaluation.learned_metrics import CLIP_MEAN, CLIP_STD, ClipScore, LpipsDistance
+from hart.utils.weights import CheckpointError
+from tests.pipeline.checkpoint_folder import TEXT_MODEL
+
+POSITIONS = 10
+
+
+def picture(seed: int) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    return Image.fromarray(values)
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = AutoTokenizer.from_pretrained(TEXT_MODEL)
+    tokenizer.save_pretrained(folder)
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    text = {**size, "vocab_size": len(tokenizer), "max_position_embeddings": POSITIONS}
+    vision = {**size, "image_size": 32, "patch_size": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = CLIPConfig(
+            text_config={**text, "num_hidden_layers": 1},
+            vision_config={**vision, "num_hidden_layers": 1},
+            projection_dim=8,
+        )
+        CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+def test_clip_score_is_the_cosine_of_picture_and_prompt(clip_folder):
+    prompt, image = "a red fox", picture(0)
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    tokens = AutoTokenizer.from_pretrained(clip_folder)(prompt, return_tensors="pt")
+    with torch.no_grad():
+        output = CLIPModel.from_pretrained(clip_folder)(
+            input_ids=tokens.input_ids,
+            attention_mask=tokens.attention_mask,
+            pixel_values=(pixels - mean) / std,
+        )
+    cosine = torch.cosine_similarity(output.image_embeds, output.text_embeds).item()
+    score = ClipScore(clip_folder)([image], [image], [prompt])["clip_score"]
+    assert score == pytest.approx(max(100 * cosine, 0), abs=1e-3)
+
+
+def test_clip_score_is_the_mean_over_pictures_and_never_negative(clip_folder):
+    metric = ClipScore(clip_folder)
+    images, prompts = [picture(seed) for seed in range(6)], [f"prompt {i}" for i in range(6)]
+    single = [
+        metric([image], [image], [prompt])["clip_score"]
+        for image, prompt in zip(images, prompts, strict=True)
+    ]
+    assert min(single) >= 0
+    mean = sum(single) / len(single)
+    assert metric(images, images, prompts)["clip_score"] == pytest.approx(mean)
+
+
+def test_prompts_longer_than_clips_context_are_cut(clip_folder):
+    image = [picture(0)]
+    assert ClipScore(clip_folder)(image, image, ["fox " * 5 * POSITIONS])["clip_score"] >= 0
+
+
+def test_pictures_of_any_size_are_resized_for_clip(clip_folder):
+    large = [picture(0).resize((100, 100))]
+    assert ClipScore(clip_folder)(large, large, ["a fox"])["clip_score"] >= 0
+
+
+# --- LPIPS: only where its package is installed ---------------------------------------------
+
+
+@pytest.fixture
+def lpips_weights(tmp_path) -> Path:
+    lpips = pytest.importorskip("lpips")
+    torch.manual_seed(0)
+    net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
+    torch.save(net.state_dict(), tmp_path / "lpips.pth")
+    return tmp_path / "lpips.pth"
+
+
+def test_lpips_grows_with_the_difference(lpips_weights):
+    metric = LpipsDistance(lpips_weights)
+    image, other = picture(0).resize((64, 64)), picture(1).resize((64, 64))
+    assert metric([image], [image], ["a"]) == {"lpips": 0}
+    assert metric([other], [image], ["a"])["lpips"] != 0
+    both = metric([image, other], [image, image], ["a", "b"])["lpips"]
+    assert both == pytest.approx(metric([other], [image], ["a"])["lpips"] / 2)
+
+
+def test_weights_of_another_network_are_refused(lpips_weights):
+    torch.save({"x": torch.ones(1)}, lpips_weights)
+    with pytest.raises(CheckpointError, match=r"lpips\.pth does not fit LPIPS"):
+        LpipsDistance(lpips_weights)
+    lpips_weights.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"lpips\.pth: not a complete file"):
+        LpipsDistance(lpips_weights)
