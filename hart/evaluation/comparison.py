@@ -191,13 +191,19 @@ class Comparer:
             result = self.comparison.results[name]
             bar.set_description(name)
             if result.failure is None:
-                try:
-                    self._measure(result, turn, measured)
-                # Whatever it is that one configuration cannot do, the others may.
-                except Exception as error:
-                    result.failure = _reason(error)
-                    _free_memory(self._pipeline.device)
+                self._try(result, turn, measured)
             bar.update()
+
+    def _try(self, result: ConfigurationResult, turn: int, measured: bool) -> None:
+        """Measure one run; whatever it is that one configuration cannot do, the others may."""
+        try:
+            self._measure(result, turn, measured)
+            return
+        except Exception as error:
+            result.failure = _reason(error)
+        # Out here the exception no longer holds on to the tensors of the run that failed.
+        if self._pipeline.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _measure(self, result: ConfigurationResult, turn: int, measured: bool) -> None:
         if self.comparison.reference.failure is not None:
@@ -230,9 +236,3 @@ class Comparer:
 def _reason(error: Exception) -> str:
     text = " ".join(f"{type(error).__name__}: {error}".split())
     return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "..."
-
-
-def _free_memory(device: torch.device) -> None:
-    """Give back what a configuration left allocated that ran out of memory."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
