@@ -8,6 +8,7 @@ from pathlib import Path
 from hart.cli.run import Run
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.similarity_io import (
+    SIMILARITY_FILE,
     SimilarityFileError,
     StoredSimilarity,
     check_destination,
@@ -15,7 +16,6 @@ from hart.modules.networks.caching.similarity_io import (
 )
 from hart.modules.networks.caching.stages import format_stages
 from hart.pipeline import HARTPipeline
-from hart.pipeline.folders import SIMILARITY_FILE
 
 MAX_CALIBRATION_PROMPTS = 8
 

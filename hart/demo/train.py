@@ -27,6 +27,7 @@ from hart.demo.train_transformer import train_transformer
 from hart.demo.training_loop import PhaseReport
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.networks.caching.similarity_io import SIMILARITY_FILE
 from hart.pipeline import HARTPipeline
 
 STORED_DTYPE = torch.float16
@@ -79,10 +80,15 @@ def save_checkpoint(
 
 
 def calibrate_checkpoint(folder: Path, prompts: int, quiet: bool = False) -> Path:
-    """Measure similarities on training captions and store them in the transformer's folder."""
+    """Measure similarities on training captions and store them in the transformer's folder.
+
+    A table that is there was measured with earlier weights and is thrown away.
+    """
+    file = folder / "llm" / SIMILARITY_FILE
+    file.unlink(missing_ok=True)
     pipeline = HARTPipeline.from_pretrained(folder, device="cpu", dtype="float32")
     pipeline.calibrate(corpus(prompts, CALIBRATION_SEED), batch_size=8, quiet=quiet)
-    return pipeline.model.save_similarity_data(folder / "llm" / "cache_similarity.json")
+    return pipeline.model.save_similarity_data(file)
 
 
 def write_manifest(out: Path, reports: dict[str, PhaseReport], scale: float, device: str) -> dict:

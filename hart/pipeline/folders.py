@@ -19,12 +19,12 @@ from hart.modules.models.transformer.checkpoint import (
     resolve_autoencoder_folder,
 )
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.networks.caching.similarity_io import SIMILARITY_FILE
 from hart.utils.constants import llm_system_prompt
 from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
 
 PathLike = str | os.PathLike
 
-SIMILARITY_FILE = "cache_similarity.json"
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _AUTOENCODER_TYPES = (HARTAutoEncoderConfig.model_type, HARTAutoEncoderWithDiscConfig.model_type)

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 
+import hart
 from hart.modules.models.transformer.cache_options import resolve_cache_config
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
@@ -164,6 +165,7 @@ def test_similarity_data_round_trip_and_fingerprint(folder, tmp_path, recwarn):
     other = HARTForT2IEnhanced.from_pretrained(folder, dtype=torch.bfloat16)
     loaded = other.load_similarity_data(path)
     assert loaded.matched == loaded.total == len(HART_SIDES) - 1
+    assert loaded.provenance.library_version == hart.__version__
     assert other.similarity == model.similarity
     assert not [w for w in recwarn if "other weights" in str(w.message)]
     with torch.no_grad():

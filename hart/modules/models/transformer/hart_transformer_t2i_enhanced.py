@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+import hart
 from hart.modules.models.transformer.cache_options import (
     OPTION_NAMES,
     add_cache_arguments,
@@ -32,6 +33,7 @@ from hart.modules.networks.caching.multiply_adds import TransformerShape
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
 from hart.modules.networks.caching.similarity_io import (
+    SIMILARITY_FILE,
     LoadedSimilarity,
     load_similarity,
     save_similarity,
@@ -43,8 +45,6 @@ from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
 
 __all__ = ["HARTForT2IEnhanced"]
-
-SIMILARITY_FILE = "cache_similarity.json"
 
 
 class HARTForT2IEnhanced(HARTForT2I):
@@ -181,7 +181,13 @@ class HARTForT2IEnhanced(HARTForT2I):
                 that the model came from, else in the current folder.
         """
         path = Path(path or self.config.sim_path or self._default_similarity_file())
-        save_similarity(path, self.similarity, self.schedule, fingerprint=self.weight_fingerprint())
+        save_similarity(
+            path,
+            self.similarity,
+            self.schedule,
+            fingerprint=self.weight_fingerprint(),
+            library_version=hart.__version__,
+        )
         return path
 
     def load_similarity_data(self, path: str | Path) -> LoadedSimilarity:

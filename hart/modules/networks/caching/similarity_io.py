@@ -40,6 +40,9 @@ from .stages import StageSchedule
 
 SUFFIXES = (".json", ".pt", ".pkl")
 
+SIMILARITY_FILE = "cache_similarity.json"
+"""Name of the table in a model's folder."""
+
 
 class SimilarityFileError(ValueError):
     """A similarity file is unusable; the message names it, what was expected and what was found."""
