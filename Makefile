@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+OUTPUT ?= outputs
 
 .PHONY: demo test bench lint
 
@@ -12,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python enhanced_inference_cli.py --cache-preset original --output_dir outputs
+	$(BIN)/python enhanced_inference_cli.py --cache-preset original --output_dir $(OUTPUT)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -60,16 +60,14 @@ def run_compare_command(args: argparse.Namespace) -> int:
 
 def _metrics_with_weights(args: argparse.Namespace) -> list[Metric]:
     """Metrics whose weights the command line names."""
-    metrics: list[Metric] = []
-    if args.lpips_weights is not None or args.clip_path is not None:
-        from hart.evaluation import learned_metrics  # slow to import
+    files = (args.lpips_weights, args.fid_weights, args.clip_path)
+    if files == (None, None, None):
+        return []
+    from hart.evaluation.learned_metrics import ClipScore, FrechetDistance, LpipsDistance  # slow
 
-        device = resolve_device(args.device)
-        if args.lpips_weights is not None:
-            metrics.append(learned_metrics.LpipsDistance(args.lpips_weights, device))
-        if args.clip_path is not None:
-            metrics.append(learned_metrics.ClipScore(args.clip_path, device))
-    return metrics
+    device = resolve_device(args.device)
+    kinds = (LpipsDistance, FrechetDistance, ClipScore)
+    return [kind(file, device) for kind, file in zip(kinds, files, strict=True) if file is not None]
 
 
 def _attribute_accuracy(run: Run) -> Metric:

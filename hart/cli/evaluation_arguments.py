@@ -39,6 +39,7 @@ NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("--random-weights", ("--benchmark", "--compare_configs")),
     ("--benchmark_runs", ("--benchmark", "--compare_configs")),
     ("--lpips_weights", ("--compare_configs",)),
+    ("--fid_weights", ("--compare_configs",)),
     ("--clip_path", ("--compare_configs",)),
 )
 
@@ -81,6 +82,9 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         help="take X for the similarity of every module and transition instead of a table",
     )
     group.add_argument("--lpips_weights", help='state dict of lpips.LPIPS(net="alex"): adds LPIPS')
+    group.add_argument(
+        "--fid_weights", help="torch-fidelity's Inception weights: adds FID against no-cache"
+    )
     group.add_argument("--clip_path", help="folder of a CLIP model: adds the CLIP score")
 
 

@@ -28,7 +28,7 @@ from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.utils.prompts import encode_prompts
 
-TRANSFORMER = Phase("transformer", steps=9000, learning_rate=2e-3, seed=21, warmup=0.03)
+TRANSFORMER = Phase("transformer", steps=3000, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
 BATCH = 16
 EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.6, 32, 7

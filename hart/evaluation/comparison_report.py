@@ -116,6 +116,7 @@ _COLUMNS: dict[str, Callable[[Entry], str]] = {
 }
 _OPTIONAL_COLUMNS: dict[str, tuple[str, str]] = {
     "LPIPS": ("lpips", ".4f"),
+    "FID": ("fid", ".2f"),
     "CLIP score": ("clip_score", ".2f"),
     "attributes right": ("attribute_accuracy", ".1%"),
 }

@@ -1,4 +1,4 @@
-"""Metrics that need trained weights: LPIPS, CLIP score, and the demo's attribute reader."""
+"""Metrics that need trained weights: LPIPS, FID, CLIP score, and the demo's attribute reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hart.demo.evaluate import attribute_accuracy, pictures_to_tensor
 from hart.demo.reader import load_reader
 from hart.evaluation.extras import import_extra
 from hart.evaluation.image_metrics import Images
-from hart.utils.weights import load_into, read_state_dict
+from hart.utils.weights import CheckpointError, load_into, read_state_dict
 
 # Mean and standard deviation per channel that every CLIP model was trained with.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -52,6 +52,63 @@ class LpipsDistance:
             for pair in zip(images, reference, strict=True)
         ]
         return {"lpips": float(np.mean(distances))}
+
+
+class FrechetDistance:
+    """Fréchet Inception distance to the reference pictures (FID, arXiv 1706.08500).
+
+    It compares the distributions of all pictures, not pairs, and is biased upwards when they are
+    fewer than some thousands.
+
+    Args:
+        weights: Inception weights of the package ``torch-fidelity``, a state dict.
+        device: where it computes.
+
+    Raises:
+        MissingExtraError: the package ``torch-fidelity`` is not installed.
+        CheckpointError: the file is missing, damaged or of another network.
+    """
+
+    _FEATURES = "2048"
+
+    def __init__(self, weights: str | Path, device: torch.device | str = "cpu") -> None:
+        inception = import_extra("torch_fidelity.feature_extractor_inceptionv3", "FID", extra="fid")
+        self._metric = import_extra("torch_fidelity.metric_fid", "FID", extra="fid")
+        read_state_dict(weights)  # the package would also run code from a file; this refuses it
+        try:
+            net = inception.FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                [self._FEATURES],
+                feature_extractor_weights_path=str(weights),
+            )
+        # The package checks nothing; what torch raises depends on what is wrong with the file.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"{weights}: not torch-fidelity's Inception ({reason})"
+            ) from error
+        self._net = net.to(device).eval()
+        self._device = device
+
+    def __call__(self, images: Images, reference: Images, prompts: Sequence[str]) -> dict[str, Any]:
+        """``fid``, 0 for equal pictures.
+
+        Raises:
+            ValueError: there are fewer than two pictures.
+        """
+        if len(images) < 2:
+            raise ValueError(f"FID compares distributions: {len(images)} picture is too few for it")
+        statistics = [self._statistics(pictures) for pictures in (images, reference)]
+        distance = self._metric.fid_statistics_to_metric(*statistics, verbose=False)
+        return {"fid": max(distance[self._metric.KEY_METRIC_FID], 0.0)}  # rounding goes below 0
+
+    @torch.no_grad()
+    def _statistics(self, images: Images) -> dict[str, np.ndarray]:
+        features = []
+        for image in images:
+            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None]
+            features.append(self._net(pixels.to(self._device))[0].cpu())
+        return self._metric.fid_features_to_statistics(torch.cat(features))
 
 
 class ClipScore:

@@ -10,7 +10,13 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from hart.evaluation.learned_metrics import CLIP_MEAN, CLIP_STD, ClipScore, LpipsDistance
+from hart.evaluation.learned_metrics import (
+    CLIP_MEAN,
+    CLIP_STD,
+    ClipScore,
+    FrechetDistance,
+    LpipsDistance,
+)
 from hart.utils.weights import CheckpointError
 from tests.pipeline.checkpoint_folder import TEXT_MODEL
 
@@ -107,3 +113,41 @@ def test_weights_of_another_network_are_refused(lpips_weights):
     lpips_weights.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match=r"lpips\.pth: not a complete file"):
         LpipsDistance(lpips_weights)
+
+
+# --- FID: only where its package is installed -----------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory) -> Path:
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    file = tmp_path_factory.mktemp("inception") / "inception.pth"
+    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
+        # Its constructor insists on weights; these two lines leave it with random ones.
+        patch.setattr(inception, "load_state_dict_from_url", lambda *args, **kwargs: {})
+        patch.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda *args: None)
+        torch.manual_seed(0)
+        net = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+        torch.save(net.state_dict(), file)
+    return file
+
+
+def test_fid_compares_the_pictures_as_a_whole(inception_weights):
+    metric = FrechetDistance(inception_weights)
+    images, others = [picture(0), picture(1)], [picture(2).rotate(90), picture(3)]
+    prompts = ["a", "b"]
+    assert metric(images, images, prompts)["fid"] == pytest.approx(0, abs=1e-3)
+    assert metric(images, images[::-1], prompts)["fid"] == pytest.approx(0, abs=1e-3)
+    assert metric(others, images, prompts)["fid"] > 1e-3
+    with pytest.raises(ValueError, match="1 picture is too few"):
+        metric(images[:1], images[:1], prompts[:1])
+
+
+def test_other_files_than_inceptions_weights_are_refused(inception_weights, tmp_path):
+    other = tmp_path / "other.pth"
+    torch.save({"x": torch.ones(1)}, other)
+    with pytest.raises(CheckpointError, match=r"other\.pth: not torch-fidelity's Inception"):
+        FrechetDistance(other)
+    other.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"other\.pth: not a complete file"):
+        FrechetDistance(other)

@@ -1,0 +1,209 @@
+"""Both READMEs do what they say: every command and every Python block in them runs.
+
+On the demo checkpoint, and shortened by parameters where they would take long.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from hart.cli.main import generate_main, main
+from hart.cli.parser import CommandParser
+from hart.demo import DEMO_CHECKPOINT
+from hart.demo.scene import ATTRIBUTES
+from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+
+ROOT = Path(__file__).parent.parent
+README, MANUAL = ROOT / "README.md", ROOT / "README_VAR_STYLE_CACHING.md"
+
+# Words of the READMEs -> what stands there on a reader's machine.
+PLACES = {
+    "/path/to/hart-0.7b-1024px/llm": "checkpoint/llm",
+    "/path/to/Qwen2-VL-1.5B-Instruct": "checkpoint/text_model",
+    "/path/to/hart/llm": "checkpoint/llm",
+    "/path/to/text/encoder": "checkpoint/text_model",
+}
+# Flag -> the value that shortens it; for the flags that measure also where it is not given.
+SHORTER = {"--demo_prompts": "2", "--random-weights": "tiny"}
+SHORTER_RUNS = {"--benchmark_runs": "1", "--benchmark_warmup": "0"}
+
+
+def blocks(document: Path) -> list[tuple[str, str]]:
+    """Language and content of the fenced blocks that are to be run."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", document.read_text("utf-8"), re.M | re.S)
+    assert {language for language, _ in found} == {"bash", "python"}
+    return found
+
+
+def commands(block: str) -> list[str]:
+    """The command lines of a block, without comments and line ends that continue."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def shortened(words: list[str]) -> list[str]:
+    words = list(words)
+    measures = "--benchmark" in words or "--compare_configs" in words
+    for flag, value in {**SHORTER, **(SHORTER_RUNS if measures else {})}.items():
+        if flag in words:
+            words[words.index(flag) + 1] = value
+        elif flag in SHORTER_RUNS:
+            words += [flag, value]
+    return words
+
+
+class Reader:
+    """Does what a README says, in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.names: dict = {}
+        self.ran: list[str] = []
+
+    def follow(self, document: Path) -> None:
+        for language, content in blocks(document):
+            for place, stand_in in PLACES.items():
+                content = content.replace(place, stand_in)
+            if language == "python":
+                exec(compile(content, f"{document.name}: {content[:40]}...", "exec"), self.names)
+                self.ran.append("python block")
+                continue
+            for command in commands(content):
+                self.run(command)
+                self.ran.append(command)
+
+    def run(self, command: str) -> None:
+        words = shlex.split(command)
+        if words[0] == "hart":
+            assert main(shortened(words[1:])) == 0, command
+        elif words[:2] == ["python", "enhanced_inference_cli.py"]:
+            assert generate_main(shortened(words[2:])) == 0, command
+        elif words[0] == "make":
+            self.make(*words[1:])
+        elif words[:3] == ["pip", "install", "."]:
+            self.install()
+        elif words[0] == "printf":
+            subprocess.run(command, shell=True, check=True, cwd=self.folder)
+        else:
+            pytest.fail(f"nobody tests the command {command!r}")
+
+    def make(self, target: str) -> None:
+        """Run the target with this interpreter instead of a new environment's."""
+        if shutil.which("make") is None:
+            pytest.skip("there is no make")
+        if target == "test":  # that is this run; it would start itself
+            assert "-m pytest" in self._make("--dry-run", target)
+            return
+        self._make(target, f"OUTPUT={self.folder / 'outputs'}")
+        assert len(list((self.folder / "outputs").glob("*.png"))) == 4
+
+    def _make(self, *arguments: str) -> str:
+        venv = self.folder / "venv"
+        venv.mkdir(exist_ok=True)
+        (venv / ".installed").touch()
+        places = [f"VENV={venv}", f"BIN={Path(sys.executable).parent}"]
+        done = subprocess.run(
+            ["make", *arguments, *places], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def install(self) -> None:
+        """Install a copy of the sources, without what it depends on and without a network."""
+        pytest.importorskip("setuptools")
+        source, target = self.folder / "source", self.folder / "installed"
+        leave_out = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "hart", source / "hart", ignore=leave_out)
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source)
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        offline = ["--no-build-isolation", "--no-index", "--target", str(target), str(source)]
+        done = subprocess.run([*pip, *offline], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        files = {file.name for file in target.rglob("*")}
+        assert {"generate.py", "cache_similarity.json", "system_prompt.txt"} <= files
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch) -> Reader:
+    shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+    monkeypatch.chdir(tmp_path)
+    return Reader(tmp_path)
+
+
+@pytest.mark.parametrize("document", [README, MANUAL], ids=lambda file: file.stem)
+def test_everything_in_it_runs(reader, document):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the demo lacks some of the stages that it names
+        reader.follow(document)
+    assert "python block" in reader.ran
+    assert any("--cache-preset" in command for command in reader.ran)
+
+
+def test_the_manual_lists_every_flag_once():
+    from hart.cli.arguments import add_generate_arguments
+
+    parser = CommandParser()
+    add_generate_arguments(parser)
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    table = section(MANUAL, "All flags")
+    listed = [flag for row in rows(table) for flag in re.findall(r"`(--[\w-]+)`", row[0])]
+    assert sorted(listed) == sorted(set(flags) - {"-h", "--help"})
+    for action in parser._actions:
+        if action.choices and "--cache-preset" not in action.option_strings:
+            row = next(row for row in rows(table) if f"`{action.option_strings[0]}`" in row[0])
+            assert set(re.findall(r"`([^`-][^`]*)`", row[2])) == set(action.choices), row
+
+
+def test_the_manual_lists_every_preset_as_it_is():
+    table = {row[0].strip("`"): row[1:] for row in rows(section(MANUAL, "Presets"))[2:]}
+    for name, preset in CACHE_PRESETS.items():
+        sites, threshold, other, *skips = table.pop(name)
+        config = preset_config(name, range(1, 9))
+        words = {("attn", "mlp"): "both", ("attn",): "attention", ("mlp",): "MLP", (): "none"}
+        assert sites == words[config.enabled_sites], name
+        assert threshold == (f"{preset.threshold:g}" if config.enabled_sites else ""), name
+        assert ("adaptive" in other) == preset.adaptive_threshold, name
+        assert ("bicubic" in other) == (preset.interpolation_mode == "bicubic"), name
+        published = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
+        for listed, sides in zip(skips, (published, published[:9]), strict=True):
+            lengths = preset_config(name, sides).skip_stages
+            assert listed == ", ".join(map(str, lengths)), name
+    assert all(cell.startswith(("1 to", "25 to", "81 to", "256 to", "729 to")) for cell in table)
+
+
+def test_the_readme_tells_the_demos_accuracy_per_attribute():
+    listed = [row[0] for row in rows(section(README, "The demo checkpoint"))]
+    assert {"shape", "colour", "background", "size", "texture"} <= set(listed)
+    assert set(ATTRIBUTES) >= set(listed[2:])
+
+
+def section(document: Path, title: str) -> str:
+    """What stands under a heading, up to the next one."""
+    text = document.read_text("utf-8")
+    return re.search(rf"^#+ {title}\n(.*?)(?=^#+ |\Z)", text, re.M | re.S)[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of the table rows in a text."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_paths_in_the_readmes_exist():
+    for document in (README, MANUAL):
+        text = document.read_text("utf-8")
+        links = re.findall(r"\]\(([^)#:]+)\)", text)
+        files = re.findall(r"`(hart/[\w/.]+)`", text)
+        assert links
+        for name in [*links, *files]:
+            assert os.path.exists(ROOT / name), f"{document.name}: {name}"
