@@ -1,0 +1,20 @@
+"""Run every benchmark with its defaults: ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import sys
+
+from benchmarks import adaptive_threshold, statistics_cost
+
+BENCHMARKS = (statistics_cost, adaptive_threshold)
+
+
+def main() -> int:
+    for benchmark in BENCHMARKS:
+        print(f"== {benchmark.__name__}")
+        benchmark.main([])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

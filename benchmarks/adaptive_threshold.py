@@ -1,0 +1,158 @@
+"""Whether the adaptive threshold does what it is for, on calm and on busy pictures of the demo.
+
+Run ``python -m benchmarks.adaptive_threshold``. Two questions: does it reuse less on busy pictures
+than on calm ones, and, at equal mean reuse, are its pictures at least as close to the uncached
+ones as those of a fixed threshold? Every picture is drawn alone, because a batch shares its
+threshold. Thresholds are swept, and the fixed rule's error is interpolated at the adaptive one's
+reuse.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.results_file import add_output, save_results
+from hart.demo import DEMO_CHECKPOINT
+from hart.demo.captions import caption
+from hart.demo.scene import Scene, sample_scene
+from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.presets import preset_config
+from hart.pipeline import HARTPipeline
+
+GROUPS = ("calm", "busy")
+SCENE_SEED, IMAGE_SEED = 5, 1000
+
+
+def scenes(group: str, n: int) -> list[Scene]:
+    """``n`` scenes: small plain shapes, or large shapes with a texture."""
+    rng = np.random.default_rng(SCENE_SEED)
+    found: list[Scene] = []
+    while len(found) < n:
+        scene = sample_scene(rng, held_out=False)
+        calm, large = scene.texture == "plain", scene.size == "large"
+        if (group == "calm" and calm and not large) or (group == "busy" and not calm and large):
+            found.append(scene)
+    return found
+
+
+class Pictures:
+    """Draws the same pictures, one at a time, with one configuration after the other."""
+
+    def __init__(self, pipeline: HARTPipeline, n: int, quiet: bool) -> None:
+        self.pipeline, self.quiet = pipeline, quiet
+        rng = np.random.default_rng(SCENE_SEED)
+        self.prompts = {g: [caption(scene, rng) for scene in scenes(g, n)] for g in GROUPS}
+        self.uncached = self._draw(preset_config("no-cache", pipeline.model.patch_nums))[0]
+
+    def measure(self, config: CacheConfig) -> dict[str, Any]:
+        """Mean reuse rate and mean squared error (8-bit levels) per group and over both."""
+        images, reuse = self._draw(config)
+        error = {
+            g: [
+                float(np.mean((a - b) ** 2))
+                for a, b in zip(images[g], self.uncached[g], strict=True)
+            ]
+            for g in GROUPS
+        }
+        row: dict[str, Any] = {"threshold": config.threshold}
+        for group in GROUPS:
+            row[group] = {"reuse": _mean(reuse[group]), "mse": _mean(error[group])}
+        row["reuse"] = _mean([r for g in GROUPS for r in reuse[g]])
+        row["mse"] = _mean([e for g in GROUPS for e in error[g]])
+        return row
+
+    def _draw(self, config: CacheConfig):
+        self.pipeline.model.set_cache_config(config)
+        images, reuse = {}, {}
+        work = [(g, i, p) for g in GROUPS for i, p in enumerate(self.prompts[g])]
+        for group, i, prompt in tqdm(work, unit="image", disable=True if self.quiet else None):
+            output = self.pipeline(prompt, seed=IMAGE_SEED + i, quiet=True)
+            images.setdefault(group, []).append(np.asarray(output.images[0], np.float64))
+            reuse.setdefault(group, []).append(_reuse_rate(output.statistics))
+        return images, reuse
+
+
+def _reuse_rate(statistics: dict[str, Any]) -> float:
+    """Share of the calls that could have been reuse and were."""
+    totals = statistics["totals"].values()
+    reused = sum(site["reused"] for site in totals)
+    eligible = reused + sum(site["computed"] - site["not_eligible"] for site in totals)
+    return reused / eligible if eligible else 0.0
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def at_equal_reuse(fixed: list[dict], adaptive: list[dict]) -> list[dict[str, float]]:
+    """Both rules' error where their mean reuse is equal: the fixed one's is interpolated."""
+    ordered = sorted(fixed, key=lambda row: row["reuse"])
+    reuse, mse = [row["reuse"] for row in ordered], [row["mse"] for row in ordered]
+    inside = [row for row in adaptive if reuse[0] < row["reuse"] < reuse[-1]]
+    return [
+        {
+            "threshold": row["threshold"],
+            "reuse": row["reuse"],
+            "mse_adaptive": row["mse"],
+            "mse_fixed": float(np.interp(row["reuse"], reuse, mse)),
+        }
+        for row in inside
+    ]
+
+
+def sweep_thresholds(pipeline: HARTPipeline, base: CacheConfig, n: int) -> list[float]:
+    """``n`` thresholds at even steps through the calibrated similarities of the skip stages."""
+    model = pipeline.model
+    columns = [model.schedule.column(model.schedule.index_of(s)) for s in base.skip_stages]
+    tables = (model.cache_similarity_attn, model.cache_similarity_mlp)
+    values = [row[c] for table in tables for row in table for c in columns]
+    return np.quantile(values, np.linspace(0.08, 0.92, n)).clip(0, 1).tolist()
+
+
+def lines(report: dict[str, Any]) -> list[str]:
+    """The result as Markdown tables."""
+    out = ["| rule | threshold | reuse, calm | reuse, busy | reuse | MSE |", "|---" * 6 + "|"]
+    for rule in ("fixed", "adaptive"):
+        for row in report[rule]:
+            numbers = (row["calm"]["reuse"], row["busy"]["reuse"], row["reuse"])
+            shares = " | ".join(f"{x:.1%}" for x in numbers)
+            out.append(f"| {rule} | {row['threshold']:.3f} | {shares} | {row['mse']:.2f} |")
+    out += ["", "| reuse | MSE, adaptive | MSE, fixed | adaptive / fixed |", "|---" * 4 + "|"]
+    for row in report["equal_reuse"]:
+        a, f = row["mse_adaptive"], row["mse_fixed"]
+        out.append(f"| {row['reuse']:.1%} | {a:.2f} | {f:.2f} | {a / f:.2f} |")
+    return out
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive_threshold")
+    parser.add_argument("--pictures", type=int, default=24, help="of each group")
+    parser.add_argument("--thresholds", type=int, default=7, help="of each rule")
+    parser.add_argument("--preset", default="aggressive", help="whose stages may be skipped")
+    parser.add_argument("--device")
+    parser.add_argument("--quiet", action="store_true")
+    add_output(parser, "adaptive_threshold")
+    args = parser.parse_args(argv)
+    pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
+    base = preset_config(args.preset, pipeline.model.patch_nums)
+    pictures = Pictures(pipeline, args.pictures, args.quiet)
+    report: dict[str, Any] = {"preset": args.preset, "pictures_per_group": args.pictures}
+    for rule, adaptive in (("fixed", False), ("adaptive", True)):
+        report[rule] = [
+            pictures.measure(replace(base, threshold=threshold, adaptive_threshold=adaptive))
+            for threshold in sweep_thresholds(pipeline, base, args.thresholds)
+        ]
+    report["equal_reuse"] = at_equal_reuse(report["fixed"], report["adaptive"])
+    save_results(args.output, pipeline, report)
+    print("\n".join(lines(report)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
