@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from hart.version import __version__
+
 if TYPE_CHECKING:
     from hart.modules.models.transformer.configuration import HARTForT2IConfig
     from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
     from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
     from hart.modules.networks.caching.config import CacheConfig
     from hart.pipeline import HARTPipeline
-
-__version__ = "0.1.0"
 
 __all__ = [
     "CacheConfig",

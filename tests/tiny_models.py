@@ -7,6 +7,7 @@ import torch
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.networks.caching.similarity import SimilarityTables
 
 HART_SIDES = (1, 2, 3, 4, 5, 7)
 """The first stages of the published schedule, up to the gap in its table (25 -> 49)."""
@@ -83,3 +84,9 @@ def draw(model, bsz: int = 1, seed: int = 100, **options) -> torch.Tensor:
     """Images (B, 3, H, W) with one generator per image."""
     arguments = {"cfg": 3.0, "more_smooth": True, **text(model, bsz), **options}
     return model.autoregressive_infer_cfg(bsz, generator=generators(bsz, seed), **arguments)
+
+
+def fill(model, value: float) -> None:
+    """Give an enhanced model the same similarity everywhere."""
+    rows = [[value] * model.schedule.width for _ in range(model.depth)]
+    model.similarity = SimilarityTables(rows, [list(row) for row in rows], images=1)

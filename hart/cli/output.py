@@ -6,10 +6,10 @@ import json
 import tempfile
 from pathlib import Path
 
-import hart
 from hart.cli.run import Run
 from hart.pipeline import ImageResult
 from hart.utils.images import save_png
+from hart.version import __version__
 
 RESULTS_FILE = "generation_results.json"
 
@@ -36,6 +36,6 @@ def save_result(result: ImageResult, run: Run) -> Path:
         "seed": str(result.seed),
         "cfg_scale": str(run.options.cfg_scale),
         "cache_config": json.dumps(run.pipeline.model.cache_config.to_dict()),
-        "Software": f"hart {hart.__version__}",
+        "Software": f"hart {__version__}",
     }
     return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata)

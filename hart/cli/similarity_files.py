@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-import hart
 from hart.cli.parser import add_debug, integer_from
 from hart.modules.networks.caching.similarity_formats import NAMED_SCHEDULES
 from hart.modules.networks.caching.similarity_io import (
@@ -19,6 +18,7 @@ from hart.modules.networks.caching.similarity_io import (
 )
 from hart.modules.networks.caching.similarity_merge import merge_similarity
 from hart.modules.networks.caching.stages import StageSchedule, format_stages
+from hart.version import __version__
 
 
 def add_similarity_commands(commands: argparse._SubParsersAction) -> None:
@@ -179,7 +179,7 @@ def _save(file: str, stored: StoredSimilarity) -> None:
         stored.tables,
         stored.schedule,
         fingerprint=stored.provenance.fingerprint,
-        library_version=hart.__version__,
+        library_version=__version__,
         extra=stored.provenance.extra,
     )
 

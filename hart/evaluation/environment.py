@@ -8,15 +8,15 @@ from typing import Any
 import torch
 import transformers
 
-import hart
 from hart.pipeline import HARTPipeline
+from hart.version import __version__
 
 
 def environment(pipeline: HARTPipeline) -> dict[str, Any]:
     """Versions, device and number format of a run."""
     device = pipeline.device
     return {
-        "hart": hart.__version__,
+        "hart": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hart.cli.main import generate_main
+from hart.cli.main import generate_main, main
 from tests.pipeline.checkpoint_folder import make_checkpoint
 
 PROMPTS = ("a red fox", "two boats")
@@ -51,3 +51,16 @@ class CommandLine:
 @pytest.fixture
 def cli(tmp_path, capsys) -> CommandLine:
     return CommandLine(tmp_path, capsys)
+
+
+@pytest.fixture
+def hart(tmp_path, capsys, monkeypatch):
+    """Runs a command in an empty folder; its exit code, then what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: object) -> tuple[int, str]:
+        code = main([str(argument) for argument in argv])
+        out, err = capsys.readouterr()
+        return code, out + err
+
+    return run

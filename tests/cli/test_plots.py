@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hart.cli.main import main
 from hart.modules.networks.caching.similarity_io import save_similarity
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import HARTPipeline
@@ -19,19 +18,6 @@ from tests.caching.similarity_files import DEPTH, HART_1024, VAR_256, filled
 pytest.importorskip("matplotlib")
 
 SITES = {site: {"computed": 1, "reused": 1} for site in ("attn", "mlp")}
-
-
-@pytest.fixture
-def hart(tmp_path, capsys, monkeypatch):
-    """Runs a command in an empty folder; its exit code, then what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv: object) -> tuple[int, str]:
-        code = main([str(argument) for argument in argv])
-        out, err = capsys.readouterr()
-        return code, out + err
-
-    return run
 
 
 def table(name: str = "table.json", schedule: StageSchedule = HART_1024) -> str:

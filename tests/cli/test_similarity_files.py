@@ -10,22 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hart.cli.main import main
 from hart.modules.networks.caching.similarity_io import load_similarity, save_similarity
 from tests.caching.similarity_files import DEPTH, HART_1024, HART_SHORT, VAR_256, filled
-
-
-@pytest.fixture
-def hart(tmp_path, capsys, monkeypatch):
-    """Runs a command in a folder with tables; its exit code, then what it printed."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*argv: object) -> tuple[int, str]:
-        code = main([str(argument) for argument in argv])
-        out, err = capsys.readouterr()
-        return code, out + err
-
-    return run
 
 
 def table(name: str, schedule=HART_1024, images: int = 3, fingerprint: str = "ab", **change) -> str:

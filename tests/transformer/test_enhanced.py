@@ -16,7 +16,7 @@ from hart.modules.networks.basic_hart import LlamaMLP
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity import SimilarityTables
-from tests.tiny_models import HART_SIDES, draw, generators, text, tiny_model
+from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
 ALL_STAGES = tuple(side**2 for side in HART_SIDES)
 EVERYTHING = CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], threshold=0.0)
@@ -25,11 +25,6 @@ EVERYTHING = CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], threshold=0.0)
 @pytest.fixture
 def model():
     return tiny_model(HARTForT2IEnhanced)
-
-
-def fill(model, value: float) -> None:
-    rows = [[value] * model.schedule.width for _ in range(model.depth)]
-    model.similarity = SimilarityTables(rows, [list(row) for row in rows], images=1)
 
 
 @pytest.fixture

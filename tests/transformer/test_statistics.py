@@ -15,9 +15,8 @@ from hart.modules.models.transformer import hart_transformer_t2i_enhanced as enh
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.utils.timing import Timeline
-from tests.tiny_models import HART_SIDES, draw, generators, text, tiny_model
+from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
 STAGES = tuple(side**2 for side in HART_SIDES)
 MODULES = {"attn": "AdaLNSelfAttnEnhanced.attn", "mlp": "AdaLNSelfAttnEnhanced.ffn"}
@@ -26,11 +25,6 @@ MODULES = {"attn": "AdaLNSelfAttnEnhanced.attn", "mlp": "AdaLNSelfAttnEnhanced.f
 @pytest.fixture
 def model():
     return tiny_model(HARTForT2IEnhanced)
-
-
-def fill(model, value: float) -> None:
-    rows = [[value] * model.schedule.width for _ in range(model.depth)]
-    model.similarity = SimilarityTables(rows, [list(row) for row in rows], images=1)
 
 
 def reuse_some(model) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-import hart
 from hart.modules.models.transformer.cache_options import (
     OPTION_NAMES,
     add_cache_arguments,
@@ -43,6 +42,7 @@ from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
+from hart.version import __version__
 
 __all__ = ["HARTForT2IEnhanced"]
 
@@ -186,7 +186,7 @@ class HARTForT2IEnhanced(HARTForT2I):
             self.similarity,
             self.schedule,
             fingerprint=self.weight_fingerprint(),
-            library_version=hart.__version__,
+            library_version=__version__,
         )
         return path
 
