@@ -139,7 +139,11 @@ def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
 
 def _default_autoencoder(llm: Path) -> Path:
     """Where the transformer's config says, else the folder ``tokenizer`` beside it."""
-    folder = resolve_autoencoder_folder(HARTForT2IConfig.from_pretrained(llm))
+    try:
+        config = HARTForT2IConfig.from_pretrained(llm)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{llm / 'config.json'}: {error}") from error
+    folder = resolve_autoencoder_folder(config)
     check_model_type(folder, _AUTOENCODER_TYPES)
     return folder
 

@@ -55,6 +55,15 @@ def test_a_bad_cache_option_is_found_before_the_weights_are_read(cli, arguments,
     assert said in cli.refuse(*arguments)
 
 
+@pytest.mark.parametrize(("field", "value"), [("patch_nums", 5), ("depth", "six"), ("depth", 0)])
+def test_a_bad_field_of_the_models_config_is_named_with_its_file(cli, field, value):
+    file = cli.checkpoint / "llm" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), field: value}))
+    line = cli.refuse()
+    assert f"{file}: {field} must be" in line
+    assert repr(value) in line
+
+
 def test_stages_that_the_model_does_not_have_are_a_warning(cli):
     assert cli("--cache-skip-stages", "64", "169", "--cache-cache-stages", "36") == 0
     assert "warning: cache stages 169 are not stages of this model" in cli.stderr

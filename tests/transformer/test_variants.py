@@ -170,7 +170,18 @@ def test_cuda(dtype):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("patch_nums", (2, 3)), ("patch_nums", (1,)), ("patch_nums", (1, 3, 3)), ("context_token", 0)],
+    [
+        ("patch_nums", (2, 3)),
+        ("patch_nums", (1,)),
+        ("patch_nums", (1, 3, 3)),
+        ("patch_nums", 5),
+        ("patch_nums", "12"),
+        ("patch_nums", (1, 2.5)),
+        ("context_token", 0),
+        ("depth", "6"),
+        ("embed_dim", None),
+        ("num_heads", True),
+    ],
 )
 def test_impossible_geometry_is_refused(field, value):
     with pytest.raises(ValueError, match=field):

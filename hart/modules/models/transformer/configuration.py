@@ -20,6 +20,19 @@ __all__ = [
 VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
+def _positive_integer(field: str, value: object) -> int:
+    """``value``; configurations come from files, so that it may be anything."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field} must be a positive integer, got {value!r}")
+    return value
+
+
+def _sides(patch_nums: object) -> tuple[int, ...]:
+    if isinstance(patch_nums, str) or not isinstance(patch_nums, Sequence):
+        raise ValueError(f"patch_nums must be a list of map sides, got {patch_nums!r}")
+    return tuple(_positive_integer("every side in patch_nums", side) for side in patch_nums)
+
+
 class _TransformerConfig(PretrainedConfig):
     """Fields that the class-conditional and the text-conditional transformers share.
 
@@ -36,6 +49,9 @@ class _TransformerConfig(PretrainedConfig):
         use_timestep_embed: sinusoidal level embedding with an MLP instead of a table.
         sep_aln_pooling_mode: "max" or "avg", pooling of the text in separate AdaLN.
         use_cross_attn: add cross-attention to the text in every block.
+
+    Raises:
+        ValueError: a size is not a positive integer, or ``patch_nums`` is not a list of them.
     """
 
     def __init__(
@@ -65,9 +81,9 @@ class _TransformerConfig(PretrainedConfig):
         **kwargs,
     ):
         self.vae_path = vae_path
-        self.depth = depth
-        self.embed_dim = embed_dim
-        self.num_heads = num_heads
+        self.depth = _positive_integer("depth", depth)
+        self.embed_dim = _positive_integer("embed_dim", embed_dim)
+        self.num_heads = _positive_integer("num_heads", num_heads)
         self.mlp_ratio = mlp_ratio
         self.drop_rate = drop_rate
         self.attn_drop_rate = attn_drop_rate
@@ -76,7 +92,7 @@ class _TransformerConfig(PretrainedConfig):
         self.shared_aln = shared_aln
         self.cond_drop_rate = cond_drop_rate
         self.attn_l2_norm = attn_l2_norm
-        self.patch_nums = tuple(patch_nums)
+        self.patch_nums = _sides(patch_nums)
         self.flash_if_available = flash_if_available
         self.fused_if_available = fused_if_available
         self.mlp_type = mlp_type
@@ -122,8 +138,8 @@ class VARTransformerT2IConfig(_TransformerConfig):
         context_dim: int = 768,
         **kwargs,
     ):
-        self.context_token = context_token
-        self.context_dim = context_dim
+        self.context_token = _positive_integer("context_token", context_token)
+        self.context_dim = _positive_integer("context_dim", context_dim)
         super().__init__(vae_path=vae_path, **kwargs)
 
 

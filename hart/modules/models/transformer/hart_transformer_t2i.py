@@ -258,8 +258,6 @@ def _check_geometry(config: HARTForT2IConfig) -> None:
         raise ValueError(
             f"patch_nums must start with 1, increase and have at least 2 stages, got {sides}"
         )
-    if config.context_token < 1:
-        raise ValueError(f"context_token must be positive, got {config.context_token}")
 
 
 def _norm_layer(config: HARTForT2IConfig):
