@@ -181,14 +181,14 @@ def test_the_1x1_map_is_the_texts_last_position(model, monkeypatch):
     fill(model, 1.0)
     model.set_cache_config(CacheConfig([4], [1], threshold=0.0))
     seen = []
-    original = HARTForT2IEnhanced._run_blocks
+    original = HARTForT2IEnhanced.run_blocks
 
     def watching(self, x, run, si, m_maskgit=None):
         out = original(self, x, run, si, m_maskgit)
         seen.append([t if t is None else tuple(t.shape) for t in self.cache_attn])
         return out
 
-    monkeypatch.setattr(HARTForT2IEnhanced, "_run_blocks", watching)
+    monkeypatch.setattr(HARTForT2IEnhanced, "run_blocks", watching)
     draw(model)
     assert seen[0] == [(2, 1, model.C)] * model.depth
     assert seen[1] == [None] * model.depth
@@ -208,7 +208,7 @@ def test_chunks_reuse_the_right_positions(model):
     fill(model, 1.0)
     model.set_cache_config(CacheConfig([49], [25], threshold=0.0))
     outputs = {}
-    original = HARTForT2IEnhanced._run_blocks
+    original = HARTForT2IEnhanced.run_blocks
 
     def collecting(self, x, run, si, m_maskgit=None):
         out = original(self, x, run, si, m_maskgit)
@@ -217,12 +217,12 @@ def test_chunks_reuse_the_right_positions(model):
             change[m_maskgit] = (out - x).flatten(0, 1)
         return out
 
-    HARTForT2IEnhanced._run_blocks = collecting
+    HARTForT2IEnhanced.run_blocks = collecting
     try:
         draw(model, num_maskgit_iters=1)
         draw(model, num_maskgit_iters=3)
     finally:
-        HARTForT2IEnhanced._run_blocks = original
+        HARTForT2IEnhanced.run_blocks = original
     torch.testing.assert_close(outputs[1], outputs[3], atol=1e-5, rtol=1e-5)
 
 

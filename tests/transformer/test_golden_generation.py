@@ -29,8 +29,8 @@ def models():
 def trace(monkeypatch):
     """What the sampler drew and fed back, stage by stage."""
     seen = {"ids": [], "f_hat": [], "x": [], "masks": [], "logits": []}
-    draw, run_blocks = generation.GenerationMixin._draw_tokens, HARTForT2I._run_blocks
-    guided = generation.GenerationMixin._guided_logits
+    draw, run_blocks = generation.GenerationMixin._draw_tokens, HARTForT2I.run_blocks
+    guided = generation.GenerationMixin.guided_logits
 
     def recording_draw(self, hidden, run, si, ratio):
         ids, h = draw(self, hidden, run, si, ratio)
@@ -52,8 +52,8 @@ def trace(monkeypatch):
         return logits
 
     monkeypatch.setattr(generation.GenerationMixin, "_draw_tokens", recording_draw)
-    monkeypatch.setattr(generation.GenerationMixin, "_guided_logits", recording_logits)
-    monkeypatch.setattr(HARTForT2I, "_run_blocks", recording_run)
+    monkeypatch.setattr(generation.GenerationMixin, "guided_logits", recording_logits)
+    monkeypatch.setattr(HARTForT2I, "run_blocks", recording_run)
     return seen
 
 

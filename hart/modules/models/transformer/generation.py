@@ -16,6 +16,7 @@ import torch
 from hart.modules.models.transformer.generation_state import (
     RESIDUAL_PART,
     Generation,
+    GenerationSteps,
     SamplingOptions,
     StageCallback,
     stage_part,
@@ -127,10 +128,13 @@ class GenerationMixin:
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback: StageCallback | None = None,
         timeline: Timeline | None = None,
+        steps: GenerationSteps | None = None,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
         Args:
+            steps: executes the expensive steps in the model's place, see
+                :class:`GenerationSteps`; None is the model itself, the plain path.
             timeline: receives a mark at the end of every stage and around the diffusion head, see
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
@@ -144,7 +148,7 @@ class GenerationMixin:
             run = self._begin_generation(
                 B, label_B, context_position_ids, context_mask, options, random, callback, marks
             )
-            return self._run_stages(run)
+            return self._run_stages(run, steps or self)
 
     @torch.no_grad()
     def decode_feature_map(self, f_hat: torch.Tensor) -> torch.Tensor:
@@ -219,25 +223,30 @@ class GenerationMixin:
             timeline=timeline,
         )
 
-    def _run_stages(self, run: Generation) -> torch.Tensor:
+    def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
+        steps.begin(run)
         x = run.cond + run.levels[0] + self._position_embedding(0)
         for si in range(self.num_stages_minus_1):
-            hidden = self._run_blocks(x, run, si)
+            hidden = steps.run_blocks(x, run, si)
             if si == 0:
                 hidden = hidden[:, -1:]  # the text's last position predicts the 1x1 map
             ratio = si / self.num_stages_minus_1
-            _, h = self._draw_tokens(hidden, run, si, ratio)
+            logits = steps.guided_logits(hidden, run, run.options.cfg * ratio)
+            _, h = self._draw_tokens(logits, run, si, ratio)
             x = self._feed_back(h, run, si)
             run.finish_stage(si)
         if run.options.num_maskgit_iters:
-            self._run_last_stage(x, run)
+            self._run_last_stage(x, run, steps)
             run.finish_stage(self.num_stages_minus_1)
         return run.f_hat
 
-    def _run_blocks(
+    def begin(self, run: Generation) -> None:
+        """See :class:`GenerationSteps`: the plain path prepares nothing."""
+
+    def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """All blocks on one stage's tokens: (2B, n, C) to (2B, n, C)."""
+        """See :class:`GenerationSteps`: every block computes, one after the other."""
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
@@ -252,20 +261,19 @@ class GenerationMixin:
             )
         return x
 
-    def _guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
-        """(2B, n, C) to (B, n, V): ``(1 + t) * with text - t * without``."""
+    def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
+        """See :class:`GenerationSteps`."""
         with_text, without = self.get_logits(hidden, run.cond).chunk(2)
         return (1 + t) * with_text - t * without
 
     def _draw_tokens(
-        self, hidden: torch.Tensor, run: Generation, si: int, ratio: float
+        self, logits: torch.Tensor, run: Generation, si: int, ratio: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Ids (B, n) and codebook values (B, n, Z) for block outputs (2B, n, C).
+        """Ids (B, n) and codebook values (B, n, Z) for guided logits (B, n, V), which it changes.
 
         Smoothing sees the filtered logits, and its noise is drawn after the ids.
         """
         options = run.options
-        logits = self._guided_logits(hidden, run, options.cfg * ratio)
         filter_top_k_top_p_(logits, default_top_k(si), options.top_p)
         ids = run.random.token_ids(logits.softmax(dim=-1))
         codebook = self.vae_quant_proxy[0].embedding
@@ -296,7 +304,7 @@ class GenerationMixin:
 
     # --- the masked last stage ----------------------------------------------------------------
 
-    def _run_last_stage(self, x: torch.Tensor, run: Generation) -> None:
+    def _run_last_stage(self, x: torch.Tensor, run: Generation, steps: GenerationSteps) -> None:
         """Predict the last map in chunks and add it to the feature map, without phi.
 
         Guidance and smoothing keep the ratio of the stage before: the public sampler does not
@@ -309,11 +317,12 @@ class GenerationMixin:
         for chunk in self._chunks(orders, run.options.num_maskgit_iters):
             rows = chunk.repeat(2, 1).nonzero(as_tuple=True)
             tokens = x[rows].view(2 * bsz, -1, self.C)
-            hidden = self._run_blocks(tokens, run, si, rows)
-            ids, h = self._draw_tokens(hidden, run, si, ratio)
+            hidden = steps.run_blocks(tokens, run, si, rows)
+            logits = steps.guided_logits(hidden, run, run.options.cfg * ratio)
+            ids, h = self._draw_tokens(logits, run, si, ratio)
             if run.options.residual_diffusion:
                 run.mark(stage_part(si))
-                h = h + self._residual(hidden, ids, run, run.options.cfg * ratio)
+                h = h + steps.residual(hidden, ids, run, run.options.cfg * ratio)
                 run.mark(RESIDUAL_PART)
             values[chunk] = h.reshape(-1, self.Cvae).float()
         side = self.patch_nums[-1]
@@ -335,10 +344,10 @@ class GenerationMixin:
             yield masked & ~still_masked
             masked = still_masked
 
-    def _residual(
+    def residual(
         self, hidden: torch.Tensor, ids: torch.Tensor, run: Generation, t: float
     ) -> torch.Tensor:
-        """What the diffusion head adds to the drawn codebook rows: (B, n, Z)."""
+        """See :class:`GenerationSteps`."""
         drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
         condition = self.decoder_norm(hidden + drawn.repeat(2, 1, 1))
         residual = self.diffloss.sample(

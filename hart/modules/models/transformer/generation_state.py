@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 
 from hart.modules.models.transformer.random_source import PerImageRandom, UpstreamRandom
 from hart.modules.networks.kv_cache import KVCache
+from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
 
 StageCallback = Callable[[int, int], None]
@@ -89,3 +90,30 @@ class Generation:
         self.mark(stage_part(si))
         if self.callback is not None:
             self.callback(si, len(self.levels))
+
+
+class GenerationSteps(Protocol):
+    """The steps of the sampling loop that cost time; the loop itself is the model's.
+
+    The model's own are the plain path. Others must give the same results up to rounding.
+    """
+
+    def begin(self, run: Generation) -> None:
+        """Prepare one generation; called before its first stage."""
+
+    def run_blocks(
+        self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
+    ) -> torch.Tensor:
+        """All blocks on one stage's tokens: (2B, n, C) to (2B, n, C).
+
+        Of stage 0, the text, only the last position is looked at. ``m_maskgit`` says which
+        positions of the last stage's map these are.
+        """
+
+    def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
+        """(2B, n, C) to float32 (B, n, V): ``(1 + t) * with text - t * without``."""
+
+    def residual(
+        self, hidden: torch.Tensor, ids: torch.Tensor, run: Generation, t: float
+    ) -> torch.Tensor:
+        """What the diffusion head adds to the codebook rows of ``ids`` (B, n): (B, n, Z)."""

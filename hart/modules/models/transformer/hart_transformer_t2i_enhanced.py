@@ -315,14 +315,14 @@ class HARTForT2IEnhanced(HARTForT2I):
                 stacklevel=6,
             )
 
-    def _run_blocks(
+    def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
         """As in the plain model. With caching off, what the blocks compute is counted here."""
         if self._counts is not None and self._cache_run is None:
             rows, tokens = x.shape[:2]
             self._counts.count_uncached(si, rows, tokens)
-        return super()._run_blocks(x, run, si, m_maskgit)
+        return super().run_blocks(x, run, si, m_maskgit)
 
     def _block_options(self, layer: int) -> dict:
         if self._cache_run is None:
