@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from hart.demo.data import render_batch
 from hart.demo.muon import muon_and_adamw
-from hart.demo.training_loop import Phase, PhaseReport, run_phase
+from hart.demo.training_loop import Phase, PhaseReport, run_phase, training_autocast
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 
@@ -109,13 +109,13 @@ def _images(rng: np.random.Generator, n: int, device: str) -> torch.Tensor:
 
 def _encode(vae: HARTAutoEncoder, images: torch.Tensor) -> torch.Tensor:
     """float32 maps (B, Z, h, w); the convolutions run in bfloat16."""
-    with torch.autocast(images.device.type, dtype=torch.bfloat16):
+    with training_autocast(images.device.type):
         return vae.quant_conv(vae.encoder(images)).float()
 
 
 def _decode(vae: HARTAutoEncoder, f: torch.Tensor) -> torch.Tensor:
     """float32 pictures, not clamped."""
-    with torch.autocast(f.device.type, dtype=torch.bfloat16):
+    with training_autocast(f.device.type):
         return vae.decoder(vae.post_quant_conv(f)).float()
 
 

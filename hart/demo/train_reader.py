@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from hart.demo.data import DemoBatch, render_batch
 from hart.demo.reader import AttributeReader, accuracy, save_reader
+from hart.demo.training_loop import training_autocast
 
 _BATCH = 32
 _HELD_OUT_EVERY = 10  # the held-out triples' natural share
@@ -78,7 +79,7 @@ def _loss(reader: AttributeReader, batch: DemoBatch, rng: np.random.Generator) -
     half = len(batch.images) // 2
     images = torch.cat([batch.images[:half], _soften(batch.images[half:], rng)])
     images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with training_autocast("cpu"):
         logits = reader(images)
     losses = [F.cross_entropy(logits[name].float(), batch.labels[name]) for name in logits]
     return torch.stack(losses).sum()

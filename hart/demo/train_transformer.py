@@ -1,12 +1,14 @@
 """Training the demo's transformer and residual diffusion head, teacher-forced over all stages.
 
 The pictures' tokens are computed once by the finished autoencoder; captions are drawn anew for
-every picture several times, and the frozen text model encodes them in every step.
+every picture several times, and the frozen text model encodes them in every step. A first phase
+repeats a fixed set of pictures; a second one goes on with pictures that were never shown, ever
+more of them, since the first ends up knowing its own by heart.
 """
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -15,26 +17,61 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tqdm import tqdm
 
-from hart.demo.captions import caption
-from hart.demo.data import render_batch
 from hart.demo.muon import muon_and_adamw
+from hart.demo.token_data import Supply, TokenData
 from hart.demo.train_autoencoder import PATCH_NUMS
 from hart.demo.train_text import CONTEXT_TOKENS, DEMO_SYSTEM_PROMPT
-from hart.demo.training_loop import Phase, PhaseReport, run_phase
+from hart.demo.training_loop import Phase, PhaseReport, run_phase, training_autocast
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.utils.prompts import encode_prompts
 
-TRANSFORMER = Phase("transformer", steps=3000, learning_rate=2e-3, seed=21, warmup=0.03)
-MUON_LEARNING_RATE = 0.02
-BATCH = 16
-EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.6, 32, 7
-PICTURES, CAPTIONS_PER_PICTURE = 8192, 4
 DROPPED_TEXT = 0.1
 WITHOUT_SYSTEM_PROMPT = 0.15
+
+
+@dataclass(frozen=True)
+class TransformerPhase:
+    """One phase of the transformer's training.
+
+    Attributes:
+        muon_learning_rate: peak for matrices; the phase's own is AdamW's, for everything else.
+        early_share: share of the steps that see the first stages only, of a larger batch.
+    """
+
+    phase: Phase
+    supply: Supply
+    muon_learning_rate: float
+    early_share: float
+
+    def scaled(self, factor: float) -> TransformerPhase:
+        """Fewer steps and pictures, for tests."""
+        supply = self.supply
+        if factor < 1:
+            supply = replace(
+                supply, chunk=max(BATCH, round(supply.chunk * factor)), first=1, last=1
+            )
+        steps = max(2, round(self.phase.steps * factor))
+        return replace(self, phase=replace(self.phase, steps=steps), supply=supply)
+
+
+BATCH, EARLY_BATCH, EARLY_STAGES = 16, 32, 7
+PHASES = (
+    TransformerPhase(
+        Phase("transformer", steps=3000, learning_rate=2e-3, seed=21, warmup=0.03),
+        Supply(seed=21, chunk=512, first=16, last=16),
+        muon_learning_rate=0.02,
+        early_share=0.6,
+    ),
+    TransformerPhase(
+        Phase("fresh", steps=1000, learning_rate=1e-3, seed=22, warmup=0.03),
+        Supply(seed=31, chunk=512, first=4, last=40, steps_per_chunk=25),
+        muon_learning_rate=0.01,
+        early_share=0.75,
+    ),
+)
 
 
 def demo_transformer_config(vae: HARTAutoEncoder, context_dim: int) -> HARTForT2IConfig:
@@ -70,7 +107,7 @@ def train_transformer(
     quiet: bool = False,
     device: str = "cpu",
     compile_blocks: bool = False,
-) -> tuple[HARTForT2I, PhaseReport]:
+) -> tuple[HARTForT2I, dict[str, PhaseReport]]:
     """Train from nothing, or go on where ``folder`` left off.
 
     Args:
@@ -78,83 +115,55 @@ def train_transformer(
         text_model, tokenizer: finished text encoder.
         scale: factor of step count and number of pictures (tests use a small one).
         compile_blocks: run the blocks through torch.compile, which needs a C++ compiler.
+
+    Returns:
+        The model in eval mode and a report per phase.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    data = TokenData.prepare(vae, folder, max(BATCH, round(PICTURES * scale)), quiet, device)
-    torch.manual_seed(TRANSFORMER.seed)
+    torch.manual_seed(PHASES[0].phase.seed)
     model = HARTForT2I(demo_transformer_config(vae, text_model.config.hidden_size))
     model.init_weights(init_std=-1)
     model.attach_autoencoder(vae)
     model.to(device).train()
-    phase = Phase(**{**vars(TRANSFORMER), "steps": max(2, round(TRANSFORMER.steps * scale))})
-    loss = TeacherForcing(model, data, text_model, tokenizer, device)
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
     if compile_blocks:
         for block in model.blocks:
             block.forward_function = torch.compile(block.forward_function, dynamic=True)
-    report = run_phase(phase, model, loss, folder, quiet, optimizers)
+    reports = {}
+    for part in PHASES:
+        part = part.scaled(scale)
+        data = TokenData(vae, folder, part.supply, quiet, device)
+        loss = TeacherForcing(model, data, text_model, tokenizer, part.early_share)
+        reports[part.phase.name] = train_part(part, model, loss, folder, quiet)
     if compile_blocks:
         for block in model.blocks:
             del block.forward_function  # the class's own again
-    return model.eval(), report
+    return model.eval(), reports
 
 
-class TokenData:
-    """Pictures as token ids and last-stage values, with several captions each.
-
-    Attributes:
-        ids: (n, 585) int16, the stages' ids one after the other.
-        rest: (n, 256, Z) float16, what the last stage has to express.
-        captions: per picture a list of captions.
-    """
-
-    def __init__(self, ids: torch.Tensor, rest: torch.Tensor, captions: list[list[str]]) -> None:
-        self.ids, self.rest, self.captions = ids, rest, captions
-
-    @classmethod
-    @torch.no_grad()
-    def prepare(cls, vae, folder: Path, n: int, quiet: bool, device: str) -> TokenData:
-        """Tokenise ``n`` fresh pictures, or read what an earlier call left in ``folder``."""
-        tensors, texts = folder / "tokens.pt", folder / "captions.json"
-        if tensors.is_file() and texts.is_file():
-            stored = torch.load(tensors, weights_only=True)
-            return cls(stored["ids"], stored["rest"], json.loads(texts.read_text()))
-        rng = np.random.default_rng(TRANSFORMER.seed)
-        all_ids, all_rest, captions = [], [], []
-        for _ in tqdm(range(0, n, 64), desc="tokens", disable=None if not quiet else True):
-            batch = render_batch(rng, 64)
-            images = batch.images.to(device).contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device, dtype=torch.bfloat16):
-                f = vae.quant_conv(vae.encoder(images)).float()
-            *ids, rest = vae.quantize.f_to_idxBl_and_frest(f)
-            all_ids.append(torch.cat(ids, dim=1).to("cpu", torch.int16))
-            all_rest.append(rest.to("cpu", torch.float16))
-            for scene in batch.scenes:
-                captions.append([caption(scene, rng) for _ in range(CAPTIONS_PER_PICTURE)])
-        texts.write_text(json.dumps(captions))
-        data = cls(torch.cat(all_ids), torch.cat(all_rest), captions)
-        torch.save({"ids": data.ids, "rest": data.rest}, tensors)
-        return data
-
-    def sample(self, rng: np.random.Generator, n: int, device: str):
-        """Ids per stage, last-stage values (n, 256, Z) and captions of random pictures."""
-        rows = rng.integers(0, len(self.ids), n)
-        ids = self.ids[rows].long().to(device).split([side**2 for side in PATCH_NUMS], dim=1)
-        captions = [self.captions[r][rng.integers(CAPTIONS_PER_PICTURE)] for r in rows]
-        return list(ids), self.rest[rows].float().to(device), captions
+def train_part(
+    part: TransformerPhase, model: HARTForT2I, loss: TeacherForcing, folder: Path, quiet: bool
+) -> PhaseReport:
+    """Train the model in place through one phase; resumes from ``folder`` when it can."""
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    rates = part.muon_learning_rate, part.phase.learning_rate
+    return run_phase(
+        part.phase, model, loss, folder, quiet, muon_and_adamw(model, matrices, *rates)
+    )
 
 
 class TeacherForcing:
     """Loss of one training step: (step, generator) to the loss and the numbers to show.
 
-    Every other step or so sees only the first stages of a larger batch. They decide what is drawn,
-    are the hardest to learn, and cost little without the many tokens of the late ones.
+    Most steps see only the first stages of a larger batch. They decide what is drawn, are the
+    hardest to learn, and cost little without the many tokens of the late ones.
     """
 
-    def __init__(self, model: HARTForT2I, data: TokenData, text_model, tokenizer, device: str):
-        self.model, self.data, self.device = model, data, device
-        self.text_model, self.tokenizer = text_model, tokenizer
+    def __init__(
+        self, model: HARTForT2I, data: TokenData, text_model, tokenizer, early_share: float
+    ) -> None:
+        self.model, self.data, self.device = model, data, data.device
+        self.text_model, self.tokenizer, self.early_share = text_model, tokenizer, early_share
+        device = self.device
         self.counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]], device=device)
         self.stage_of = torch.arange(len(self.counts), device=device).repeat_interleave(self.counts)
         # Few tokens decide what is drawn, many how: a stage weighs as the root of its token count.
@@ -162,13 +171,13 @@ class TeacherForcing:
 
     def __call__(self, step: int, rng: np.random.Generator):
         np.random.seed(int(rng.integers(2**32)))
-        if rng.random() < EARLY_SHARE:
-            return self._early_stages(rng)
-        return self._all_stages(rng)
+        if rng.random() < self.early_share:
+            return self._early_stages(step, rng)
+        return self._all_stages(step, rng)
 
-    def _early_stages(self, rng: np.random.Generator):
-        ids, _, text, maps = self._sample(rng, EARLY_BATCH)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+    def _early_stages(self, step: int, rng: np.random.Generator):
+        ids, _, text, maps = self._sample(step, rng, EARLY_BATCH)
+        with training_autocast(self.device):
             logits = self.model.early_logits(
                 text.context, maps, text.positions, text.mask, EARLY_STAGES
             )
@@ -176,9 +185,9 @@ class TeacherForcing:
         shown = {"ce_early": per_stage[:5].mean().item()}
         return self._weighted(per_stage), shown
 
-    def _all_stages(self, rng: np.random.Generator):
-        ids, rest, text, maps = self._sample(rng, BATCH)
-        with torch.autocast(self.device, dtype=torch.bfloat16):
+    def _all_stages(self, step: int, rng: np.random.Generator):
+        ids, rest, text, maps = self._sample(step, rng, BATCH)
+        with training_autocast(self.device):
             logits, diff_loss, kept = self.model(
                 text.context, maps, text.positions, text.mask, rest, ids[-1]
             )
@@ -195,8 +204,8 @@ class TeacherForcing:
         return loss + 0.5 * diff_loss, shown
 
     @torch.no_grad()
-    def _sample(self, rng: np.random.Generator, n: int):
-        ids, rest, captions = self.data.sample(rng, n, self.device)
+    def _sample(self, step: int, rng: np.random.Generator, n: int):
+        ids, rest, captions = self.data.sample(step, rng, n)
         _, mask, positions, context = encode_prompts(
             captions,
             self.text_model,

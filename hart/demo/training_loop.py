@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from hart.utils.device import bfloat16_is_fast
 from hart.utils.files import replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -117,6 +118,12 @@ def run_phase(
             last_save = time.monotonic()
     progress.close()
     return report
+
+
+def training_autocast(device: str) -> torch.autocast:
+    """bfloat16 arithmetic where the device is quick at it, else float32."""
+    enabled = device != "cpu" or bfloat16_is_fast()
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
 
 
 def _set_rates(optimizers, phase: Phase, step: int) -> None:

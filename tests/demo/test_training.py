@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from hart.demo.muon import ConvMuon, muon_and_adamw
+from hart.demo.muon import ConvMuon, muon_and_adamw, orthogonalised
+from hart.demo.token_data import Supply, TokenData
 from hart.demo.train_autoencoder import (
     PATCH_NUMS,
     demo_autoencoder_config,
@@ -15,7 +16,7 @@ from hart.demo.train_autoencoder import (
     stage_residuals,
     start_codebook,
 )
-from hart.demo.train_transformer import TokenData, demo_transformer_config
+from hart.demo.train_transformer import demo_transformer_config
 from hart.demo.training_loop import Phase, run_phase
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 
@@ -127,15 +128,29 @@ def test_rescaling_changes_no_picture_and_fits_the_residuals(vae, latents):
     assert residual.quantile(0.998).item() == pytest.approx(0.6, rel=0.02)
 
 
-def test_tokens_are_computed_once_and_read_back(vae, tmp_path):
-    data = TokenData.prepare(vae, tmp_path, 64, True, "cpu")
-    again = TokenData.prepare(None, tmp_path, 64, True, "cpu")
-    assert data.ids.equal(again.ids)
-    assert data.captions == again.captions
-    ids, rest, captions = again.sample(np.random.default_rng(0), 5, "cpu")
+def test_tokens_are_computed_once_and_read_back(vae, tmp_path, monkeypatch):
+    supply = Supply(seed=3, chunk=6, first=1, last=2, steps_per_chunk=10)
+    data = TokenData(vae, tmp_path, supply, True, "cpu")
+    ids, rest, captions = data.sample(9, np.random.default_rng(0), 5)
     assert [i.shape for i in ids] == [(5, side**2) for side in PATCH_NUMS]
     assert rest.shape == (5, 256, 8)
     assert len(captions) == 5
+    assert len(data.ids) == 6
+    data.sample(10, np.random.default_rng(0), 5)
+    assert len(data.ids) == len(data.captions) == 12
+    monkeypatch.setattr(TokenData, "_tokenise", None)  # a second run only reads
+    again = TokenData(vae, tmp_path, supply, True, "cpu")
+    again.sample(1000, np.random.default_rng(0), 5)
+    assert data.ids.equal(again.ids)
+    assert data.captions == again.captions
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 2)])
+def test_muon_moves_every_singular_value_near_one(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.svdvals(orthogonalised(matrix.flatten(1)))
+    assert values.min() > 0.6
+    assert values.max() < 1.3
 
 
 def test_demo_transformer_drops_a_tenth_of_the_texts(vae):
