@@ -7,7 +7,7 @@ module before anything is copied, and every refusal names the file and the first
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -47,6 +47,7 @@ def read_state_dict(
     prefix: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    inside: Sequence[str] = (),
 ) -> dict[str, torch.Tensor]:
     """Read a state dict from a model folder or from one weight file.
 
@@ -56,6 +57,8 @@ def read_state_dict(
         prefix: keep only the keys that start with it, and cut it off.
         dtype: floating-point tensors are converted to it one by one; ``None`` keeps them.
         device: where the tensors are put; ``None`` means CPU.
+        inside: keys that lead to the state dict in a training checkpoint. A file written by
+            ``torch.save`` that has the first of them is one; any other is read as it is.
 
     Raises ``CheckpointError`` naming the file if it is missing, truncated or not a state dict.
     """
@@ -63,7 +66,7 @@ def read_state_dict(
     files = find_weight_files(path) if path.is_dir() else [path]
     state: dict[str, torch.Tensor] = {}
     for file in files:
-        for key, tensor in _read_file(file, prefix or ""):
+        for key, tensor in _read_file(file, prefix or "", inside):
             if key in state:
                 raise CheckpointError(f"{file}: key '{key}' is also in another shard")
             target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
@@ -141,11 +144,15 @@ def _shards(index: Path) -> list[Path]:
     return shards
 
 
-def _read_file(file: Path, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _read_file(
+    file: Path, prefix: str, inside: Sequence[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
     if not file.is_file():
         raise CheckpointError(f"{file}: no such weight file")
-    reader = _read_safetensors if file.suffix == ".safetensors" else _read_pickle
-    yield from reader(file, prefix)
+    if file.suffix == ".safetensors":
+        yield from _read_safetensors(file, prefix)
+    else:
+        yield from _read_pickle(file, prefix, inside)
 
 
 def _read_safetensors(file: Path, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
@@ -160,7 +167,9 @@ def _read_safetensors(file: Path, prefix: str) -> Iterator[tuple[str, torch.Tens
         ) from error
 
 
-def _read_pickle(file: Path, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+def _read_pickle(
+    file: Path, prefix: str, inside: Sequence[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     # Damaged pickles fail with almost any exception type, from EOFError to KeyError.
@@ -168,6 +177,8 @@ def _read_pickle(file: Path, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
         raise CheckpointError(
             f"{file}: not a complete file of plain tensors ({type(error).__name__}: {error})"
         ) from error
+    if isinstance(content, dict) and inside and inside[0] in content:
+        content = _descend(file, content, inside)
     if not isinstance(content, dict):
         raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a state dict")
     for key in list(content):
@@ -178,3 +189,11 @@ def _read_pickle(file: Path, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
             raise CheckpointError(f"{file}: entry '{key}' is a {kind}, expected a tensor")
         if key.startswith(prefix):
             yield key[len(prefix) :], tensor
+
+
+def _descend(file: Path, content: object, keys: Sequence[str]) -> object:
+    for depth, key in enumerate(keys, start=1):
+        if not isinstance(content, dict) or key not in content:
+            raise CheckpointError(f"{file}: a training checkpoint without {'.'.join(keys[:depth])}")
+        content = content[key]
+    return content

@@ -11,9 +11,11 @@ from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.autoencoder.hart_autoencoder_with_disc import HARTAutoEncoderWithDisc
 from hart.modules.models.autoencoder.quantize import HARTHybridQuantizer
 from hart.modules.models.autoencoder.quantize import VectorQuantizer2 as VARQuantizer
+from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.networks.basic_vae import Decoder, Encoder
 
 __all__ = [
+    "VQVAE",
     "Decoder",
     "Encoder",
     "HARTAutoEncoder",

@@ -130,11 +130,18 @@ class HARTAutoEncoder(PreTrainedModel):
         is incomplete, damaged, or does not match its configuration.
         """
         config, state = read_tokenizer_folder(path, dtype, device)
+        return cls._from_state(config, state, path)
+
+    @classmethod
+    def _from_state(cls, config, state: dict[str, torch.Tensor], source: str | Path):
+        """A model in evaluation mode that takes over the tensors of a state dict."""
         with torch.device("meta"):
             model = cls(config)
-        hit_average = model.quantize.ema_vocab_hit_SV
-        unused = torch.zeros_like(hit_average, dtype=dtype, device=device or "cpu")
-        load_into(model, with_fitting_hit_average(state, unused), source=path)
+        like = next(iter(state.values()))
+        unused = torch.zeros_like(
+            model.quantize.ema_vocab_hit_SV, dtype=like.dtype, device=like.device
+        )
+        load_into(model, with_fitting_hit_average(state, unused), source=source)
         return model.eval()
 
     def load_state_dict(

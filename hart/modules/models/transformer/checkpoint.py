@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -110,6 +112,19 @@ def has_weights(folder: Path) -> bool:
     )
 
 
+def override_fields(config: PretrainedConfig, fields: Mapping[str, Any]) -> None:
+    """Set fields of a configuration from the keywords of ``from_pretrained``.
+
+    Raises:
+        TypeError: there is no such field.
+    """
+    for name, value in fields.items():
+        if hasattr(config, name):
+            setattr(config, name, value)
+        elif name not in _IGNORED_KEYWORDS:
+            raise TypeError(f"from_pretrained of a local folder does not take {name!r}")
+
+
 class CheckpointMixin:
     """``from_pretrained`` with strict errors, EMA weights, and the attached autoencoder."""
 
@@ -164,7 +179,7 @@ class CheckpointMixin:
         with torch.device("meta"):
             model = cls(config, *model_args)
         source = folder / EMA_FILE if use_ema else folder
-        state = read_state_dict(source, dtype=_torch_dtype(dtype), device=device)
+        state = read_state_dict(source, dtype=torch_dtype_of(dtype), device=device)
         model._load_checkpoint(state, source)
         model.eval()
         if vae is not None:
@@ -181,12 +196,13 @@ class CheckpointMixin:
         else:
             config = cls.config_class.from_pretrained(config or folder)
         config.name_or_path = str(folder)
-        for name, value in kwargs.items():
-            if hasattr(config, name):
-                setattr(config, name, value)
-            elif name not in _IGNORED_KEYWORDS:
-                raise TypeError(f"from_pretrained of a local folder does not take {name!r}")
+        override_fields(config, kwargs)
         return config
+
+    @classmethod
+    def holds_weights(cls, path: Path) -> bool:
+        """Whether :meth:`from_pretrained` finds weights of this class there."""
+        return has_weights(path)
 
     def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
         state.pop(TRAINING_ONLY_KEY, None)
@@ -233,10 +249,11 @@ class CheckpointMixin:
                 raise CheckpointError(
                     "no autoencoder: set config.vae_path or call attach_autoencoder(vae)"
                 )
-            self.attach_autoencoder(
-                HARTAutoEncoder.from_tokenizer_folder(folder, dtype=self.dtype, device=self.device)
-            )
+            self.attach_autoencoder(self._load_autoencoder(folder))
         return self._autoencoder
+
+    def _load_autoencoder(self, path: Path) -> HARTAutoEncoder:
+        return HARTAutoEncoder.from_tokenizer_folder(path, dtype=self.dtype, device=self.device)
 
     @property
     def vae_quant_proxy(self) -> tuple[nn.Module]:
@@ -259,7 +276,7 @@ class CheckpointMixin:
         return clone
 
 
-def _torch_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
         return None if dtype == "auto" else dtype
     resolved = getattr(torch, str(dtype), None)

@@ -247,10 +247,11 @@ class GenerationMixin:
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
         """See :class:`GenerationSteps`: every block computes, one after the other."""
+        cond = self.shared_ada_lin(run.cond)
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
-                self.shared_ada_lin(run.cond),
+                cond,
                 attn_bias=None,
                 si=si,
                 context_position_ids=run.context_position_ids,
@@ -274,7 +275,8 @@ class GenerationMixin:
         Smoothing sees the filtered logits, and its noise is drawn after the ids.
         """
         options = run.options
-        filter_top_k_top_p_(logits, default_top_k(si), options.top_p)
+        top_k = default_top_k(si) if options.top_k is None else options.top_k
+        filter_top_k_top_p_(logits, top_k, options.top_p)
         ids = run.random.token_ids(logits.softmax(dim=-1))
         codebook = self.vae_quant_proxy[0].embedding
         if not options.more_smooth:
@@ -285,14 +287,18 @@ class GenerationMixin:
 
     def _feed_back(self, h: torch.Tensor, run: Generation, si: int) -> torch.Tensor:
         """Add stage ``si``'s values to the feature map; (2B, n', C) tokens of the next stage."""
-        side, next_side = self.patch_nums[si], self.patch_nums[si + 1]
+        values = self._add_stage(h, run, si).flatten(2).transpose(1, 2)
+        x = self.embed_tokens(values) + run.levels[si + 1] + self._position_embedding(si + 1)
+        return x.repeat(2, 1, 1)
+
+    def _add_stage(self, h: torch.Tensor, run: Generation, si: int) -> torch.Tensor:
+        """Add stage ``si``'s values (B, n, Z) to the feature map; the map that comes next."""
+        side = self.patch_nums[si]
         maps = h.transpose(1, 2).reshape(run.bsz, self.Cvae, side, side)
         run.f_hat, next_map = self.vae_quant_proxy[0].get_next_autoregressive_input(
             si, len(self.patch_nums), run.f_hat, maps.to(run.f_hat.dtype), self.patch_nums
         )
-        values = next_map.reshape(run.bsz, self.Cvae, next_side**2).transpose(1, 2)
-        x = self.embed_tokens(values) + run.levels[si + 1] + self._position_embedding(si + 1)
-        return x.repeat(2, 1, 1)
+        return next_map
 
     def _position_embedding(self, si: int) -> torch.Tensor | float:
         """Learned positions of a stage, (1, n, C); llama attention has none (0)."""

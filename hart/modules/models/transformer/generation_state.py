@@ -55,6 +55,7 @@ class SamplingOptions:
         more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
         residual_diffusion: add the diffusion head's residual in the last stage.
         num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+        top_k: candidates kept at every stage, 0 means all; None those that HART's sampler fixes.
     """
 
     cfg: float
@@ -62,17 +63,21 @@ class SamplingOptions:
     more_smooth: bool
     residual_diffusion: bool
     num_maskgit_iters: int
+    top_k: int | None = None
 
 
 @dataclass
 class Generation:
-    """Everything that one call of the sampler owns. B images are 2 B rows: text, then no text."""
+    """Everything that one call of the sampler owns.
+
+    B images are 2 B rows: those with the text or class, then those without.
+    """
 
     options: SamplingOptions
     bsz: int
-    cond: torch.Tensor  # (2B, T, C)
-    context_position_ids: torch.Tensor  # (2B, T)
-    context_mask: torch.Tensor  # (2B, T)
+    cond: torch.Tensor  # (2B, T, C), for classes (2B, C)
+    context_position_ids: torch.Tensor | None  # (2B, T), None for classes
+    context_mask: torch.Tensor | None  # (2B, T), None for classes
     levels: torch.Tensor  # (S, C)
     f_hat: torch.Tensor  # (B, Z, P, P)
     kv: KVCache

@@ -1,44 +1,33 @@
 """HART's text-to-image transformer: the plain model, numerically equal to the public one.
 
-Paper: HART, arXiv 2410.10812. The sampling loop is in ``generation.py``, the teacher-forced
-training pass in ``training.py`` and reading checkpoints in ``checkpoint.py``.
+Paper: HART, arXiv 2410.10812. What it shares with class-conditional models is in
+``stage_transformer.py``, the sampling loop in ``generation.py``, the teacher-forced training pass
+in ``training.py`` and reading checkpoints in ``checkpoint.py``.
 """
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from itertools import pairwise
-
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel
 
 from hart.modules.diffusion.diffloss import DiffLoss
-from hart.modules.models.transformer.checkpoint import CheckpointMixin, resolve_autoencoder_sizes
+from hart.modules.models.transformer.checkpoint import resolve_autoencoder_sizes
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.generation import GenerationMixin, mask_by_order
 from hart.modules.models.transformer.random_source import CopyableGenerator
-from hart.modules.models.transformer.training import TrainingMixin
-from hart.modules.networks.basic_hart import (
-    AdaLNBeforeHead,
-    AdaLNSelfAttn,
-    LlamaRMSNormFused,
-    TimestepEmbedder,
+from hart.modules.models.transformer.stage_transformer import (
+    SharedAdaLin,
+    StageTransformer,
+    check_sides,
+    norm_layer_of,
 )
+from hart.modules.models.transformer.training import TrainingMixin
 
 __all__ = ["CopyableGenerator", "HARTForT2I", "SharedAdaLin", "mask_by_order"]
 
 
-class SharedAdaLin(nn.Linear):
-    """Linear layer whose output is six modulation vectors, (-1, 1, 6, C)."""
-
-    def forward(self, cond_BD: torch.Tensor) -> torch.Tensor:
-        C = self.weight.shape[0] // 6
-        return super().forward(cond_BD).view(-1, 1, 6, C)
-
-
-class HARTForT2I(GenerationMixin, TrainingMixin, CheckpointMixin, PreTrainedModel):
+class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
     """Text-to-image HART.
 
     The image autoencoder is not a submodule and not part of the state dict: it is attached, or
@@ -53,36 +42,21 @@ class HARTForT2I(GenerationMixin, TrainingMixin, CheckpointMixin, PreTrainedMode
     """
 
     config_class = HARTForT2IConfig
-    base_model_prefix = ""
-    main_input_name = "label_B"
-    block_class = AdaLNSelfAttn
 
     def __init__(self, config: HARTForT2IConfig):
         super().__init__(config)
-        _check_geometry(config)
+        check_sides(config.patch_nums, first=1)
         resolve_autoencoder_sizes(config)
-        self._set_sizes(config)
-        norm_layer = _norm_layer(config)
+        self._set_sizes(config, config.context_token)
+        norm_layer = norm_layer_of(config)
         self.word_embed = nn.Linear(config.z_channels, self.C)
         self.context_embed = nn.Linear(self.context_dim, self.C)
         self.context_norm = (
             norm_layer(self.context_dim) if config.use_context_norm else nn.Identity()
         )
-        if config.attn_type == "gpt2":
-            std = math.sqrt(1 / self.C / 3)
-            self.pos_start = nn.Parameter(torch.randn(1, self.first_l, self.C) * std)
-            self.pos_1LC = nn.Parameter(torch.randn(1, self.sequence_length, self.C) * std)
-        if config.use_timestep_embed:
-            self.lvl_embed = TimestepEmbedder(self.C)
-        else:
-            self.lvl_embed = nn.Embedding(len(self.patch_nums), self.C)
-        self.register_buffer("lvl_1L", self._levels())
+        self._add_positions(config)
         self.shared_ada_lin = nn.Identity()
-        self.blocks = nn.ModuleList(
-            self._build_block(i, config, norm_layer) for i in range(self.depth)
-        )
-        self.head_nm = AdaLNBeforeHead(self.C, self.D, norm_layer)
-        self.head = nn.Linear(self.C, self.V)
+        self._add_blocks_and_head(config, self.context_token)
         self.decoder_norm = norm_layer(self.C)
         self.diffloss = DiffLoss(
             target_channels=self.Cvae,
@@ -92,86 +66,18 @@ class HARTForT2I(GenerationMixin, TrainingMixin, CheckpointMixin, PreTrainedMode
             num_sampling_steps=config.num_sampling_steps,
             sampler=config.sampler,
         )
-        self.post_init()
-        self._constructed = True
+        self._finish()
 
-    def _set_sizes(self, config: HARTForT2IConfig) -> None:
-        """Attributes under the names that code written for the public implementation reads."""
-        self.V, self.Cvae = config.vocab_size, config.z_channels
-        self.patch_nums = tuple(config.patch_nums)
-        self.depth, self.num_heads = config.depth, config.num_heads
-        self.C = self.D = config.embed_dim
+    def _set_sizes(self, config: HARTForT2IConfig, first_l: int) -> None:
+        super()._set_sizes(config, first_l)
         self.context_token, self.context_dim = config.context_token, config.context_dim
         self.context_shape = (self.context_token, self.context_dim)
-        self.first_l = self.context_token
-        self.L = sum(side**2 for side in self.patch_nums)
-        self.sequence_length = self.L + self.first_l - 1
-        lengths = [self.first_l] + [side**2 for side in self.patch_nums[1:]]
-        ends = [sum(lengths[: i + 1]) for i in range(len(lengths))]
-        self.begin_ends = [(end - n, end) for end, n in zip(ends, lengths, strict=True)]
-        self.num_stages_minus_1 = len(self.patch_nums) - 1
-        self.last_level_pns = self.patch_nums[-1] ** 2
-        self.prog_si = -1
-        self.mlp_type, self.attn_type = config.mlp_type, config.attn_type
         self.disable_aln = config.disable_aln
         self.use_timestep_embed = config.use_timestep_embed
         self.sep_aln_pooling_mode = config.sep_aln_pooling_mode
         self.use_cross_attn = config.use_cross_attn
-        self.cond_drop_rate, self.drop_path_rate = config.cond_drop_rate, config.drop_path_rate
         self.diffusion_batch_mul = config.diffusion_batch_mul
         self.diffusion_head_repeats = config.diffusion_head_repeats
-        self.using_fused_add_norm_fn = False
-        self.gradient_checkpointing = False
-
-    def _build_block(self, block_idx: int, config: HARTForT2IConfig, norm_layer) -> nn.Module:
-        rates = torch.linspace(0, config.drop_path_rate, config.depth, device="cpu").tolist()
-        return self.block_class(
-            block_idx=block_idx,
-            last_drop_p=rates[block_idx - 1] if block_idx else 0.0,
-            embed_dim=self.C,
-            cond_dim=self.D,
-            shared_aln=config.shared_aln,
-            norm_layer=norm_layer,
-            num_heads=config.num_heads,
-            mlp_ratio=config.mlp_ratio,
-            drop=config.drop_rate,
-            attn_drop=config.attn_drop_rate,
-            drop_path=rates[block_idx],
-            attn_l2_norm=config.attn_l2_norm,
-            flash_if_available=config.flash_if_available,
-            fused_if_available=config.fused_if_available,
-            mlp_type=config.mlp_type,
-            attn_type=config.attn_type,
-            max_position_embeddings=2 ** math.ceil(math.log2(self.sequence_length)),
-            patch_nums=self.patch_nums,
-            context_token=self.context_token,
-            disable_aln=config.disable_aln,
-            sep_aln_pooling_mode=config.sep_aln_pooling_mode,
-            use_cross_attn=config.use_cross_attn,
-        )
-
-    def _levels(self) -> torch.Tensor:
-        """(1, N) int64: the stage of every position of the whole sequence."""
-        counts = torch.tensor([end - begin for begin, end in self.begin_ends])
-        levels = torch.arange(len(counts))
-        return levels.repeat_interleave(counts, output_size=self.sequence_length)[None]
-
-    @property
-    def attn_bias_for_masking(self) -> torch.Tensor:
-        """(1, 1, N, N) additive block mask of training: 0 where the key's stage is not later.
-
-        Built when asked for; it is quadratic in the sequence and inference never uses it.
-        """
-        levels = self.lvl_1L[0]
-        bias = torch.zeros(len(levels), len(levels), device=levels.device)
-        return bias.masked_fill(levels[:, None] < levels[None, :], -torch.inf)[None, None]
-
-    @property
-    def rng(self) -> CopyableGenerator:
-        """Generator of ``g_seed`` draws, on the model's device; made when first used."""
-        if getattr(self, "_rng", None) is None or self._rng.device.type != self.device.type:
-            self._rng = CopyableGenerator(device=self.device)
-        return self._rng
 
     def embed_context(self, context: torch.Tensor) -> torch.Tensor:
         """Text features (rows, T, E) to conditioning and input embedding (rows, T, C)."""
@@ -179,91 +85,12 @@ class HARTForT2I(GenerationMixin, TrainingMixin, CheckpointMixin, PreTrainedMode
             context = context.to(self.context_embed.weight.dtype)
         return self.context_embed(self.context_norm(context))
 
-    def embed_tokens(self, values: torch.Tensor) -> torch.Tensor:
-        """Feature-map values (rows, n, Z) to token embeddings (rows, n, C)."""
-        return self.word_embed(values.to(self.word_embed.weight.dtype))
-
-    def level_embeddings(self) -> torch.Tensor:
-        """(S, C), one row per stage."""
-        levels = torch.arange(len(self.patch_nums), device=self.lvl_1L.device)
-        return self.lvl_embed(levels)
-
-    def get_logits(
-        self,
-        h_or_h_and_residual: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
-        cond_BD: torch.Tensor,
-    ) -> torch.Tensor:
-        """float32 logits (rows, n, V) from block outputs (rows, n, C) and text (rows, T, C).
-
-        A pair of tensors stands for its sum.
-        """
-        if not isinstance(h_or_h_and_residual, torch.Tensor):
-            hidden, residual = h_or_h_and_residual
-            h_or_h_and_residual = hidden + residual
-        normed = self.head_nm(h_or_h_and_residual.float(), cond_BD)
-        if not torch.is_autocast_enabled(normed.device.type):
-            normed = normed.to(self.head.weight.dtype)
-        return self.head(normed).float()
-
     @torch.no_grad()
-    def init_weights(
-        self,
-        init_adaln: float = 0.5,
-        init_adaln_gamma: float = 1e-5,
-        init_head: float = 0.02,
-        init_std: float = 0.02,
-        conv_std_or_gain: float = 0.02,
-    ) -> None:
-        """Draw fresh weights for training; negative ``init_std`` means ``sqrt(1 / C / 3)``.
-
-        The library calls a hook of this name while the constructor runs; that call does nothing.
-        """
-        if not getattr(self, "_constructed", False):
-            return
-        std = init_std if init_std >= 0 else math.sqrt(1 / self.C / 3)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
-        if init_head >= 0:
-            self.head.weight.mul_(init_head)
-        self.head_nm.ada_lin[-1].weight.mul_(init_adaln)
-        for block in self.blocks:
-            self._init_block(block, init_adaln, init_adaln_gamma)
-        self.diffloss.net.initialize_weights()
-
-    def _init_block(self, block: nn.Module, init_adaln: float, init_adaln_gamma: float) -> None:
-        block.attn.proj.weight.div_(math.sqrt(2 * self.depth))
-        if hasattr(block.ffn, "fc2"):
-            block.ffn.fc2.weight.div_(math.sqrt(2 * self.depth))
-        if hasattr(block, "ada_lin"):
-            linear = block.ada_lin[-1]
-            linear.weight[2 * self.C :].mul_(init_adaln)
-            linear.weight[: 2 * self.C].mul_(init_adaln_gamma)
-            linear.bias.zero_()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Restore constant buffers that a checkpoint may lack; weights are never touched here."""
-        if module is self and not self.lvl_1L.is_meta:
-            self.lvl_1L.copy_(self._levels())
-        if hasattr(module, "zero_k_bias"):
-            module.zero_k_bias.zero_()
-
-
-def _check_geometry(config: HARTForT2IConfig) -> None:
-    sides = tuple(config.patch_nums)
-    increasing = all(a < b for a, b in pairwise(sides))
-    if len(sides) < 2 or sides[0] != 1 or not increasing:
-        raise ValueError(
-            f"patch_nums must start with 1, increase and have at least 2 stages, got {sides}"
-        )
-
-
-def _norm_layer(config: HARTForT2IConfig):
-    """The family's norm as a callable of the width: RMS norm for llama, layer norm for gpt2."""
-    norm = LlamaRMSNormFused if config.attn_type == "llama" else nn.LayerNorm
-    return partial(norm, eps=config.norm_eps)
+    def init_weights(self, *args, **kwargs) -> None:
+        """As in :class:`StageTransformer`; the diffusion head has its own way."""
+        super().init_weights(*args, **kwargs)
+        if getattr(self, "_constructed", False):
+            self.diffloss.net.initialize_weights()
 
 
 AutoModel.register(HARTForT2IConfig, HARTForT2I, exist_ok=True)

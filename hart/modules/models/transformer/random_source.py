@@ -52,6 +52,11 @@ class UpstreamRandom:
         ids = torch.multinomial(flat, 1, replacement=True, generator=self.generator)
         return ids.view(probabilities.shape[:2])
 
+    def classes(self, bsz: int, num_classes: int, device: torch.device) -> torch.Tensor:
+        """(bsz,) int64 class indices, all equally likely."""
+        uniform = torch.full((1, num_classes), 1 / num_classes, device=device)
+        return torch.multinomial(uniform, bsz, replacement=True, generator=self.generator)[0]
+
     def exponential(self, like: torch.Tensor) -> torch.Tensor:
         """Exp(1) variates of the shape, dtype and device of ``like``."""
         return torch.empty_like(like).exponential_(generator=self.generator)
@@ -78,6 +83,12 @@ class PerImageRandom:
     def token_ids(self, probabilities: torch.Tensor) -> torch.Tensor:
         """One id per position, as argmax(p / Exp(1)): (B, n, V) to (B, n)."""
         return (probabilities / self.exponential(probabilities)).argmax(dim=-1)
+
+    def classes(self, bsz: int, num_classes: int, device: torch.device) -> torch.Tensor:
+        """(bsz,) int64 class indices, all equally likely."""
+        return self._stack(
+            lambda g: torch.randint(num_classes, (), generator=g, device=g.device)
+        ).to(device)
 
     def exponential(self, like: torch.Tensor) -> torch.Tensor:
         """Exp(1) variates of the shape (B, ...) of ``like``."""

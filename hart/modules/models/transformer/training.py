@@ -7,9 +7,9 @@ from statistics import NormalDist
 
 import numpy as np
 import torch
-from torch.utils.checkpoint import checkpoint
 
 from hart.modules.models.transformer.random_source import numpy_orders
+from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import sample_with_top_k_top_p_
 
 MIN_KEPT_TOKENS = 32
@@ -93,7 +93,9 @@ class TrainingMixin:
         mask, last_mask = self.random_masking(full, self.sample_orders(bsz))
         keep, last_keep = mask == 0, last_mask == 0
         x, cond = self._embed_sequence(context, x_BLCv_wo_first_l, keep)
-        x = self._run_training_blocks(x, cond, keep, context_position_ids, context_mask)
+        x = self._run_training_blocks(
+            x, cond, self._visible(keep), context_position_ids, context_mask
+        )
         logits = self.get_logits(x, cond)
         kept = last_keep.nonzero(as_tuple=True)
         num_kept = kept[0].numel() // bsz
@@ -134,7 +136,9 @@ class TrainingMixin:
         keep = torch.arange(self.sequence_length, device=context.device) < end
         keep = keep.expand(bsz, -1)
         x, cond = self._embed_sequence(context, x_BLCv_wo_first_l, keep)
-        x = self._run_training_blocks(x, cond, keep, context_position_ids, context_mask)
+        x = self._run_training_blocks(
+            x, cond, self._visible(keep), context_position_ids, context_mask
+        )
         return self.get_logits(x[:, self.first_l - 1 :], cond)
 
     def _embed_sequence(
@@ -157,18 +161,9 @@ class TrainingMixin:
             return x.to(dtype), cond.to(dtype)
         return x, cond
 
-    def _run_training_blocks(self, x, cond, keep, context_position_ids, context_mask):
-        visible = keep[:, self.first_l :].nonzero(as_tuple=True)
-        levels = self.lvl_1L[0, : x.shape[1]]
-        bias = torch.zeros(len(levels), len(levels), dtype=x.dtype, device=x.device)
-        bias = bias.masked_fill(levels[:, None] < levels[None, :], -torch.inf)[None, None]
-        for block in self.blocks:
-            arguments = (x, cond, bias, visible, context_position_ids, context_mask)
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block.forward_function, *arguments, use_reentrant=False)
-            else:
-                x = block.forward_function(*arguments)
-        return x
+    def _visible(self, keep: torch.Tensor) -> MaskIndex:
+        """Indices of the image positions that ``keep`` (B, N) has."""
+        return keep[:, self.first_l :].nonzero(as_tuple=True)
 
     def _residual_loss(self, hidden, logits, target, target_ids) -> torch.Tensor:
         """Diffusion loss on the residual left by ids that are drawn from the model itself."""

@@ -141,11 +141,13 @@ class SiteCache:
     def _keep(self, out: Tensor | None) -> None:
         """Replace what the previous stage stored; the last stage may come in chunks that share it.
 
-        Stage 0 is the text, whose last position is the 1x1 map.
+        The first stage may be the text, whose last position is the 1x1 map.
         """
         if self.si < 0 or self.si == self.run.schedule.num_stages - 1:
             return
-        kept = out[:, -1:].clone() if self.si == 0 and out is not None else out
+        kept = out
+        if self.si == 0 and out is not None:
+            kept = out[:, -self.run.schedule.lengths[0] :].clone()
         if self.run.counts is not None:
             self.run.counts.hold(_size_bytes(kept) - _size_bytes(self.stored[self.layer]))
         self.stored[self.layer] = kept

@@ -1,0 +1,209 @@
+"""VAR's published checkpoints: plain ``.pth`` state dicts, whose sizes are read from the weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import PretrainedConfig
+
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.modules.models.transformer.checkpoint import override_fields, torch_dtype_of
+from hart.modules.models.transformer.configuration_var import VARForC2IConfig
+from hart.utils.weights import CheckpointError, read_state_dict
+
+SUFFIX = ".pth"
+AUTOENCODER_PATTERN = f"vae*{SUFFIX}"
+TRAINING_PATTERN = f"ar-ckpt*{SUFFIX}"
+TRAINING_KEYS = ("trainer", "var_wo_ddp")
+"""Where a training checkpoint of VAR holds the transformer."""
+
+_HEAD_DIM = 64  # of every published model
+_DROP_PATH_RATE_AT_24 = 0.1
+
+
+@dataclass(frozen=True)
+class VARFiles:
+    """The files of a VAR checkpoint.
+
+    Attributes:
+        transformer: ``var_d16.pth``, or a training checkpoint.
+        autoencoder: ``vae_ch160v4096z32.pth`` beside it, or a training checkpoint itself; None if
+            there is none.
+    """
+
+    transformer: Path
+    autoencoder: Path | None
+
+
+def is_var_checkpoint(path: str | Path) -> bool:
+    """Whether a path is a ``.pth`` file or a folder of them, and no folder of another layout."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        other = (path / "config.json").is_file() or (path / "llm").is_dir()
+        return not other and any(path.glob(f"*{SUFFIX}"))
+    return path.suffix == SUFFIX
+
+
+def locate_var_files(path: str | Path) -> VARFiles:
+    """The transformer and the autoencoder of a VAR checkpoint.
+
+    Args:
+        path: the transformer's file, or a folder with one transformer.
+
+    Raises:
+        CheckpointError: no such file, or no or several transformers in the folder.
+    """
+    path = Path(path).expanduser()
+    transformer = _only_transformer(path) if path.is_dir() else path
+    if not transformer.is_file():
+        raise CheckpointError(f"{transformer}: no such file")
+    if transformer.match(AUTOENCODER_PATTERN):
+        raise CheckpointError(
+            f"{transformer}: this is the autoencoder; name the transformer's file"
+        )
+    if transformer.match(TRAINING_PATTERN):
+        return VARFiles(transformer, transformer)
+    beside = sorted(transformer.parent.glob(AUTOENCODER_PATTERN))
+    if len(beside) > 1:
+        names = ", ".join(file.name for file in beside)
+        raise CheckpointError(f"{transformer.parent}: several autoencoders ({names}); keep one")
+    return VARFiles(transformer, beside[0] if beside else None)
+
+
+def _only_transformer(folder: Path) -> Path:
+    files = [file for file in sorted(folder.glob(f"*{SUFFIX}"))]
+    found = [file for file in files if not file.match(AUTOENCODER_PATTERN)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CheckpointError(f"{folder}: no transformer of VAR (such as var_d16.pth) in it")
+    names = ", ".join(file.name for file in found)
+    raise CheckpointError(f"{folder}: several transformers ({names}); name one of the files")
+
+
+def var_config(
+    state: Mapping[str, torch.Tensor], source: str | Path = "state dict"
+) -> VARForC2IConfig:
+    """The configuration that a state dict of VAR's transformer implies.
+
+    Without l2-normalised attention the weights do not tell the number of heads; it is then that of
+    the published head width, 64.
+
+    Raises:
+        CheckpointError: a weight that tells a size is not there, or no schedule is in ``lvl_1L``.
+    """
+    needed = ("class_emb.weight", "word_embed.weight", "head.weight", "lvl_1L")
+    for key in (*needed, "blocks.0.ffn.fc1.weight"):
+        if key not in state:
+            raise CheckpointError(f"{source}: not a transformer of VAR, it has no {key!r}")
+    class_emb, word_embed, head, levels = (state[key] for key in needed)
+    C = class_emb.shape[1]
+    depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+    temperature = state.get("blocks.0.attn.scale_mul_1H11")
+    return VARForC2IConfig(
+        num_classes=class_emb.shape[0] - 1,
+        depth=depth,
+        embed_dim=C,
+        num_heads=max(C // _HEAD_DIM, 1) if temperature is None else temperature.shape[1],
+        mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / C,
+        drop_path_rate=_DROP_PATH_RATE_AT_24 * depth / 24,
+        shared_aln="blocks.0.ada_gss" in state,
+        attn_l2_norm=temperature is not None,
+        patch_nums=_sides(levels, source),
+        vocab_size=head.shape[0],
+        z_channels=word_embed.shape[1],
+    )
+
+
+def _sides(levels: torch.Tensor, source: str | Path) -> tuple[int, ...]:
+    """Sides of the stages from the stage index of every position (1, L)."""
+    _, counts = torch.unique_consecutive(levels.flatten(), return_counts=True)
+    sides = tuple(math.isqrt(count) for count in counts.tolist())
+    if [side * side for side in sides] != counts.tolist():
+        raise CheckpointError(
+            f"{source}: 'lvl_1L' has stages of {counts.tolist()} tokens, not maps"
+        )
+    return sides
+
+
+def split_merged_biases(state: dict[str, torch.Tensor]) -> None:
+    """Undo what a public fork does to checkpoints: one bias for queries, keys and values."""
+    merged = [key for key in state if key.endswith(".attn.mat_qkv.bias")]
+    for key in merged:
+        prefix = key.removesuffix("mat_qkv.bias")
+        parts = state.pop(key).chunk(3)
+        names = ("q_bias", "zero_k_bias", "v_bias")
+        state.update({prefix + name: part for name, part in zip(names, parts, strict=True)})
+
+
+class VARCheckpointMixin:
+    """``from_pretrained`` for ``.pth`` files, in front of :class:`CheckpointMixin`."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *model_args,
+        config: PretrainedConfig | None = None,
+        vae: HARTAutoEncoder | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        **kwargs,
+    ):
+        """Load a ``.pth`` file, or a folder with one; others as in :class:`CheckpointMixin`.
+
+        Args:
+            config: by default what the weights imply; the autoencoder is the one beside them.
+            vae: autoencoder to attach instead.
+            dtype: of the weights in memory, by default as stored.
+            device: where they go, CPU by default.
+            kwargs: fields of the configuration to override.
+
+        Raises:
+            CheckpointError: a file is missing, damaged, of another model, or does not fit.
+        """
+        path = Path(pretrained_model_name_or_path)
+        if not is_var_checkpoint(path):
+            return super().from_pretrained(
+                path, *model_args, config=config, vae=vae, dtype=dtype, device=device, **kwargs
+            )
+        files = locate_var_files(path)
+        state = read_state_dict(
+            files.transformer, dtype=torch_dtype_of(dtype), device=device, inside=TRAINING_KEYS
+        )
+        split_merged_biases(state)
+        implied = var_config(state, files.transformer)
+        config = implied if config is None else copy.deepcopy(config)
+        config.name_or_path = str(files.transformer)
+        if config.vae_path is None and files.autoencoder is not None:
+            config.vae_path = str(files.autoencoder)
+        override_fields(config, kwargs)
+        with torch.device("meta"):
+            model = cls(config, *model_args)
+        model._load_checkpoint(state, files.transformer)
+        model.eval()
+        if vae is not None:
+            model.attach_autoencoder(vae)
+        return model
+
+    @classmethod
+    def holds_weights(cls, path: Path) -> bool:
+        return is_var_checkpoint(path) or super().holds_weights(path)
+
+    def attach_autoencoder(self, vae: HARTAutoEncoder) -> None:
+        """As in :class:`CheckpointMixin`; the autoencoder must have the transformer's stages.
+
+        Raises:
+            ValueError: it has another codebook or other stages.
+        """
+        if tuple(vae.config.v_patch_nums) != self.patch_nums:
+            raise ValueError(
+                f"the autoencoder's v_patch_nums are {tuple(vae.config.v_patch_nums)}, "
+                f"the transformer's patch_nums {self.patch_nums}"
+            )
+        super().attach_autoencoder(vae)

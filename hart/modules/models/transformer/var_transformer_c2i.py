@@ -1,0 +1,128 @@
+"""VAR's class-conditional transformer: the plain model, numerically equal to the public one.
+
+Paper: VAR, arXiv 2404.02905. Blocks, head, sampling steps and state are HART's; what differs is the
+condition (a class, not text), absolute positions in the input, and the last stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from hart.modules.models.autoencoder.vqvae import VQVAE
+from hart.modules.models.transformer.class_generation import ClassGenerationMixin
+from hart.modules.models.transformer.configuration_var import VARForC2IConfig
+from hart.modules.models.transformer.stage_transformer import (
+    SharedAdaLin,
+    StageTransformer,
+    check_sides,
+)
+from hart.modules.models.transformer.var_checkpoint import VARCheckpointMixin
+from hart.modules.networks.basic_var import ClassAdaLNSelfAttn
+
+__all__ = ["VARForC2I"]
+
+
+class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
+    """Class-to-image VAR.
+
+    Args:
+        config: sizes; see :class:`VARForC2IConfig`.
+
+    Raises:
+        ValueError: ``patch_nums`` does not increase or has fewer than two stages, or a field asks
+            for a variant of HART that VAR does not have.
+    """
+
+    config_class = VARForC2IConfig
+    block_class = ClassAdaLNSelfAttn
+
+    def __init__(self, config: VARForC2IConfig):
+        super().__init__(config)
+        check_sides(config.patch_nums)
+        _check_variant(config)
+        self._set_sizes(config, config.patch_nums[0] ** 2)
+        self.num_classes = config.num_classes
+        self.context_token = 0
+        self.word_embed = nn.Linear(config.z_channels, self.C)
+        self.class_emb = nn.Embedding(config.num_classes + 1, self.C)
+        self._add_positions(config)
+        self.shared_ada_lin = (
+            nn.Sequential(nn.SiLU(), SharedAdaLin(self.C, 6 * self.C))
+            if config.shared_aln
+            else nn.Identity()
+        )
+        self._add_blocks_and_head(config)
+        self._finish()
+
+    @property
+    def uniform_prob(self) -> torch.Tensor:
+        """(1, K), the probability of every class when classes are drawn."""
+        return torch.full((1, self.num_classes), 1 / self.num_classes, device=self.device)
+
+    def forward(self, label_B: torch.Tensor, x_BLCv_wo_first_l: torch.Tensor) -> torch.Tensor:
+        """One teacher-forced pass over all stages at once.
+
+        In training, not in evaluation, a class is dropped with probability ``cond_drop_rate``; the
+        draws are ``torch.rand(B)`` of the device's global generator.
+
+        Args:
+            label_B: class indices (B,).
+            x_BLCv_wo_first_l: inputs of stages 1 .. S-1 (B, L - first_l, Z), see
+                ``idxBl_to_var_input``.
+
+        Returns:
+            float32 logits (B, L, V).
+        """
+        bsz, device_type = len(label_B), label_B.device.type
+        if self.training:
+            dropped = torch.rand(bsz, device=label_B.device) < self.cond_drop_rate
+            label_B = label_B.masked_fill(dropped, self.num_classes)
+        with torch.autocast(device_type, enabled=False):
+            cond = self.class_emb(label_B)
+            start = cond[:, None] + self.pos_start
+            x = torch.cat((start, self.embed_tokens(x_BLCv_wo_first_l.float())), dim=1)
+            x = x + self.level_embeddings()[self.lvl_1L[0]] + self.pos_1LC
+        if torch.is_autocast_enabled(device_type):
+            x = x.to(torch.get_autocast_dtype(device_type))
+        return self.get_logits(self._run_training_blocks(x, cond), cond)
+
+    @torch.no_grad()
+    def init_weights(
+        self,
+        init_adaln: float = 0.5,
+        init_adaln_gamma: float = 1e-5,
+        init_head: float = 0.02,
+        init_std: float = -1,
+        conv_std_or_gain: float = 0.02,
+    ) -> None:
+        """As in :class:`StageTransformer`, with the defaults that VAR was trained with."""
+        super().init_weights(init_adaln, init_adaln_gamma, init_head, init_std, conv_std_or_gain)
+
+    def _init_block(self, block: nn.Module, init_adaln: float, init_adaln_gamma: float) -> None:
+        super()._init_block(block, init_adaln, init_adaln_gamma)
+        if hasattr(block, "ada_gss"):
+            block.ada_gss[:, :, 2:].mul_(init_adaln)
+            block.ada_gss[:, :, :2].mul_(init_adaln_gamma)
+
+    def _load_autoencoder(self, path: Path) -> VQVAE:
+        return VQVAE.from_pth(path, self.patch_nums, dtype=self.dtype, device=self.device)
+
+
+def _check_variant(config: VARForC2IConfig) -> None:
+    required = {
+        "attn_type": "gpt2",
+        "mlp_type": "gpt2",
+        "disable_aln": False,
+        "use_timestep_embed": False,
+        "use_cross_attn": False,
+    }
+    for name, value in required.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"{name} must be {value!r} for VAR, got {getattr(config, name)!r}")
+
+
+AutoModel.register(VARForC2IConfig, VARForC2I, exist_ok=True)

@@ -1,0 +1,43 @@
+"""The golden VAR checkpoint, and one in the layout of the published files that draws quickly."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from hart.modules.models.autoencoder.vqvae import VQVAE, vqvae_config
+from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
+from tests.golden_data import GOLDEN
+
+VAR, VAE = GOLDEN / "var-small", GOLDEN / "var-small-vae"
+PATCH_NUMS = (1, 2, 3, 4, 5, 6)
+STAGES = tuple(side * side for side in PATCH_NUMS)
+DEPTH, NUM_CLASSES = 2, 10
+
+
+def vae_state() -> dict[str, torch.Tensor]:
+    """The golden autoencoder's weights; the file holds the large ones in 8 bits, exactly."""
+    return {key: value.float() for key, value in load_file(VAE / "weights.safetensors").items()}
+
+
+def golden_vae() -> VQVAE:
+    state = vae_state()
+    model = VQVAE(vqvae_config(state, PATCH_NUMS))
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def golden_model(model_class=VARForC2I, **overrides) -> VARForC2I:
+    """The golden transformer from its ``.pth`` file with the golden autoencoder."""
+    return model_class.from_pretrained(VAR / "var_small.pth", vae=golden_vae(), **overrides)
+
+
+def make_var_checkpoint(folder: Path) -> Path:
+    """Write a folder like the published one: a transformer's and an autoencoder's state dict."""
+    folder.mkdir(parents=True)
+    shutil.copy(VAR / "var_small.pth", folder / "var_small.pth")
+    torch.save(vae_state(), folder / "vae_small.pth")
+    return folder
