@@ -1,7 +1,7 @@
 """Transformer blocks of VAR: those of HART's gpt2 family, modulated by the image's class.
 
-Without ``shared_aln`` every block has its own projection of the class, as in ``basic_hart``. With it
-one projection, outside the blocks, serves all of them, and each block adds a table of its own.
+Without ``shared_aln`` every block has its own projection of the class, as in ``basic_hart``. With
+it one projection, outside the blocks, serves all of them, and each block adds a table of its own.
 """
 
 from __future__ import annotations
@@ -20,9 +20,7 @@ __all__ = ["ClassAdaLNSelfAttn", "ClassAdaLNSelfAttnEnhanced"]
 class _ClassModulation:
     """Mixin in front of a block: what ``shared_aln`` means in VAR."""
 
-    def __init__(
-        self, *args, embed_dim: int, shared_aln: bool, disable_aln: bool = False, **kwargs
-    ):
+    def __init__(self, *args, embed_dim: int, shared_aln: bool, disable_aln: bool, **kwargs):
         if disable_aln:
             raise ValueError("disable_aln must be False: every block of VAR is modulated")
         super().__init__(

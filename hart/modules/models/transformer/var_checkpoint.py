@@ -1,4 +1,4 @@
-"""VAR's published checkpoints: plain ``.pth`` state dicts, whose sizes are read from the weights."""
+"""VAR's published checkpoints: plain ``.pth`` state dicts, whose sizes the weights tell."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ def locate_var_files(path: str | Path) -> VARFiles:
 
 
 def _only_transformer(folder: Path) -> Path:
-    files = [file for file in sorted(folder.glob(f"*{SUFFIX}"))]
-    found = [file for file in files if not file.match(AUTOENCODER_PATTERN)]
+    found = [
+        file for file in sorted(folder.glob(f"*{SUFFIX}")) if not file.match(AUTOENCODER_PATTERN)
+    ]
     if len(found) == 1:
         return found[0]
     if not found:

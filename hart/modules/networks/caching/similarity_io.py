@@ -44,6 +44,16 @@ SIMILARITY_FILE = "cache_similarity.json"
 """Name of the table in a model's folder."""
 
 
+def similarity_file_of(checkpoint: Path) -> Path:
+    """Where a checkpoint's own table is: in its folder, or beside its file under the file's name.
+
+    A folder of VAR's ``.pth`` files may hold several models.
+    """
+    if checkpoint.is_file():
+        return checkpoint.with_name(f"{checkpoint.stem}.{SIMILARITY_FILE}")
+    return checkpoint / SIMILARITY_FILE
+
+
 class SimilarityFileError(ValueError):
     """A similarity file is unusable; the message names it, what was expected and what was found."""
 

@@ -1,0 +1,329 @@
+"""Feature caching of a whole model: its configuration, tables, statistics and state."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+
+from hart.modules.models.transformer.cache_options import (
+    OPTION_NAMES,
+    add_cache_arguments,
+    resolve_cache_config,
+    resolve_use_cache,
+)
+from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
+from hart.modules.networks.basic_hart import mlp_hidden_size
+from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
+from hart.modules.networks.caching.generation_counts import GenerationCounts
+from hart.modules.networks.caching.multiply_adds import TransformerShape
+from hart.modules.networks.caching.presets import preset_config
+from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
+from hart.modules.networks.caching.similarity_io import (
+    LoadedSimilarity,
+    load_similarity,
+    save_similarity,
+    similarity_file_of,
+)
+from hart.modules.networks.caching.site_cache import CacheRun
+from hart.modules.networks.caching.stages import StageSchedule
+from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
+from hart.modules.networks.rope import MaskIndex
+from hart.utils.timing import Timeline
+from hart.version import __version__
+
+
+class FeatureCachingMixin:
+    """In front of a plain model: its blocks can reuse the previous stage's outputs.
+
+    The plain model is a :class:`StageTransformer` with a sampler; ``block_class`` is its block with
+    feature caching. The state dict stays the plain model's, so every checkpoint of it loads.
+    Caching is configured by the ``cache_*`` fields of the configuration or
+    :meth:`set_cache_config`, and needs similarity data: :meth:`load_similarity_data`, or
+    generations with ``calibration`` set.
+
+    Attributes:
+        use_cache: False turns caching off without forgetting its configuration.
+        calibration: compute everything and measure; the measurements of every finished generation
+            are merged into ``similarity``.
+        similarity: calibrated similarities of both sites.
+        cache_statistics: what was computed, reused and stored since the last reset.
+        collect_cache_statistics: False counts nothing and takes no times from the next image on.
+        cache_attn, cache_mlp: stored outputs per block while a generation runs, else None.
+    """
+
+    def __init__(self, config: PretrainedConfig):
+        super().__init__(config)
+        self.schedule = StageSchedule(self.patch_nums)
+        self.similarity = SimilarityTables.empty(self.depth, self.schedule)
+        self.cache_statistics = CacheStatistics(self.transformer_shape)
+        self.collect_cache_statistics = True
+        self.use_cache = resolve_use_cache(None, config)
+        self.calibration = bool(config.calibration)
+        self._release()
+        self._install(resolve_cache_config(None, config, self.patch_nums))
+        if config.sim_path and Path(config.sim_path).is_file():
+            self.similarity = load_similarity(
+                Path(config.sim_path), self.depth, self.schedule
+            ).tables
+
+    # --- configuration ------------------------------------------------------------------------
+
+    @staticmethod
+    def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        """Add every cache flag to an argument parser; see ``cache_options``."""
+        return add_cache_arguments(parser)
+
+    @classmethod
+    def from_args_and_config(cls, args: argparse.Namespace, config: PretrainedConfig):
+        """Build a model as parsed flags and a configuration say.
+
+        The weights are those of ``args.model_path``, else of the place that the configuration
+        came from; without any the model has fresh weights.
+        """
+        path = getattr(args, "model_path", None) or config.name_or_path
+        if path and cls.holds_weights(Path(path)):
+            model = cls.from_pretrained(path, config=config)
+        else:
+            model = cls(config)
+        model.apply_cache_arguments(args)
+        return model
+
+    def apply_cache_arguments(self, args: argparse.Namespace) -> None:
+        """Take over cache flags: configuration, ``use_cache``, ``calibration``, ``sim_path``.
+
+        ``sim_path`` is read if it exists; with ``calibration`` it may be a file to be written.
+        """
+        self.set_cache_config(resolve_cache_config(args, self.config, self.patch_nums))
+        self.use_cache = resolve_use_cache(args, self.config)
+        if getattr(args, "calibration", None) is not None:
+            self.calibration = args.calibration
+        sim_path = getattr(args, "sim_path", None)
+        if sim_path is not None:
+            self.config.sim_path = str(sim_path)
+            if Path(sim_path).is_file() or not self.calibration:
+                self.load_similarity_data(sim_path)
+
+    def set_cache_config(self, config: CacheConfig | str) -> None:
+        """Use another cache configuration, or a preset by name, from the next image on.
+
+        The ``cache_*`` fields of ``self.config`` follow, so that ``save_pretrained`` keeps it.
+
+        Raises:
+            TypeError: neither a CacheConfig nor a name.
+            ValueError: unknown preset.
+            RuntimeError: a generation is running.
+        """
+        if isinstance(config, str):
+            config = preset_config(config, self.patch_nums)
+        if not isinstance(config, CacheConfig):
+            raise TypeError(f"config must be a CacheConfig or a preset name, got {config!r}")
+        if getattr(self, "_generating", False):
+            raise RuntimeError("the cache configuration cannot change while an image is generated")
+        self._install(config)
+        for field, value in config.to_dict().items():
+            setattr(self.config, OPTION_NAMES[field], value)
+
+    def _install(self, config: CacheConfig) -> None:
+        config.warn_about(self.schedule, stacklevel=4)
+        self.cache_config = config
+        self._warned_empty = False
+        for block in self.blocks:
+            block.cache_config = config
+
+    # --- similarity data ----------------------------------------------------------------------
+
+    @property
+    def cache_similarity_attn(self) -> Table:
+        """Similarities of the attention outputs: ``depth`` rows, one column per transition."""
+        return self.similarity.attn
+
+    @cache_similarity_attn.setter
+    def cache_similarity_attn(self, table: Table) -> None:
+        self._replace_table(attn=table)
+
+    @property
+    def cache_similarity_mlp(self) -> Table:
+        """Similarities of the MLP outputs: ``depth`` rows, one column per transition."""
+        return self.similarity.mlp
+
+    @cache_similarity_mlp.setter
+    def cache_similarity_mlp(self, table: Table) -> None:
+        self._replace_table(mlp=table)
+
+    def _replace_table(self, **tables: Table) -> None:
+        current = {site: self.similarity.site(site) for site in SITES}
+        replaced = SimilarityTables(**{**current, **tables}, images=self.similarity.images)
+        replaced.validate(self.depth, self.schedule)
+        self.similarity = replaced
+
+    def save_similarity_data(self, path: str | Path | None = None) -> Path:
+        """Write the similarity data; the suffix chooses the format (.json, .pt or .pkl).
+
+        Args:
+            path: by default ``config.sim_path``, else the file of :func:`similarity_file_of`
+                for the checkpoint that the model came from, else in the current folder.
+        """
+        path = Path(path or self.config.sim_path or self._default_similarity_file())
+        save_similarity(
+            path,
+            self.similarity,
+            self.schedule,
+            fingerprint=self.weight_fingerprint(),
+            library_version=__version__,
+        )
+        return path
+
+    def load_similarity_data(self, path: str | Path) -> LoadedSimilarity:
+        """Read similarity data; transitions of another schedule are matched by stage size.
+
+        Warns when the file was measured with other weights.
+
+        Raises:
+            OSError: the file cannot be read.
+            SimilarityFileError: it is damaged or does not fit this model.
+        """
+        loaded = load_similarity(Path(path), self.depth, self.schedule)
+        fingerprint = getattr(loaded.provenance, "fingerprint", None)
+        if fingerprint and fingerprint != self.weight_fingerprint():
+            warnings.warn(f"{path}: measured with other weights than this model's", stacklevel=2)
+        self.similarity = loaded.tables
+        self._warned_empty = False
+        return loaded
+
+    def _default_similarity_file(self) -> Path:
+        checkpoint = Path(self.config.name_or_path or ".")
+        return similarity_file_of(checkpoint if checkpoint.exists() else Path())
+
+    @torch.no_grad()
+    def weight_fingerprint(self) -> str:
+        """Identifies the weights, whatever their dtype: a hash over signs of some of them."""
+        digest = hashlib.sha256()
+        for tensor in (self.head.weight, self.word_embed.weight, self.blocks[-1].attn.proj.weight):
+            signs = tensor.detach().flatten()[:65536].cpu() > 0
+            digest.update(bytes(signs.to(torch.uint8).tolist()))
+        return digest.hexdigest()
+
+    # --- what it does and did -----------------------------------------------------------------
+
+    @property
+    def transformer_shape(self) -> TransformerShape:
+        """The sizes that the number of multiply-adds depends on."""
+        return TransformerShape(
+            depth=self.depth,
+            embed_dim=self.C,
+            mlp_hidden=mlp_hidden_size(self.C, self.config.mlp_ratio, self.mlp_type),
+            mlp_matrices=3 if self.mlp_type == "llama" else 2,
+            context_token=self.context_token,
+            patch_nums=self.patch_nums,
+        )
+
+    def decision_plan(self) -> DecisionPlan:
+        """Every decision of the next generation, from configuration and similarity data."""
+        off = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
+        config = self.cache_config if self.use_cache and not self.calibration else off
+        return decide_all(config, self.schedule, self.similarity)
+
+    def get_cache_statistics(self) -> dict[str, Any]:
+        """What finished generations did since the last reset, JSON-able. Waits for the device.
+
+        Returns:
+            ``cache_config`` and ``similarity_stats``, which are in use now, and
+
+            - ``images``: number of images;
+            - ``stages``: per stage (by token count) and site the module calls ``computed``,
+              ``reused``, ``stored`` and ``not_eligible``, ``reuse_rate``,
+              ``multiply_adds_computed`` and ``multiply_adds_saved``; see :class:`SiteCounts`;
+            - ``totals``: the same per site over all stages;
+            - ``multiply_adds``: ``computed`` and ``saved`` over both sites;
+            - ``saved_share``: share of the blocks' multiply-adds that was saved;
+            - ``feature_cache_bytes``: size of the stored outputs ``now`` (0 unless a generation
+              is running) and at ``peak``;
+            - ``seconds``: ``stages`` by token count, and ``residual`` for the diffusion head;
+            - ``thresholds``: per stage with an adapted threshold ``mean``, ``min`` and ``max`` of
+              the ``calibrated`` and ``measured`` similarity and the ``effective`` threshold.
+        """
+        return {
+            "cache_config": self.cache_config.to_dict(),
+            "similarity_stats": similarity_stats(self.similarity),
+            **self.cache_statistics.to_dict(self._counts),
+        }
+
+    def reset_cache_statistics(self) -> None:
+        """Forget what was counted and timed."""
+        self.cache_statistics.reset()
+
+    # --- one generation -----------------------------------------------------------------------
+
+    def _release(self) -> None:
+        self.cache_attn: list[torch.Tensor | None] = [None] * self.depth
+        self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
+        self._cache_run: CacheRun | None = None
+        self._tables: dict[str, Table] | None = None
+        self._counts: GenerationCounts | None = None
+
+    @contextlib.contextmanager
+    def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
+        """Set the cache up for one generation; whatever happens, release all its tensors.
+
+        A generation that fails is not in the statistics.
+        """
+        calibrating = self.calibration
+        try:
+            if self.collect_cache_statistics:
+                self._counts = GenerationCounts(self.cache_statistics.shape)
+                timeline = timeline or Timeline(self.device)
+            if calibrating or (self.use_cache and self.cache_config.caches_anything):
+                self._start_run(calibrating)
+            yield timeline
+            if calibrating:
+                measured = {site: self._tables[site].finish() for site in SITES}
+                self.similarity.merge(measured["attn"], measured["mlp"], bsz)
+            if self._counts is not None:
+                seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
+                self.cache_statistics.add(self._counts, bsz, seconds)
+        finally:
+            self._release()
+
+    def _start_run(self, calibrating: bool) -> None:
+        self._cache_run = CacheRun(self.cache_config, self.schedule, self._counts)
+        if calibrating:
+            width = self.schedule.width
+            self._tables = {site: SimilarityRecorder(self.depth, width) for site in SITES}
+            return
+        self._tables = {site: self.similarity.site(site) for site in SITES}
+        if self.similarity.is_empty and not self._warned_empty:
+            self._warned_empty = True
+            warnings.warn(
+                "the similarity table is empty, so nothing is reused: calibrate first or load one",
+                stacklevel=6,
+            )
+
+    def run_blocks(
+        self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
+    ) -> torch.Tensor:
+        """As in the plain model. With caching off, what the blocks compute is counted here."""
+        if self._counts is not None and self._cache_run is None:
+            rows, tokens = x.shape[:2]
+            self._counts.count_uncached(si, rows, tokens)
+        return super().run_blocks(x, run, si, m_maskgit)
+
+    def _block_options(self, layer: int) -> dict:
+        if self._cache_run is None:
+            return {}
+        return {
+            "cache_mlp": self.cache_mlp,
+            "cache_attn": self.cache_attn,
+            "cache_similarity_mlp": self._tables["mlp"],
+            "cache_similarity_attn": self._tables["attn"],
+            "cache_run": self._cache_run,
+        }
