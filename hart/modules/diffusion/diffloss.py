@@ -7,6 +7,7 @@ for that token, in the manner of MAR (Li et al. 2024, arXiv:2406.11838).
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ __all__ = [
     "TimestepEmbedder",
     "modulate",
 ]
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
+"""(noisy residuals (rows, channels), step numbers (rows,)) to the network's output."""
 
 # Residuals are divided by this before diffusion, to fill the sampler's range [-1, 1].
 VAE_SCALE = 0.6
@@ -100,6 +104,7 @@ class DiffLoss(nn.Module):
         cfg: float = 1.5,
         sampler: str | None = None,
         noise_source: NoiseSource | None = None,
+        denoiser: Denoiser | None = None,
     ) -> Tensor:
         """Draw residuals.
 
@@ -117,6 +122,9 @@ class DiffLoss(nn.Module):
                 By default the initial noise comes from torch's global CPU generator (half of
                 the rows with guidance), the step noise from the global generator of the
                 device, always for all rows.
+            denoiser: ``(x, step_numbers)`` to the network's output, both of all rows, guided if
+                guidance is on; in place of the network with ``z`` and ``cfg``, to which it must
+                be equal up to rounding.
 
         Returns:
             float32 ``(rows, target_channels)`` in ``[-0.6, 0.6]``. With guidance only the
@@ -135,7 +143,9 @@ class DiffLoss(nn.Module):
             raise ValueError(f"guidance needs an even number of rows of z, got {rows}")
         shape = (rows, self.in_channels)
         initial, step_source = _starting_noise(shape, copies, z.device, noise_source)
-        if cfg == 1.0:
+        if denoiser is not None:
+            model, model_kwargs = denoiser, {}
+        elif cfg == 1.0:
             model, model_kwargs = self.net, {"c": z}
         else:
             model, model_kwargs = self.net.forward_with_cfg, {"c": z, "cfg_scale": cfg}

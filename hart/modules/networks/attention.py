@@ -169,6 +169,10 @@ class SelfAttention(_AttentionBase):
         )
         self.mat_qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
 
+    def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(rows, n, C) to queries, keys and values, (rows, H, n, d) each."""
+        return self._project(x, self.mat_qkv.weight)
+
     def forward(
         self,
         x: torch.Tensor,
@@ -180,7 +184,7 @@ class SelfAttention(_AttentionBase):
         *,
         kv_cache: LayerKVCache | None = None,
     ) -> torch.Tensor:
-        q, k, v = self._project(x, self.mat_qkv.weight)
+        q, k, v = self.queries_keys_values(x)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)
 
 
@@ -222,6 +226,10 @@ class LlamaAttention(_AttentionBase):
             self.head_dim, max_position_embeddings, base=rope_theta
         )
 
+    def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(rows, n, C) to queries, keys and values before rotary, (rows, H, n, d) each."""
+        return self._project(x, self.qkv_proj.weight)
+
     def forward(
         self,
         x: torch.Tensor,
@@ -243,18 +251,19 @@ class LlamaAttention(_AttentionBase):
             m_maskgit: which positions of the map (``si > 0``) or of all maps (-1) are present.
             kv_cache: where keys (after rotary) and values are kept between stages.
         """
-        q, k, v = self._project(x, self.qkv_proj.weight)
-        cos, sin = self._rotary_tables(v, si, context_position_ids, m_maskgit)
+        q, k, v = self.queries_keys_values(x)
+        cos, sin = self.rotary_tables(v, si, context_position_ids, m_maskgit)
         q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)
 
-    def _rotary_tables(
+    def rotary_tables(
         self,
         v: torch.Tensor,
         si: int,
         context_position_ids: torch.Tensor | None,
         m_maskgit: MaskIndex | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines (rows, n, d) for the rows, dtype and device of ``v``."""
         rows = v.shape[0]
         if self.context_token == 0:
             return self.rotary_emb(

@@ -280,7 +280,7 @@ class AdaLNSelfAttn(nn.Module):
         modulation = self.modulation(cond_BD, context_mask)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation or (None,) * 6
         attn_out = self.attn(
-            self._norm_and_modulate(x, scale1, shift1),
+            self.norm_and_modulate(x, scale1, shift1),
             attn_bias,
             si,
             context_position_ids,
@@ -292,12 +292,13 @@ class AdaLNSelfAttn(nn.Module):
         x = x + self.drop_path(attn_out if gamma1 is None else attn_out * gamma1)
         if self.cross_attn is not None:
             x = self._add_cross_attention(x, cond_BD, context_mask, si)
-        ffn_out = self.ffn(self._norm_and_modulate(x, scale2, shift2), **(ffn_options or {}))
+        ffn_out = self.ffn(self.norm_and_modulate(x, scale2, shift2), **(ffn_options or {}))
         return x + self.drop_path(ffn_out if gamma2 is None else ffn_out * gamma2)
 
-    def _norm_and_modulate(
+    def norm_and_modulate(
         self, x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None
     ) -> torch.Tensor:
+        """``n(x) * (1 + scale) + shift``, or ``n(x)`` in plain blocks; (rows, n, C)."""
         normed = self.ln_wo_grad(x)
         return normed if scale is None else normed * (1 + scale) + shift
 

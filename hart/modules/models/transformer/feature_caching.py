@@ -233,6 +233,15 @@ class FeatureCachingMixin:
         config = self.cache_config if self.use_cache and not self.calibration else off
         return decide_all(config, self.schedule, self.similarity)
 
+    @property
+    def decides_while_running(self) -> bool:
+        """Whether the next generation looks at single modules' outputs while it runs.
+
+        If not, :meth:`decision_plan` holds every decision.
+        """
+        adaptive = self.use_cache and self.cache_config.adaptive_threshold
+        return self.calibration or (adaptive and self.cache_config.caches_anything)
+
     def get_cache_statistics(self) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.
 
@@ -263,6 +272,11 @@ class FeatureCachingMixin:
         self.cache_statistics.reset()
 
     # --- one generation -----------------------------------------------------------------------
+
+    @property
+    def generation_counts(self) -> GenerationCounts | None:
+        """Counts of the generation that is running; None without one or without statistics."""
+        return self._counts
 
     def _release(self) -> None:
         self.cache_attn: list[torch.Tensor | None] = [None] * self.depth

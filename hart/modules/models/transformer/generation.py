@@ -354,12 +354,15 @@ class GenerationMixin:
         self, hidden: torch.Tensor, ids: torch.Tensor, run: Generation, t: float
     ) -> torch.Tensor:
         """See :class:`GenerationSteps`."""
-        drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
-        condition = self.decoder_norm(hidden + drawn.repeat(2, 1, 1))
         residual = self.diffloss.sample(
-            condition.flatten(0, 1),
+            self.residual_condition(hidden, ids).flatten(0, 1),
             temperature=1.0,
             cfg=t,
             noise_source=run.random.noise_source(ids.shape[1]),
         )
         return residual.view(2, *ids.shape, self.Cvae)[0]
+
+    def residual_condition(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """What the diffusion head is conditioned on: (2B, n, C) and ids (B, n) to (2B, n, C)."""
+        drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
+        return self.decoder_norm(hidden + drawn.repeat(2, 1, 1))

@@ -1,0 +1,5 @@
+"""Fast execution of a model that stays as it is; nothing in ``hart.modules`` imports this."""
+
+from hart.engine.engine import Engine
+
+__all__ = ["Engine"]

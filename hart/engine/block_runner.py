@@ -1,0 +1,251 @@
+"""All blocks of one generation, with everything that does not depend on the tokens done once.
+
+Equal to the model's own blocks up to rounding. The differences:
+
+- keys and values go into buffers of known size, rotary tables and modulation are made once;
+- runs of reused modules are one interpolation and one addition, see ``merged_runs``;
+- the text-free half of the batch sees a text of equal features at equal positions, so that in
+  llama blocks one of its tokens, of one image, stands for all of them;
+- on a CPU, whatever works token by token runs on pieces small enough to stay in its cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from hart.engine.key_value_buffers import KeyValueBuffers, keys_per_layer
+from hart.engine.merged_runs import Run, StageProgram
+from hart.modules.models.transformer.generation_state import Generation
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.networks.attention import attend
+from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
+from hart.modules.networks.rope import MaskIndex, apply_rotary_pos_emb
+
+TOKENS_IN_CACHE = 512
+"""Rows times tokens of a piece on a CPU; measured, see docs/engine.md."""
+
+Modulation = tuple[torch.Tensor | None, ...]
+
+
+@dataclass
+class Stream:
+    """The residual stream of some rows of the batch during one stage.
+
+    Attributes:
+        x: (r, n, C), changed in place.
+        rows: which rows of the batch the r rows stand for.
+        modulation: per layer gamma1, gamma2, scale1, scale2, shift1, shift2, (r, 1, C) each or
+            None.
+        tables: rotary cosines and sines (r, n, d), None without.
+        tokens: length of the stage; more than n where one token stands for all.
+        halves_equal: both halves of the batch hold the same tokens, still.
+    """
+
+    x: torch.Tensor
+    rows: slice
+    modulation: list[Modulation]
+    tables: tuple[torch.Tensor, torch.Tensor] | None
+    tokens: int
+    halves_equal: bool = False
+
+    def pieces(self) -> Iterator[slice]:
+        """Slices of the token axis that cover it."""
+        n = self.x.shape[1]
+        size = n
+        if self.x.device.type == "cpu":
+            size = max(1, TOKENS_IN_CACHE // self.x.shape[0])
+        for start in range(0, n, size):
+            yield slice(start, min(n, start + size))
+
+
+class BlockRunner:
+    """Runs the blocks of one generation.
+
+    Args:
+        model: whose blocks are run.
+        run: the generation.
+        programs: what every stage does.
+        interpolation_mode: of reused outputs.
+    """
+
+    def __init__(
+        self,
+        model: HARTForT2I,
+        run: Generation,
+        programs: tuple[StageProgram, ...],
+        interpolation_mode: str,
+    ) -> None:
+        self.model, self.run, self.programs = model, run, programs
+        self.mode = interpolation_mode
+        self.last = model.num_stages_minus_1
+        self.modulation = [
+            block.modulation(model.shared_ada_lin(run.cond), run.context_mask) or (None,) * 6
+            for block in model.blocks
+        ]
+        tokens = [model.context_token] + [side**2 for side in model.patch_nums[1:]]
+        self.buffers = KeyValueBuffers(
+            keys_per_layer(programs, tokens, model.depth),
+            (len(run.cond), model.num_heads, model.C // model.num_heads),
+            run.options.num_maskgit_iters == 1,
+            run.cond.dtype,
+            run.cond.device,
+        )
+        self.sums: dict[Run, torch.Tensor] = {}
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory of the sums kept for the next stage."""
+        return sum(kept.numel() * kept.element_size() for kept in self.sums.values())
+
+    def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
+        """As ``GenerationSteps.run_blocks``; ``x`` is changed. Of the text, the last position."""
+        if si == 0:
+            return self._text(x)
+        stream = Stream(x, slice(None), self.modulation, self._tables(x, si, m_maskgit), x.shape[1])
+        stream.halves_equal = True
+        self._finish(si, [self._run(stream, si, m_maskgit)])
+        return stream.x
+
+    def _text(self, x: torch.Tensor) -> torch.Tensor:
+        """The text stage: its last position (2B, 1, C)."""
+        bsz = self.run.bsz
+        tables = self._tables(x, 0, None)
+        with_text, without = slice(0, bsz), slice(bsz, bsz + 1)
+        streams = [self._part(x, with_text, tables), self._part(x, without, tables)]
+        streams[1].rows = slice(bsz, 2 * bsz)
+        if tables is not None:  # without learned positions its tokens are all the same
+            streams[1].x = streams[1].x[:, -1:].clone()
+            streams[1].tables = tuple(table[:, -1:] for table in streams[1].tables)
+        self._finish(0, [self._run(stream, 0, None) for stream in streams])
+        return _whole_batch([stream.x[:, -1:] for stream in streams], bsz)
+
+    def _part(self, x: torch.Tensor, rows: slice, tables) -> Stream:
+        def part(t: torch.Tensor | None) -> torch.Tensor | None:
+            return t if t is None or len(t) == 1 else t[rows]
+
+        modulation = [tuple(map(part, layer)) for layer in self.modulation]
+        tables = tables and tuple(map(part, tables))
+        return Stream(x[rows].clone(), rows, modulation, tables, x.shape[1])
+
+    def _tables(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None):
+        attention = self.model.blocks[0].attn
+        if not hasattr(attention, "rotary_tables"):
+            return None
+        return attention.rotary_tables(x, si, self.run.context_position_ids, m_maskgit)
+
+    # --- one stage ----------------------------------------------------------------------------
+
+    def _run(self, stream: Stream, si: int, m_maskgit: MaskIndex | None) -> dict:
+        """Run a stage's program; returns the sums to be kept, (r, n, C) by run."""
+        program = self.programs[si]
+        kept: dict[Run, torch.Tensor] = {}
+        for step in program.steps:
+            if isinstance(step, Run):
+                after = step.stop
+                self._reuse(stream, si, step, m_maskgit, program.kept_run(step.start), kept)
+            else:
+                after = step + 1
+                self._compute(stream, si, step, program.kept_run(step), kept)
+            stream.halves_equal = False
+            if after % 2:
+                self._cross_attend(stream, after // 2, si)
+        return kept
+
+    def _reuse(self, stream, si, run: Run, m_maskgit, kept_run, kept) -> None:
+        sides = self.model.patch_nums
+        change = interpolate_features(self.sums[run], sides[si - 1], sides[si], self.mode)
+        if m_maskgit is not None and stream.tokens < change.shape[1]:
+            change = select_positions(change, m_maskgit)
+        stream.x += change
+        if kept_run is not None:
+            _accumulate(kept, kept_run, change, slice(None), stream.x.shape)
+
+    def _compute(self, stream: Stream, si: int, module: int, kept_run, kept) -> None:
+        layer, is_mlp = divmod(module, 2)
+        block = self.model.blocks[layer]
+        gamma1, gamma2, _, scale2, _, shift2 = stream.modulation[layer]
+        attended = None if is_mlp else self._attend(stream, layer, si)
+        for piece in stream.pieces():
+            x = stream.x[:, piece]
+            if is_mlp:
+                out = block.ffn(block.norm_and_modulate(x, scale2, shift2))
+            else:
+                out = block.attn.proj(attended[:, piece])
+            gamma = gamma2 if is_mlp else gamma1
+            if gamma is not None:
+                out = out * gamma
+            x += out
+            if kept_run is not None:
+                _accumulate(kept, kept_run, out, piece, stream.x.shape)
+
+    def _attend(self, stream: Stream, layer: int, si: int) -> torch.Tensor:
+        """Attention before its projection, (r, n, C)."""
+        attention = self.model.blocks[layer].attn
+        if si == 0:
+            return self._attend_to_text(stream, layer)
+        k, v, start = self.buffers.extend(layer, stream.tokens)
+        rows, n, width = stream.x.shape
+        q = k.new_empty(rows, attention.num_heads, n, attention.head_dim)
+        for piece in stream.pieces():
+            new = slice(start + piece.start, start + piece.stop)
+            q[:, :, piece], k[:, :, new], v[:, :, new] = self._project(stream, layer, piece)
+        out = attend(q, k, v, attention.scale, flash_if_available=attention.flash_if_available)
+        return out.transpose(1, 2).reshape(rows, n, width)
+
+    def _attend_to_text(self, stream: Stream, layer: int) -> torch.Tensor:
+        """The text attends to itself; its keys are the first in the buffers."""
+        attention = self.model.blocks[layer].attn
+        q, k, v = self._project(stream, layer, slice(None))
+        self.buffers.write_text(layer, stream.rows, k, v, stream.tokens)
+        if stream.tokens > stream.x.shape[1]:
+            out = v  # equal keys have equal weights, and the mean of equal values is one of them
+        else:
+            out = attend(q, k, v, attention.scale, flash_if_available=attention.flash_if_available)
+        return out.transpose(1, 2).flatten(2)
+
+    def _project(self, stream: Stream, layer: int, piece: slice) -> tuple[torch.Tensor, ...]:
+        """Queries, keys (both after rotary) and values of a piece, (r, H, n', d)."""
+        block = self.model.blocks[layer]
+        _, _, scale1, _, shift1, _ = stream.modulation[layer]
+        x = stream.x[:, piece]
+        share = stream.halves_equal and scale1 is None
+        if share:
+            x = x[: len(x) // 2]
+        q, k, v = block.attn.queries_keys_values(block.norm_and_modulate(x, scale1, shift1))
+        if share:
+            q, k, v = (t.repeat(2, 1, 1, 1) for t in (q, k, v))
+        if stream.tables is not None:
+            cos, sin = (table[:, piece] for table in stream.tables)
+            q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1)
+        return q, k, v
+
+    def _cross_attend(self, stream: Stream, layer: int, si: int) -> None:
+        block = self.model.blocks[layer]
+        if block.cross_attn is not None and si > 0:
+            cond = self.model.shared_ada_lin(self.run.cond)
+            stream.x += block.cross_attn(stream.x, cond, self.run.context_mask)
+
+    def _finish(self, si: int, kept: list[dict[Run, torch.Tensor]]) -> None:
+        """Keep the stage's sums for the next one; the last stage's chunks share theirs."""
+        if si == self.last:
+            return
+        if si == 0:
+            kept = [{run: change[:, -1:].clone() for run, change in part.items()} for part in kept]
+            self.sums = {run: _whole_batch([p[run] for p in kept], self.run.bsz) for run in kept[0]}
+        else:
+            self.sums = kept[0]
+
+
+def _accumulate(kept: dict, run: Run, change: torch.Tensor, piece: slice, shape) -> None:
+    """Add ``change`` to the piece of the run's sum; the first change of a piece starts it."""
+    if run not in kept:
+        kept[run] = change.new_zeros(shape)
+    kept[run][:, piece] += change
+
+
+def _whole_batch(parts: list[torch.Tensor], bsz: int) -> torch.Tensor:
+    """Rows with text (B, n, C) and one row without (1, n, C) to (2B, n, C)."""
+    return torch.cat((parts[0], parts[1].expand(bsz, -1, -1)))

@@ -1,0 +1,94 @@
+"""Faster execution of a HART model: the same images up to rounding."""
+
+from __future__ import annotations
+
+import torch
+
+from hart.engine.block_runner import BlockRunner
+from hart.engine.denoiser import GuidedDenoiser
+from hart.engine.merged_runs import StageProgram, merge_runs
+from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
+from hart.modules.models.transformer.generation_state import Generation
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.networks.caching.config import SITES
+from hart.modules.networks.caching.decisions import DecisionPlan, is_eligible
+from hart.modules.networks.rope import MaskIndex
+
+
+class Engine:
+    """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
+
+    Calibration and the adaptive threshold look at single modules while they run: there, the blocks
+    are the model's own, and the engine does the rest.
+
+    Args:
+        model: any HART model in evaluation mode.
+    """
+
+    def __init__(self, model: HARTForT2I) -> None:
+        self.model = model
+        self._runner: BlockRunner | None = None
+        self._plan: DecisionPlan | None = None
+
+    def begin(self, run: Generation) -> None:
+        """See ``GenerationSteps``."""
+        model = self.model
+        cached = isinstance(model, FeatureCachingMixin)
+        if cached and model.decides_while_running:
+            return
+        self._plan = model.decision_plan() if cached else None
+        self._runner = BlockRunner(
+            model, run, self._programs(), self._plan.config.interpolation_mode if cached else ""
+        )
+
+    def _programs(self) -> tuple[StageProgram, ...]:
+        if self._plan is None:
+            everything = StageProgram(tuple(range(2 * self.model.depth)), ())
+            return (everything,) * len(self.model.patch_nums)
+        return merge_runs(self._plan, cut_inside_layers=self.model.use_cross_attn)
+
+    def run_blocks(
+        self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
+    ) -> torch.Tensor:
+        """See ``GenerationSteps``; may change ``x``. Of the text, only the last position."""
+        if self._runner is None:
+            return self.model.run_blocks(x, run, si, m_maskgit)
+        rows, tokens = x.shape[:2]
+        before = self._runner.kept_bytes
+        out = self._runner.stage(x, si, m_maskgit)
+        self._count(si, rows, tokens, self._runner.kept_bytes - before)
+        return out
+
+    def _count(self, si: int, rows: int, tokens: int, change_bytes: int) -> None:
+        """Count module calls as the model's own blocks do, and the bytes that are really kept."""
+        if self._plan is None or self.model.generation_counts is None:
+            return
+        counts, plan = self.model.generation_counts, self._plan
+        for layer in range(plan.depth):
+            for site in SITES:
+                eligible = is_eligible(plan.config, plan.schedule, site, si)
+                action = plan.action(si, layer, site)
+                counts.count(layer, si, site, action, eligible, rows, tokens)
+        counts.hold(change_bytes)
+
+    def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
+        """See ``GenerationSteps``. Guidance is linear, and so is the head: one half is enough."""
+        with_text, without = self.model.head_nm(hidden.float(), run.cond).chunk(2)
+        guided = (1 + t) * with_text - t * without
+        if not torch.is_autocast_enabled(guided.device.type):
+            guided = guided.to(self.model.head.weight.dtype)
+        return self.model.head(guided).float()
+
+    def residual(
+        self, hidden: torch.Tensor, ids: torch.Tensor, run: Generation, t: float
+    ) -> torch.Tensor:
+        """See ``GenerationSteps``."""
+        model = self.model
+        condition = model.residual_condition(hidden, ids).flatten(0, 1)
+        residual = model.diffloss.sample(
+            condition,
+            cfg=t,
+            noise_source=run.random.noise_source(ids.shape[1]),
+            denoiser=GuidedDenoiser(model.diffloss.net, condition, t),
+        )
+        return residual.view(2, *ids.shape, model.Cvae)[0]

@@ -1,0 +1,220 @@
+"""The engine against the plain path: the same images, whatever is cached."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hart.engine import Engine, block_runner, denoiser
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching.presets import CACHE_PRESETS
+from tests.tiny_models import fill, generators, text, tiny_model
+
+# Float32 sums in another order: relative to the largest value of hidden states and logits, in
+# which the head and guidance amplify it, and of the map, in which the diffusion head does.
+HIDDEN_TOLERANCE, LOGIT_TOLERANCE, MAP_TOLERANCE = 1e-5, 5e-5, 2e-4
+
+FAMILIES = {
+    "llama": {},
+    "gpt2": {"attn_type": "gpt2", "mlp_type": "gpt2"},
+    "gpt2-mlp": {"mlp_type": "gpt2"},
+    "separate-adaln": {"disable_aln": False},
+    "shared-adaln": {"shared_aln": True},
+    "cross-attention": {"use_cross_attn": True},
+    "l2-norm": {"attn_l2_norm": True},
+}
+
+
+class Recorded:
+    """Steps that note what the blocks and the guided logits were."""
+
+    def __init__(self, steps) -> None:
+        self.steps = steps
+        self.begin, self.residual = steps.begin, steps.residual
+        self.hidden, self.logits = [], []
+
+    def run_blocks(self, x, run, si, m_maskgit=None):
+        hidden = self.steps.run_blocks(x, run, si, m_maskgit)
+        self.hidden.append(hidden[:, -1:] if si == 0 else hidden)
+        return hidden
+
+    def guided_logits(self, hidden, run, t):
+        logits = self.steps.guided_logits(hidden, run, t)
+        self.logits.append(logits.clone())
+        return logits
+
+
+def lively_model(model_class=HARTForT2IEnhanced, **overrides):
+    """A model whose diffusion head and cross-attention do something."""
+    model = tiny_model(model_class, **overrides)
+    torch.manual_seed(11)
+    with torch.no_grad():
+        zero = [p for p in model.parameters() if p.ndim == 2 and not p.any()]
+        for parameter in zero:
+            parameter.normal_(std=0.2)
+    fill_with = getattr(model, "similarity", None)
+    if fill_with is not None:
+        fill(model, 0.95)
+    return model
+
+
+def draw_map(model, steps, bsz: int, **options) -> tuple[torch.Tensor, Recorded]:
+    recorded = Recorded(steps)
+    arguments = {"cfg": 3.0, **text(model, bsz), **options}
+    f_hat = model.generate_feature_map(bsz, generator=generators(bsz), steps=recorded, **arguments)
+    return f_hat, recorded
+
+
+def assert_same(model, bsz: int, **options) -> None:
+    plain, by_model = draw_map(model, model, bsz, **options)
+    fast, by_engine = draw_map(model, Engine(model), bsz, **options)
+    for ours, theirs in zip(by_engine.hidden, by_model.hidden, strict=True):
+        assert (ours - theirs).abs().max() < HIDDEN_TOLERANCE * theirs.abs().max()
+    for ours, theirs in zip(by_engine.logits, by_model.logits, strict=True):
+        assert (ours - theirs).abs().max() < LOGIT_TOLERANCE * theirs.abs().max()
+    assert (fast - plain).abs().max() < MAP_TOLERANCE
+
+
+@pytest.mark.parametrize("bsz", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_draws_the_same(family, bsz):
+    model = lively_model(**FAMILIES[family])
+    for preset in ("no-cache", "aggressive"):
+        model.set_cache_config(preset)
+        assert_same(model, bsz)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_every_preset_draws_the_same(family, preset, iterations):
+    model = lively_model(**FAMILIES[family])
+    model.set_cache_config(preset)
+    assert_same(model, 2, num_maskgit_iters=iterations, more_smooth=True)
+
+
+@pytest.mark.parametrize("sites", ["both", "attn", "mlp"])
+def test_uneven_tables_split_the_runs(sites):
+    """Modules pass at some stages only, so that runs differ from stage to stage."""
+    model = lively_model(depth=5)
+    generator = torch.Generator().manual_seed(1)
+    for site in ("attn", "mlp"):
+        values = torch.rand(model.depth, model.schedule.width, generator=generator).tolist()
+        setattr(model, f"cache_similarity_{site}", values)
+    model.set_cache_config("ultra-fast")
+    config = replace(
+        model.cache_config,
+        adaptive_threshold=False,
+        threshold=0.3,
+        enable_attn_cache=sites != "mlp",
+        enable_mlp_cache=sites != "attn",
+    )
+    model.set_cache_config(config)
+    assert 0 < model.decision_plan().reused("attn" if sites == "attn" else "mlp") < 5 * 6
+    assert_same(model, 2)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_every_interpolation_mode(mode):
+    model = lively_model()
+    model.set_cache_config("original")
+    model.set_cache_config(replace(model.cache_config, interpolation_mode=mode))
+    assert_same(model, 1)
+
+
+def test_caching_changes_what_is_drawn():
+    """Otherwise the comparisons above would compare nothing."""
+    model = lively_model()
+    maps = []
+    for preset in ("no-cache", "aggressive"):
+        model.set_cache_config(preset)
+        maps.append(draw_map(model, Engine(model), 1)[0])
+    assert (maps[0] - maps[1]).abs().max() > 0.01
+
+
+def test_statistics_are_those_of_the_plain_path_and_fewer_bytes():
+    model = lively_model()
+    model.set_cache_config("aggressive")
+    statistics = []
+    for steps in (model, Engine(model)):
+        model.reset_cache_statistics()
+        draw_map(model, steps, 2, num_maskgit_iters=2)
+        statistics.append(model.get_cache_statistics())
+    plain, fast = statistics
+    assert fast["stages"] == plain["stages"]
+    assert fast["totals"] == plain["totals"]
+    assert fast["images"] == plain["images"] == 2
+    # One sum stands for the six outputs of the three blocks.
+    assert fast["feature_cache_bytes"]["peak"] * 6 == plain["feature_cache_bytes"]["peak"]
+
+
+@pytest.mark.parametrize("what", ["calibration", "adaptive"])
+def test_what_looks_at_single_modules_is_left_to_the_model(what):
+    model = lively_model()
+    model.set_cache_config("original")
+    if what == "adaptive":
+        model.set_cache_config(replace(model.cache_config, adaptive_threshold=True))
+    else:
+        model.calibration = True
+    assert_same(model, 2)
+    if what == "calibration":
+        assert model.similarity.images == 1 + 2 * 2
+    else:
+        assert model.get_cache_statistics()["thresholds"]
+
+
+def test_the_plain_model_has_an_engine_too():
+    assert_same(lively_model(HARTForT2I), 2)
+
+
+@pytest.mark.parametrize("options", [{"cfg": 1.0}, {"final_stage": 1}, {"num_maskgit_iters": 0}])
+def test_other_ways_through_the_loop(options):
+    assert_same(lively_model(), 2, **options)
+
+
+def test_guidance_of_exactly_one_samples_residuals_without_guidance():
+    """The diffusion head's own rule; its scale is ``cfg * (S - 2) / (S - 1)``."""
+    assert_same(lively_model(), 2, cfg=5 / 4)
+
+
+def test_piece_sizes_do_not_matter(monkeypatch):
+    model = lively_model()
+    model.set_cache_config("original")
+    monkeypatch.setattr(block_runner, "TOKENS_IN_CACHE", 10)
+    monkeypatch.setattr(denoiser, "ROWS_IN_CACHE", 7)
+    assert_same(model, 2)
+
+
+def test_a_failure_leaves_nothing_behind():
+    model = lively_model()
+    model.set_cache_config("original")
+    expected, _ = draw_map(model, Engine(model), 1)
+
+    def fail(si, _):
+        if si == 4:
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        draw_map(model, Engine(model), 1, callback=fail)
+    again, _ = draw_map(model, Engine(model), 1)
+    assert again.equal(expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_cuda(dtype):
+    model = lively_model().to("cuda", dtype)
+    model.vae_proxy[0].to("cuda", dtype)
+    model.set_cache_config("original")
+    arguments = {k: v.to("cuda") for k, v in text(model, 2).items()}
+    if dtype == torch.float32:
+        assert_same(model, 2, **arguments)
+        return
+    _, by_model = draw_map(model, model, 2, **arguments)
+    _, by_engine = draw_map(model, Engine(model), 2, **arguments)
+    # Later stages start from other tokens when a draw falls the other way.
+    assert torch.allclose(by_engine.hidden[0], by_model.hidden[0], rtol=0.05, atol=0.05)
