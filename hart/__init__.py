@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from hart.modules.models.transformer.configuration import HARTForT2IConfig
     from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
     from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+    from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
+    from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
     from hart.modules.networks.caching.config import CacheConfig
-    from hart.pipeline import HARTPipeline
+    from hart.pipeline import HARTPipeline, VARPipeline
 
 __all__ = [
     "CacheConfig",
@@ -23,6 +25,9 @@ __all__ = [
     "HARTForT2IConfig",
     "HARTForT2IEnhanced",
     "HARTPipeline",
+    "VARForC2I",
+    "VARForC2IEnhanced",
+    "VARPipeline",
     "__version__",
 ]
 
@@ -32,6 +37,9 @@ _HOMES = {
     "HARTForT2IConfig": "hart.modules.models.transformer.configuration",
     "HARTForT2IEnhanced": "hart.modules.models.transformer.hart_transformer_t2i_enhanced",
     "HARTPipeline": "hart.pipeline",
+    "VARForC2I": "hart.modules.models.transformer.var_transformer_c2i",
+    "VARForC2IEnhanced": "hart.modules.models.transformer.var_transformer_c2i_enhanced",
+    "VARPipeline": "hart.pipeline",
 }
 
 

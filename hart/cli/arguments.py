@@ -7,7 +7,7 @@ import argparse
 from hart.cli.evaluation_arguments import add_evaluation_arguments
 from hart.cli.parser import integer_from, on_off
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions
+from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions, VARGenerationOptions
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEFAULT_SEED = 1
@@ -26,8 +26,8 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--model_path",
-        help="checkpoint folder, its llm folder, or a name on the Hugging Face hub "
-        "(default: the bundled demo checkpoint)",
+        help="checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth "
+        "file or the folder of it (default: the bundled demo checkpoint)",
     )
     group.add_argument(
         "--text_model_path", help="text encoder (default: text_model in the checkpoint)"
@@ -58,6 +58,13 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="N",
         help="N captions of the demo's held-out scenes; --compare_configs then tells how many "
         "attributes the images show",
+    )
+    source.add_argument(
+        "--classes",
+        nargs="+",
+        type=integer_from(0),
+        metavar="CLASS",
+        help="class indices, for a VAR checkpoint (default: four drawn by the seed)",
     )
     group.add_argument(
         "--max_token_length",
@@ -97,16 +104,30 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
         "--cfg_scale",
         "--cfg",
         type=float,
-        default=GenerationOptions.cfg_scale,
-        help="guidance scale (default %(default)s)",
+        help=f"guidance scale ({_defaults('cfg_scale')})",
     )
     group.add_argument(
-        "--top_p",
-        type=float,
-        default=GenerationOptions.top_p,
-        help="nucleus mass, 0 means off (default %(default)s)",
+        "--top_p", type=float, help=f"nucleus mass, 0 means off ({_defaults('top_p')})"
     )
-    on_off(group, "more_smooth", GenerationOptions.more_smooth, "feed back soft token mixtures")
+    group.add_argument(
+        "--top_k",
+        type=integer_from(0),
+        help="candidates per token, 0 means all; VAR only, HART fixes them "
+        f"(default {VARGenerationOptions.top_k})",
+    )
+    on_off(
+        group,
+        "more_smooth",
+        None,
+        f"feed back soft token mixtures ({_defaults('more_smooth')})",
+    )
+
+
+def _defaults(field: str) -> str:
+    return (
+        f"default {getattr(GenerationOptions, field)}, "
+        f"for VAR {getattr(VARGenerationOptions, field)}"
+    )
 
 
 def _add_output_arguments(group: argparse._ArgumentGroup) -> None:
@@ -116,19 +137,32 @@ def _add_output_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--debug", action="store_true", help="show where an error came from")
 
 
-def generation_options(args: argparse.Namespace) -> GenerationOptions:
+def generation_options(
+    args: argparse.Namespace, for_classes: bool = False
+) -> GenerationOptions | VARGenerationOptions:
     """The sampling options of a command line.
+
+    Args:
+        for_classes: whether the checkpoint is VAR's.
 
     Raises:
         ValueError: a value is not allowed.
     """
+    given = {
+        name: getattr(args, name)
+        for name in ("cfg_scale", "top_p", "more_smooth", "top_k")
+        if getattr(args, name) is not None
+    }
+    common = {
+        "num_images_per_prompt": args.num_samples,
+        "seed": args.seed,
+        "batch_size": args.batch_size,
+        **given,
+    }
+    if for_classes:
+        return VARGenerationOptions(**common)
     return GenerationOptions(
-        num_images_per_prompt=args.num_samples,
-        seed=args.seed,
-        cfg_scale=args.cfg_scale,
-        top_p=args.top_p,
-        more_smooth=args.more_smooth,
-        batch_size=args.batch_size,
+        **common,
         max_token_length=args.max_token_length,
         use_llm_system_prompt=args.use_llm_system_prompt,
     )

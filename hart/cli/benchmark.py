@@ -28,7 +28,7 @@ def run_benchmark_command(args: argparse.Namespace) -> int:
     runs, warmup = args.benchmark_runs or DEFAULT_RUNS, args.benchmark_warmup
     benchmark = run_benchmark(run.pipeline, run.prompts, run.options, runs, warmup, args.quiet)
     report = {
-        "settings": {**run_settings(run), "warmup_runs": warmup, "prompts": run.prompts},
+        "settings": {**run_settings(run), "warmup_runs": warmup, run.kind: run.prompts},
         "similarity": similarity_entry(similarity),
         "environment": environment(run.pipeline),
         **benchmark_report(benchmark, run.pipeline),

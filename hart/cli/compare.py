@@ -102,7 +102,7 @@ def _report(run: Run, comparison: Comparison, similarity: SimilaritySource) -> d
         **run_settings(run),
         "warmup_rounds": run.args.benchmark_warmup,
         "demo_prompts": run.args.demo_prompts,
-        "prompts": run.prompts,
+        run.kind: run.prompts,
     }
     for name in ("cache_preset", "cache_config", "calibration"):
         del settings[name]  # every configuration has its own

@@ -9,9 +9,10 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from hart.cli.arguments import generation_options
+from hart.cli.conditions import draws_classes, resolve_conditions
 from hart.cli.evaluation_arguments import check_evaluation_arguments
 from hart.cli.output import prepare_output_folder
-from hart.cli.prompts import read_text, resolve_prompts
+from hart.cli.prompts import read_text
 from hart.cli.run import Run
 from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
 from hart.modules.models.transformer.cache_options import (
@@ -19,8 +20,8 @@ from hart.modules.models.transformer.cache_options import (
     resolve_use_cache,
 )
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
-from hart.pipeline import HARTPipeline, locate_checkpoint
-from hart.pipeline.options import plan_images
+from hart.pipeline import HARTPipeline, VARPipeline, locate_checkpoint
+from hart.pipeline.options import plan_classes, plan_images
 
 
 def set_up(args: argparse.Namespace) -> Run:
@@ -31,11 +32,18 @@ def set_up(args: argparse.Namespace) -> Run:
             print(line, flush=True)
 
     check_evaluation_arguments(args)
-    options = generation_options(args)
-    prompts = resolve_prompts(args)
-    plan_images(prompts, options)  # refuses empty prompts
-    folder = prepare_output_folder(Path(args.output_dir))
-    pipeline = load_pipeline(args, say)
+    for_classes = draws_classes(args)
+    options = generation_options(args, for_classes)
+    if for_classes:
+        folder = prepare_output_folder(Path(args.output_dir))
+        pipeline = load_var_pipeline(args)
+        prompts = resolve_conditions(args, pipeline.model.num_classes)
+        plan_classes(prompts, pipeline.model.num_classes, options)  # refuses unknown classes
+    else:
+        prompts = resolve_conditions(args)
+        plan_images(prompts, options)  # refuses empty prompts
+        folder = prepare_output_folder(Path(args.output_dir))
+        pipeline = load_pipeline(args, say)
     if args.assume_similarity is not None:
         pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
         pipeline.similarity_path = None
@@ -71,6 +79,16 @@ def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
     )
     pipeline.model.use_cache = resolve_use_cache(args, config)
     pipeline.model.calibration = bool(args.calibration)
+    return pipeline
+
+
+def load_var_pipeline(args: argparse.Namespace) -> VARPipeline:
+    """The pipeline of a VAR checkpoint, with the cache options of the arguments."""
+    pipeline = VARPipeline.from_pretrained(args.model_path, device=args.device, dtype=args.dtype)
+    model = pipeline.model
+    model.set_cache_config(resolve_cache_config(args, model.config, model.patch_nums))
+    model.use_cache = resolve_use_cache(args, model.config)
+    model.calibration = bool(args.calibration)
     return pipeline
 
 

@@ -32,7 +32,7 @@ def prepare_output_folder(folder: Path) -> Path:
 def save_result(result: ImageResult, run: Run) -> Path:
     """Write one image as ``<index>.png``; the text chunks say how to draw it again."""
     metadata = {
-        "prompt": result.prompt,
+        **{name: str(value) for name, value in result.condition.items()},
         "seed": str(result.seed),
         "cfg_scale": str(run.options.cfg_scale),
         "cache_config": json.dumps(run.pipeline.model.cache_config.to_dict()),

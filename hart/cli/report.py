@@ -11,7 +11,7 @@ from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource
 from hart.evaluation.environment import environment
 from hart.modules.networks.caching.stages import StageSchedule
-from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
+from hart.pipeline import HARTPipeline, ImageResult
 from hart.utils.constants import is_hart_system_prompt
 
 PARTS = ("text", "transformer", "residual", "decode")
@@ -22,7 +22,7 @@ def image_entry(result: ImageResult, file: Path | None, schedule: StageSchedule)
     lengths = schedule.lengths[: len(result.stages_s)]
     return {
         "index": result.index,
-        "prompt": result.prompt,
+        **result.condition,
         "seed": result.seed,
         "file": None if file is None else file.name,
         "batch_size": result.batch_size,
@@ -91,7 +91,7 @@ def run_report(
     return {
         "settings": run_settings(run),
         "similarity": similarity_entry(similarity),
-        "system_prompt": _system_prompt(pipeline.system_prompt, run.options),
+        "system_prompt": _system_prompt(run),
         "environment": environment(pipeline),
         "complete": complete,
         "summary": summarise(pipeline, entries),
@@ -116,11 +116,7 @@ def _model(run: Run) -> dict[str, str | None]:
     if folders is None:
         name = f"random weights {run.args.random_weights}, seed {run.args.seed}"
         return {"model": name, "text_model": None, "text_tokenizer": None}
-    return {
-        "model": str(folders.llm),
-        "text_model": str(folders.text_model),
-        "text_tokenizer": str(folders.text_tokenizer),
-    }
+    return folders.parts
 
 
 def similarity_entry(similarity: SimilaritySource) -> dict[str, Any]:
@@ -132,9 +128,12 @@ def similarity_entry(similarity: SimilaritySource) -> dict[str, Any]:
     }
 
 
-def _system_prompt(text: str, options: GenerationOptions) -> dict[str, Any]:
+def _system_prompt(run: Run) -> dict[str, Any] | None:
+    if run.kind == "classes":
+        return None
+    text = run.pipeline.system_prompt
     return {
-        "used": options.use_llm_system_prompt and bool(text),
+        "used": run.options.use_llm_system_prompt and bool(text),
         "is_hart": is_hart_system_prompt(text),
         "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart.pipeline import GenerationOptions, HARTPipeline
+from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions, VARPipeline
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -20,15 +20,20 @@ class Run:
     Attributes:
         args: the command line.
         options: the sampling options in it.
-        prompts: what to draw.
+        prompts: what to draw; class indices for VAR.
         folder: where images and report go; it can be written.
         pipeline: the loaded checkpoint.
         say: prints a line for the user, unless the run is quiet.
     """
 
     args: argparse.Namespace
-    options: GenerationOptions
-    prompts: list[str]
+    options: GenerationOptions | VARGenerationOptions
+    prompts: list[str] | list[int]
     folder: Path
     pipeline: HARTPipeline
     say: Callable[[str], None]
+
+    @property
+    def kind(self) -> str:
+        """What the things to draw are called: ``"prompts"`` or ``"classes"``."""
+        return "classes" if isinstance(self.pipeline, VARPipeline) else "prompts"

@@ -63,7 +63,9 @@ def calibrate_first(run: Run) -> SimilaritySource:
     source = SimilaritySource("calibration", calibration_file(run))
     clear_similarity(run.pipeline)
     prompts = run.prompts[:MAX_CALIBRATION_PROMPTS]
-    run.say(f"no similarity table for this checkpoint: calibrating on {len(prompts)} prompts first")
+    run.say(
+        f"no similarity table for this checkpoint: calibrating on {len(prompts)} {run.kind} first"
+    )
     options = {**run.options.to_dict(), "num_images_per_prompt": 1}
     run.pipeline.calibrate(prompts, quiet=run.args.quiet, **options)
     keep_calibration(run, source)
@@ -129,8 +131,8 @@ def calibration_file(run: Run) -> Path:
         return Path(run.args.sim_path)
     if folders is not None:
         try:
-            check_destination(folders.llm / SIMILARITY_FILE, model.depth, model.schedule)
-            return folders.llm / SIMILARITY_FILE
+            check_destination(folders.similarity_files[0], model.depth, model.schedule)
+            return folders.similarity_files[0]
         except OSError:  # a checkpoint that may not be changed
             pass
     return run.folder / SIMILARITY_FILE

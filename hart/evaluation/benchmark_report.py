@@ -11,7 +11,7 @@ from hart.evaluation.timing import seconds_by_part
 from hart.pipeline import HARTPipeline
 
 WITH_TEXT_ENCODER = "text encoder"
-WITHOUT_TEXT_ENCODER = "random features: there is no text encoder and no time for one"
+WITHOUT_TEXT_ENCODER = "random features or classes: there is no text encoder and no time for one"
 
 
 def benchmark_report(benchmark: Benchmark, pipeline: HARTPipeline) -> dict[str, Any]:

@@ -22,7 +22,12 @@ from hart.evaluation.memory import device_memory
 from hart.evaluation.timing import RunSeconds
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
-from hart.pipeline import GenerationOptions, HARTPipeline, HARTPipelineOutput
+from hart.pipeline import (
+    GenerationOptions,
+    HARTPipeline,
+    HARTPipelineOutput,
+    VARGenerationOptions,
+)
 
 REFERENCE = "no-cache"
 DEFAULT_ROUNDS = 3
@@ -62,7 +67,7 @@ class Comparison:
     """Results by name, the reference first.
 
     Attributes:
-        prompts: one for each image of a run.
+        prompts: one for each image of a run; for a class, its name.
         complete: False if Ctrl-C ended it early.
     """
 
@@ -121,6 +126,11 @@ def read_configuration(file: str) -> CacheConfig:
         raise ValueError(f"{file}: not a cache configuration ({error})") from error
 
 
+def label_of(prompt: str | int) -> str:
+    """What to write beside the pictures of a prompt or of a class."""
+    return prompt if isinstance(prompt, str) else f"class {prompt}"
+
+
 def rotated(names: Sequence[str], turn: int) -> list[str]:
     """The order of one round: everybody is first in turn."""
     start = turn % len(names)
@@ -144,8 +154,8 @@ class Comparer:
         self,
         pipeline: HARTPipeline,
         configurations: Mapping[str, CacheConfig | str],
-        prompts: Sequence[str],
-        options: GenerationOptions,
+        prompts: Sequence[str] | Sequence[int],
+        options: GenerationOptions | VARGenerationOptions,
         metrics: Sequence[Metric] = (),
     ) -> None:
         import_ssim()
@@ -155,7 +165,7 @@ class Comparer:
         self._reference_images: list[Image] = []
         self.comparison = Comparison(
             {name: ConfigurationResult(name, config) for name, config in configurations.items()},
-            [prompt for prompt in prompts for _ in range(options.num_images_per_prompt)],
+            [label_of(prompt) for prompt in prompts for _ in range(options.num_images_per_prompt)],
         )
 
     def run(self, rounds: int = DEFAULT_ROUNDS, warmup: int = 1, quiet: bool = False) -> Comparison:

@@ -96,7 +96,8 @@ def held_bytes(
         ``weights``, ``keys_values`` (a reused attention adds none) and ``feature_cache``, in bytes.
     """
     model = pipeline.model
-    modules = (model, model.vae_proxy[0], pipeline.text_model)
+    parts = (model, model.vae_proxy[0], pipeline.text_model)
+    modules = [part for part in parts if part is not None]  # classes need no text encoder
     return {
         "weights": sum(p.numel() * p.element_size() for m in modules for p in m.parameters()),
         "keys_values": _keys_values_bytes(model, batch_size, statistics["stages"]),

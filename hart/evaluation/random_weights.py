@@ -169,8 +169,8 @@ def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> Similari
 
 
 def has_text_encoder(pipeline: HARTPipeline) -> bool:
-    """Whether the text features come from a text encoder, so that its time means something."""
-    return not isinstance(pipeline.text_model, RandomTextEncoder)
+    """Whether the condition comes from a text encoder, so that its time means something."""
+    return not isinstance(pipeline.text_model, RandomTextEncoder | None)
 
 
 class WordTokenizer:

@@ -1,9 +1,10 @@
-"""From prompts to pictures: text encoder, cached transformer and image decoder in one object."""
+"""From prompts or classes to pictures: everything that a checkpoint holds in one object."""
 
 from hart.pipeline.folders import CheckpointFolders, find_similarity_file, locate_checkpoint
-from hart.pipeline.options import GenerationOptions
+from hart.pipeline.options import GenerationOptions, VARGenerationOptions
 from hart.pipeline.pipeline import HARTPipeline
 from hart.pipeline.results import HARTPipelineOutput, ImageResult
+from hart.pipeline.var import VARPipeline
 
 __all__ = [
     "CheckpointFolders",
@@ -11,6 +12,8 @@ __all__ = [
     "HARTPipeline",
     "HARTPipelineOutput",
     "ImageResult",
+    "VARGenerationOptions",
+    "VARPipeline",
     "find_similarity_file",
     "locate_checkpoint",
 ]

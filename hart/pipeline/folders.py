@@ -19,7 +19,8 @@ from hart.modules.models.transformer.checkpoint import (
     resolve_autoencoder_folder,
 )
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
-from hart.modules.networks.caching.similarity_io import SIMILARITY_FILE
+from hart.modules.models.transformer.var_checkpoint import VARFiles, is_var_checkpoint
+from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.utils.constants import llm_system_prompt
 from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
 
@@ -48,6 +49,20 @@ class CheckpointFolders:
     text_tokenizer: Path
     autoencoder: Path
 
+    @property
+    def similarity_files(self) -> tuple[Path, ...]:
+        """Where the checkpoint's own similarity table may be; a new one goes to the first place."""
+        return tuple(similarity_file_of(folder) for folder in (self.llm, self.root))
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The places by name, for a report."""
+        return {
+            "model": str(self.llm),
+            "text_model": str(self.text_model),
+            "text_tokenizer": str(self.text_tokenizer),
+        }
+
 
 def locate_checkpoint(
     model_path: PathLike,
@@ -68,6 +83,8 @@ def locate_checkpoint(
     Raises:
         CheckpointError: a part is missing or of another kind.
     """
+    if is_var_checkpoint(model_path):
+        raise CheckpointError(f"{model_path}: a VAR checkpoint, which draws classes: VARPipeline")
     llm = _transformer_folder(_local_folder(model_path))
     root = llm.absolute().parent
     tokenizer = None if tokenizer_path is None else _local_folder(tokenizer_path)
@@ -148,14 +165,13 @@ def _default_autoencoder(llm: Path) -> Path:
     return folder
 
 
-def find_similarity_file(folders: CheckpointFolders) -> Path | None:
-    """``cache_similarity.json`` beside the transformer or in the root; None if there is none."""
-    return _first_file(folders, SIMILARITY_FILE)
+def find_similarity_file(folders: CheckpointFolders | VARFiles) -> Path | None:
+    """The checkpoint's own similarity table; None if there is none.
 
-
-def _first_file(folders: CheckpointFolders, name: str) -> Path | None:
-    candidates = (folders.llm / name, folders.root / name)
-    return next((file for file in candidates if file.is_file()), None)
+    That is ``cache_similarity.json`` beside HART's transformer or in the root, and
+    ``var_d16.cache_similarity.json`` beside VAR's ``var_d16.pth``.
+    """
+    return next((file for file in folders.similarity_files if file.is_file()), None)
 
 
 def resolve_use_ema(folders: CheckpointFolders, use_ema: bool | None) -> bool:
@@ -180,7 +196,8 @@ def resolve_system_prompt(folders: CheckpointFolders, system_prompt: str | None)
     """
     if system_prompt is not None:
         return system_prompt
-    file = _first_file(folders, SYSTEM_PROMPT_FILE)
+    candidates = (folder / SYSTEM_PROMPT_FILE for folder in (folders.llm, folders.root))
+    file = next((file for file in candidates if file.is_file()), None)
     if file is None:
         return llm_system_prompt
     try:

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 
 from hart.modules.models.autoencoder import HARTAutoEncoder
+from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.models.transformer.var_checkpoint import VARFiles
 from hart.modules.networks.caching.similarity_io import SimilarityFileError
 from hart.pipeline.folders import CheckpointFolders, PathLike, find_similarity_file
 from hart.utils.device import default_device
@@ -50,7 +52,7 @@ def load_transformer(
     )
 
 
-def load_similarity(model: HARTForT2IEnhanced, path: PathLike) -> Path:
+def load_similarity(model: FeatureCachingMixin, path: PathLike) -> Path:
     """Give the model the similarity data of a file and return its path.
 
     Raises:
@@ -70,7 +72,9 @@ def load_similarity(model: HARTForT2IEnhanced, path: PathLike) -> Path:
     return Path(path)
 
 
-def load_bundled_similarity(model: HARTForT2IEnhanced, folders: CheckpointFolders) -> Path | None:
+def load_bundled_similarity(
+    model: FeatureCachingMixin, folders: CheckpointFolders | VARFiles
+) -> Path | None:
     """Read the checkpoint's own similarity data, unless its config named others already.
 
     Returns the file that the model's data come from. A damaged one is ignored with a warning:

@@ -12,21 +12,17 @@ _SEED_LIMIT = 2**63
 
 
 @dataclass(frozen=True)
-class GenerationOptions:
-    """How images are drawn. The sampling defaults are those of HART's own scripts.
+class SamplingChoices:
+    """How images are drawn, whatever they are drawn from.
 
     Attributes:
-        num_images_per_prompt: images of each prompt.
+        num_images_per_prompt: images of each prompt or class.
         seed: image ``i`` of a run draws everything from a generator seeded with ``seed + i``, so
             it does not depend on the images around it.
         cfg_scale: guidance scale.
         top_p: nucleus mass in [0, 1]; 0 means off.
         more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
         batch_size: images generated at the same time; None means at most 4.
-        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
-        max_token_length: text positions; None means the transformer's ``context_token``, the only
-            value that it accepts.
-        use_llm_system_prompt: whether an instruction is put before every prompt.
 
     Raises:
         ValueError: a value is not allowed.
@@ -38,17 +34,12 @@ class GenerationOptions:
     top_p: float = 0.0
     more_smooth: bool = True
     batch_size: int | None = None
-    num_maskgit_iters: int = 1
-    max_token_length: int | None = None
-    use_llm_system_prompt: bool = True
 
     def __post_init__(self) -> None:
         _check_integer("num_images_per_prompt", self.num_images_per_prompt, 1)
         _check_integer("seed", self.seed, 0)
-        _check_integer("num_maskgit_iters", self.num_maskgit_iters, 0)
-        for name in ("batch_size", "max_token_length"):
-            if getattr(self, name) is not None:
-                _check_integer(name, getattr(self, name), 1)
+        if self.batch_size is not None:
+            _check_integer("batch_size", self.batch_size, 1)
         if self.seed >= _SEED_LIMIT:
             raise ValueError(f"seed must be below 2**63, got {self.seed}")
         if not (math.isfinite(self.cfg_scale) and self.cfg_scale >= 0):
@@ -61,6 +52,56 @@ class GenerationOptions:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class GenerationOptions(SamplingChoices):
+    """How HART draws. The sampling defaults are those of HART's own scripts.
+
+    Attributes:
+        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+        max_token_length: text positions; None means the transformer's ``context_token``, the only
+            value that it accepts.
+        use_llm_system_prompt: whether an instruction is put before every prompt.
+
+    The others are those of :class:`SamplingChoices`.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    num_maskgit_iters: int = 1
+    max_token_length: int | None = None
+    use_llm_system_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_integer("num_maskgit_iters", self.num_maskgit_iters, 0)
+        if self.max_token_length is not None:
+            _check_integer("max_token_length", self.max_token_length, 1)
+
+
+@dataclass(frozen=True)
+class VARGenerationOptions(SamplingChoices):
+    """How VAR draws. The sampling defaults are those of VAR's own notebook.
+
+    Attributes:
+        top_k: candidates kept at every stage; 0 means all.
+
+    The others are those of :class:`SamplingChoices`.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+
+    cfg_scale: float = 4.0
+    top_p: float = 0.95
+    more_smooth: bool = False
+    top_k: int = 900
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_integer("top_k", self.top_k, 0)
+
+
 def _check_integer(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer from {least}, got {value!r}")
@@ -68,10 +109,10 @@ def _check_integer(name: str, value: object, least: int) -> None:
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """One image to draw: its place in the run, its prompt and its own seed."""
+    """One image to draw: its place in the run, its prompt or class, and its own seed."""
 
     index: int
-    prompt: str
+    prompt: str | int
     seed: int
 
 
@@ -90,8 +131,34 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
             raise TypeError(f"prompts[{index}] must be a string, got {type(prompt).__name__}")
         if not prompt.strip():
             raise ValueError(f"prompts[{index}] is empty; every prompt needs some text")
-    repeated = [prompt for prompt in prompts for _ in range(options.num_images_per_prompt)]
-    return [ImageRequest(i, prompt, options.seed + i) for i, prompt in enumerate(repeated)]
+    return _requests(prompts, options)
+
+
+def plan_classes(
+    classes: int | Sequence[int], num_classes: int, options: VARGenerationOptions
+) -> list[ImageRequest]:
+    """As :func:`plan_images`, for class indices from 0 to ``num_classes`` - 1.
+
+    Raises:
+        ValueError: there is no class, or one is out of range.
+        TypeError: a class is not an integer.
+    """
+    classes = [classes] if isinstance(classes, int) else list(classes)
+    if not classes:
+        raise ValueError("classes is empty; at least one class is needed")
+    for index, label in enumerate(classes):
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise TypeError(f"classes[{index}] must be an integer, got {label!r}")
+        if not 0 <= label < num_classes:
+            raise ValueError(
+                f"classes[{index}] is {label}; this model's classes are 0 to {num_classes - 1}"
+            )
+    return _requests(classes, options)
+
+
+def _requests(conditions: Sequence[str | int], options: SamplingChoices) -> list[ImageRequest]:
+    repeated = [each for each in conditions for _ in range(options.num_images_per_prompt)]
+    return [ImageRequest(i, condition, options.seed + i) for i, condition in enumerate(repeated)]
 
 
 def batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -58,6 +59,8 @@ class HARTPipeline:
     Attributes:
         similarity_path: the file that the model's similarity data were read from, if any.
     """
+
+    options_class = GenerationOptions
 
     def __init__(
         self,
@@ -172,10 +175,8 @@ class HARTPipeline:
         The arguments are checked at once. The model's cache statistics start anew with the first
         batch.
         """
-        checked = GenerationOptions(**options)
-        self._check_context_length(checked.max_token_length)
-        requests = plan_images(prompts, checked)
-        return self._run(requests, checked, quiet, callback)
+        checked = self.options_class(**options)
+        return self._run(self._plan(prompts, checked), checked, quiet, callback)
 
     def calibrate(
         self,
@@ -218,13 +219,35 @@ class HARTPipeline:
 
     # --- one run ------------------------------------------------------------------------------
 
-    def _check_context_length(self, max_token_length: int | None) -> None:
+    def _plan(self, prompts: str | Sequence[str], options: GenerationOptions) -> list[ImageRequest]:
         expected = self.model.context_token
-        if max_token_length not in (None, expected):
+        if options.max_token_length not in (None, expected):
             raise ValueError(
-                f"max_token_length is {max_token_length}, but this transformer was trained with "
-                f"{expected} text positions and accepts only that"
+                f"max_token_length is {options.max_token_length}, but this transformer was trained "
+                f"with {expected} text positions and accepts only that"
             )
+        return plan_images(prompts, options)
+
+    def _num_stages(self, options: GenerationOptions) -> int:
+        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
+
+    def _conditions(
+        self, batch: Sequence[ImageRequest], options: GenerationOptions
+    ) -> dict[str, Any]:
+        """Arguments of ``generate_feature_map`` that only this kind of model has."""
+        features, position_ids, mask = encode_unique(
+            [request.prompt for request in batch],
+            self.text_model,
+            self.text_tokenizer,
+            self.model.context_token,
+            self.system_prompt if options.use_llm_system_prompt else "",
+        )
+        return {
+            "label_B": features,
+            "context_position_ids": position_ids,
+            "context_mask": mask,
+            "num_maskgit_iters": options.num_maskgit_iters,
+        }
 
     def _run(
         self,
@@ -235,7 +258,7 @@ class HARTPipeline:
     ) -> Iterator[list[ImageResult]]:
         self.model.reset_cache_statistics()
         pieces = list(batches(requests, options.batch_size))
-        stages = len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
+        stages = self._num_stages(options)
         hidden = True if quiet else None  # None hides the bar where there is no terminal
         with tqdm(total=len(pieces) * stages, unit="stage", disable=hidden) as bar:
             for batch in pieces:
@@ -251,13 +274,7 @@ class HARTPipeline:
     ) -> list[ImageResult]:
         calls_before = self.model.cache_statistics.calls()
         timeline = Timeline(self.device)
-        features, position_ids, mask = encode_unique(
-            [request.prompt for request in batch],
-            self.text_model,
-            self.text_tokenizer,
-            self.model.context_token,
-            self.system_prompt if options.use_llm_system_prompt else "",
-        )
+        conditions = self._conditions(batch, options)
         timeline.mark(TEXT_PART)
 
         def on_stage(si: int, num_stages: int) -> None:
@@ -267,13 +284,10 @@ class HARTPipeline:
 
         f_hat = self.model.generate_feature_map(
             len(batch),
-            features,
+            **conditions,
             cfg=options.cfg_scale,
             top_p=options.top_p,
             more_smooth=options.more_smooth,
-            context_position_ids=position_ids,
-            context_mask=mask,
-            num_maskgit_iters=options.num_maskgit_iters,
             generator=[self._generator(request.seed) for request in batch],
             callback=on_stage,
             timeline=timeline,

@@ -28,7 +28,7 @@ class ImageResult:
 
     Attributes:
         index: place in the run, from 0.
-        prompt, seed: what it was drawn from.
+        prompt, seed: what it was drawn from; VAR's prompt is the index of a class.
         image: the picture.
         text_s: text encoding.
         stages_s: transformer and token drawing, one entry per stage.
@@ -42,7 +42,7 @@ class ImageResult:
     """
 
     index: int
-    prompt: str
+    prompt: str | int
     seed: int
     image: Image
     text_s: float
@@ -51,6 +51,11 @@ class ImageResult:
     decode_s: float
     batch_size: int
     stages: CallsPerStage
+
+    @property
+    def condition(self) -> dict[str, str | int]:
+        """The prompt or the class under its name."""
+        return {"prompt" if isinstance(self.prompt, str) else "class": self.prompt}
 
     @property
     def transformer_s(self) -> float:

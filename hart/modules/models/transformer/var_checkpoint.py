@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.checkpoint import override_fields, torch_dtype_of
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
+from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.utils.weights import CheckpointError, read_state_dict
 
 SUFFIX = ".pth"
@@ -38,6 +39,16 @@ class VARFiles:
 
     transformer: Path
     autoencoder: Path | None
+
+    @property
+    def similarity_files(self) -> tuple[Path, ...]:
+        """Where the transformer's similarity table is, if it has one."""
+        return (similarity_file_of(self.transformer),)
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The files by name, for a report."""
+        return {"model": str(self.transformer), "autoencoder": str(self.autoencoder)}
 
 
 def is_var_checkpoint(path: str | Path) -> bool:

@@ -1,0 +1,85 @@
+"""Classes in, pictures out: the pipeline for VAR's class-conditional checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from hart.modules.models.transformer.var_checkpoint import VARFiles, locate_var_files
+from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
+from hart.modules.networks.caching.config import CacheConfig
+from hart.pipeline.folders import PathLike
+from hart.pipeline.loading import load_bundled_similarity, resolve_device
+from hart.pipeline.options import ImageRequest, VARGenerationOptions, plan_classes
+from hart.pipeline.pipeline import HARTPipeline
+from hart.utils.device import resolve_dtype
+from hart.utils.weights import CheckpointError
+
+
+class VARPipeline(HARTPipeline):
+    """Class-conditional transformer with feature caching, and image decoder, as one callable.
+
+    It is used like :class:`HARTPipeline`, with class indices in the place of prompts and
+    :class:`VARGenerationOptions`; there is no text encoder.
+
+    Args:
+        model: the transformer; its autoencoder decodes the images.
+        folders: the files that it came from, if it was loaded.
+    """
+
+    options_class = VARGenerationOptions
+
+    def __init__(self, model: VARForC2IEnhanced, folders: VARFiles | None = None) -> None:
+        super().__init__(model, None, None, "", folders)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_path: PathLike,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        cache: str | CacheConfig | None = None,
+    ) -> VARPipeline:
+        """Load a checkpoint, with the similarity table beside it if there is one.
+
+        Args:
+            model_path: the transformer's ``.pth`` file, or a folder with one; the autoencoder's
+                file is beside it.
+            device: by default CUDA, else MPS, else the CPU.
+            dtype: of all weights; by default float16 on CUDA and float32 elsewhere.
+            cache: a preset's name or a configuration; None means no caching.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or of another kind.
+            ValueError: unknown device or preset, or a dtype that the device cannot compute in.
+        """
+        device = resolve_device(device)
+        dtype = resolve_dtype("auto" if dtype is None else dtype, device)
+        files = locate_var_files(model_path)
+        if files.autoencoder is None:
+            raise CheckpointError(
+                f"{files.transformer.parent}: no autoencoder (vae_ch160v4096z32.pth) beside "
+                f"{files.transformer.name}"
+            )
+        model = VARForC2IEnhanced.from_pretrained(files.transformer, dtype=dtype, device=device)
+        _ = model.vae_proxy  # read now, not in the middle of the first image
+        if cache is not None:
+            model.set_cache_config(cache)
+        pipeline = cls(model, files)
+        pipeline.similarity_path = load_bundled_similarity(model, files)
+        return pipeline
+
+    def _plan(
+        self, prompts: int | Sequence[int], options: VARGenerationOptions
+    ) -> list[ImageRequest]:
+        return plan_classes(prompts, self.model.num_classes, options)
+
+    def _num_stages(self, options: VARGenerationOptions) -> int:
+        return len(self.model.patch_nums)
+
+    def _conditions(
+        self, batch: Sequence[ImageRequest], options: VARGenerationOptions
+    ) -> dict[str, Any]:
+        return {"label_B": [request.prompt for request in batch], "top_k": options.top_k}
