@@ -21,6 +21,7 @@ from hart.cli.parser import CommandParser
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.scene import ATTRIBUTES
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from tests.var.checkpoint import make_var_checkpoint
 
 ROOT = Path(__file__).parent.parent
 README, MANUAL = ROOT / "README.md", ROOT / "README_VAR_STYLE_CACHING.md"
@@ -31,6 +32,7 @@ PLACES = {
     "/path/to/Qwen2-VL-1.5B-Instruct": "checkpoint/text_model",
     "/path/to/hart/llm": "checkpoint/llm",
     "/path/to/text/encoder": "checkpoint/text_model",
+    "/path/to/var": "var",
 }
 # Flag -> the value that shortens it; for the flags that measure also where it is not given.
 SHORTER = {"--demo_prompts": "2", "--random-weights": "tiny"}
@@ -136,6 +138,7 @@ class Reader:
 @pytest.fixture
 def reader(tmp_path, monkeypatch) -> Reader:
     shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+    make_var_checkpoint(tmp_path / "var", num_classes=1000)
     monkeypatch.chdir(tmp_path)
     return Reader(tmp_path)
 

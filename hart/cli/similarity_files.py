@@ -48,7 +48,7 @@ def add_schedule_argument(parser: argparse.ArgumentParser) -> None:
         metavar="SIDES",
         help="stages of a .pt or .pkl file, which does not name them: "
         f"{', '.join(NAMED_SCHEDULES)}, or sides such as 1,2,3,4,5,7,9,12,16 "
-        "(default: var-256 for .pt, hart-1024 for .pkl)",
+        "(default: var-256 or hart-1024 for a .pt of their size, hart-1024 for .pkl)",
     )
 
 

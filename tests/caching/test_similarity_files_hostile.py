@@ -21,7 +21,7 @@ from hart.modules.networks.caching.similarity_io import (
     save_similarity,
 )
 
-from .similarity_files import DEPTH, HART_1024, VAR_256, filled, refused
+from .similarity_files import DEPTH, HART_1024, filled, refused
 
 NAN = float("nan")
 
@@ -150,12 +150,6 @@ def test_a_list_that_contains_itself_is_refused(tmp_path):
     path = tmp_path / "table.pkl"
     path.write_bytes(pickle.dumps({"mlp": [row, row], "attn": [row, row]}))
     refused(path, "row 0, column 0: .*found a list")
-
-
-def test_a_pickle_cannot_serve_a_model_with_other_stages(tmp_path):
-    path = tmp_path / "table.pkl"
-    save_similarity(path, filled(HART_1024), HART_1024)
-    refused(path, "use .json", schedule=VAR_256)
 
 
 def pt_bytes(document: object, **options) -> bytes:

@@ -140,6 +140,16 @@ def test_a_pkl_has_the_published_stages(tmp_path):
     assert read_similarity(tmp_path / "table.pkl").schedule == HART_1024
 
 
+@pytest.mark.parametrize("name", ["table.json", "table.pt", "table.pkl"])
+def test_tables_of_hart_load_into_var_by_stage_size(tmp_path, name):
+    save_similarity(tmp_path / name, filled(HART_1024), HART_1024)
+    loaded = load_similarity(tmp_path / name, DEPTH, VAR_256)
+    assert (loaded.matched, loaded.total) == (4, 9)
+    # 256 tokens exist in both, but come after 169 in VAR and after 144 in HART
+    expected = [0.01, 0.02, 0.03, 0.04] + [0.0] * 11
+    assert loaded.tables.attn[0] == pytest.approx(expected)
+
+
 # Writing
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -35,9 +34,12 @@ def golden_model(model_class=VARForC2I, **overrides) -> VARForC2I:
     return model_class.from_pretrained(VAR / "var_small.pth", vae=golden_vae(), **overrides)
 
 
-def make_var_checkpoint(folder: Path) -> Path:
+def make_var_checkpoint(folder: Path, num_classes: int = NUM_CLASSES) -> Path:
     """Write a folder like the published one: a transformer's and an autoencoder's state dict."""
     folder.mkdir(parents=True)
-    shutil.copy(VAR / "var_small.pth", folder / "var_small.pth")
+    state = torch.load(VAR / "var_small.pth", weights_only=True)
+    rows = [*(row % NUM_CLASSES for row in range(num_classes)), NUM_CLASSES]  # the last: no class
+    state["class_emb.weight"] = state["class_emb.weight"][rows]
+    torch.save(state, folder / "var_small.pth")
     torch.save(vae_state(), folder / "vae_small.pth")
     return folder

@@ -155,8 +155,9 @@ def decode_pt(
     """Read VAR's format.
 
     The file does not name its schedule. As many columns as ``schedule`` has transitions means
-    that one; otherwise nine columns mean :data:`VAR_PATCH_NUMS`. Without a ``depth`` any number of
-    blocks up to :data:`MAX_BLOCKS` is read.
+    that one; otherwise nine columns mean :data:`VAR_PATCH_NUMS` and thirteen
+    :data:`HART_PATCH_NUMS`. Without a ``depth`` any number of blocks up to :data:`MAX_BLOCKS` is
+    read.
     """
     document = _load_tensors(data)
     _require_keys(document, {"attn": None, "mlp": None})
@@ -193,11 +194,14 @@ def _require_matrix(tensor: object, site: str, depth: int | None) -> None:
 
 
 def _schedule_of_columns(columns: int, schedule: StageSchedule | None) -> StageSchedule:
-    var = StageSchedule(VAR_PATCH_NUMS)
-    for candidate in (schedule, var):
+    var, hart = StageSchedule(VAR_PATCH_NUMS), StageSchedule(HART_PATCH_NUMS)
+    for candidate in (schedule, var, hart):
         if candidate is not None and columns == candidate.num_transitions:
             return candidate
-    expected = f"{var.num_transitions} columns for VAR at 256 pixels"
+    expected = (
+        f"{var.num_transitions} columns for VAR at 256 pixels, {hart.num_transitions} for HART at "
+        "1024"
+    )
     if schedule is None:
         raise ValueError(f"expected {expected}, found {columns}: name the stages they belong to")
     raise ValueError(
@@ -226,10 +230,10 @@ def encode_pkl(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
 def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFile:
     """Read HART's pickle, which has no schedule: columns mean what ``length2iteration`` says.
 
-    The schedule is by default :data:`HART_PATCH_NUMS`; another one selects from its stages.
+    The schedule is :data:`HART_PATCH_NUMS`; another one of HART's selects from its stages.
     """
-    schedule = schedule or StageSchedule(HART_PATCH_NUMS)
-    _require_hart(schedule)
+    if schedule is None or not schedule.is_hart:
+        schedule = StageSchedule(HART_PATCH_NUMS)
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name not in _PICKLE_OPCODES:
             raise ValueError(
