@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from hart.modules.models.transformer import hart_transformer_t2i_enhanced as enhanced_module
+from hart.modules.models.transformer import feature_caching as enhanced_module
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
