@@ -9,7 +9,7 @@ from hart.cli.parser import integer_from, on_off
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
 DEFAULT_SEED = 1
 
 
@@ -41,8 +41,12 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         "--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)"
     )
     group.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="auto: float16 on CUDA, else float32"
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it",
     )
+    on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
     on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
 
 

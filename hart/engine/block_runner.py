@@ -6,7 +6,7 @@ Equal to the model's own blocks up to rounding. The differences:
 - runs of reused modules are one interpolation and one addition, see ``merged_runs``;
 - the text-free half of the batch sees a text of equal features at equal positions, so that in
   llama blocks one of its tokens, of one image, stands for all of them;
-- on a CPU, whatever works token by token runs on pieces small enough to stay in its cache.
+- on a CPU, whatever works token by token runs in pieces, which bounds the memory it needs.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from hart.modules.networks.attention import attend
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
 from hart.modules.networks.rope import MaskIndex, apply_rotary_pos_emb
 
-TOKENS_IN_CACHE = 512
-"""Rows times tokens of a piece on a CPU; measured, see docs/engine.md."""
+TOKENS_AT_ONCE = 1024
+"""Rows times tokens of a piece on a CPU; bounds the memory of the MLP's wide layer."""
 
 Modulation = tuple[torch.Tensor | None, ...]
 
@@ -56,7 +56,7 @@ class Stream:
         n = self.x.shape[1]
         size = n
         if self.x.device.type == "cpu":
-            size = max(1, TOKENS_IN_CACHE // self.x.shape[0])
+            size = max(1, TOKENS_AT_ONCE // self.x.shape[0])
         for start in range(0, n, size):
             yield slice(start, min(n, start + size))
 

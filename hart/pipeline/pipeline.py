@@ -10,6 +10,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hart.engine import Engine, decode
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -56,6 +57,8 @@ class HARTPipeline:
         folders: where the parts came from, if they were loaded.
 
     Attributes:
+        use_engine: whether the engine executes the model, which is faster and the same up to
+            rounding; otherwise the model's own, plain path does.
         similarity_path: the file that the model's similarity data were read from, if any.
     """
 
@@ -72,6 +75,7 @@ class HARTPipeline:
         self.text_tokenizer = text_tokenizer
         self.system_prompt = system_prompt
         self.folders = folders
+        self.use_engine = True
         self.similarity_path: Path | None = None
 
     @classmethod
@@ -95,7 +99,8 @@ class HARTPipeline:
             tokenizer_path: the text tokenizer, by default the text encoder's; the folder of an
                 image autoencoder is taken as that.
             device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights; by default float16 on CUDA and float32 elsewhere.
+            dtype: of all weights, see :func:`resolve_dtype`; by default float16 on CUDA and float32
+                elsewhere.
             cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
             use_ema: True requires the averaged weights, False ignores them, None uses them if the
                 checkpoint has any.
@@ -277,12 +282,19 @@ class HARTPipeline:
             generator=[self._generator(request.seed) for request in batch],
             callback=on_stage,
             timeline=timeline,
+            steps=Engine(self.model) if self.use_engine else None,
         )
-        images = to_pil(self.model.decode_feature_map(f_hat))
+        images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
         seconds = BatchSeconds.of(timeline, len(self.model.patch_nums))
         calls = calls_between(calls_before, self.model.cache_statistics.calls())
         return image_results(batch, images, seconds, calls)
+
+    def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
+        """Feature maps (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
+        return (
+            decode(self.model, f_hat) if self.use_engine else self.model.decode_feature_map(f_hat)
+        )
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)

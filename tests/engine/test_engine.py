@@ -183,8 +183,8 @@ def test_guidance_of_exactly_one_samples_residuals_without_guidance():
 def test_piece_sizes_do_not_matter(monkeypatch):
     model = lively_model()
     model.set_cache_config("original")
-    monkeypatch.setattr(block_runner, "TOKENS_IN_CACHE", 10)
-    monkeypatch.setattr(denoiser, "ROWS_IN_CACHE", 7)
+    monkeypatch.setattr(block_runner, "TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(denoiser, "ROWS_AT_ONCE", 7)
     assert_same(model, 2)
 
 
