@@ -47,6 +47,9 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         help="auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it",
     )
     on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
+    group.add_argument(
+        "--compile", action="store_true", help="torch.compile parts of the engine (slow start)"
+    )
     on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
 
 

@@ -7,6 +7,7 @@ import torch
 from hart.engine.block_runner import BlockRunner
 from hart.engine.denoiser import GuidedDenoiser
 from hart.engine.merged_runs import StageProgram, merge_runs
+from hart.engine.token_wise import TokenWise, compiled
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
@@ -23,10 +24,13 @@ class Engine:
 
     Args:
         model: any HART model in evaluation mode.
+        compile: run what the blocks do token by token through ``torch.compile``. The first images
+            wait for it; on a CPU it needs a C++ compiler.
     """
 
-    def __init__(self, model: HARTForT2I) -> None:
+    def __init__(self, model: HARTForT2I, compile: bool = False) -> None:
         self.model = model
+        self._token_wise = compiled() if compile else TokenWise()
         self._runner: BlockRunner | None = None
         self._plan: DecisionPlan | None = None
 
@@ -37,9 +41,8 @@ class Engine:
         if cached and model.decides_while_running:
             return
         self._plan = model.decision_plan() if cached else None
-        self._runner = BlockRunner(
-            model, run, self._programs(), self._plan.config.interpolation_mode if cached else ""
-        )
+        mode = self._plan.config.interpolation_mode if cached else ""
+        self._runner = BlockRunner(model, run, self._programs(), mode, self._token_wise)
 
     def _programs(self) -> tuple[StageProgram, ...]:
         if self._plan is None:

@@ -59,6 +59,8 @@ class HARTPipeline:
     Attributes:
         use_engine: whether the engine executes the model, which is faster and the same up to
             rounding; otherwise the model's own, plain path does.
+        compile: let the engine compile what the blocks do token by token; the first image of every
+            batch size waits for it.
         similarity_path: the file that the model's similarity data were read from, if any.
     """
 
@@ -75,7 +77,7 @@ class HARTPipeline:
         self.text_tokenizer = text_tokenizer
         self.system_prompt = system_prompt
         self.folders = folders
-        self.use_engine = True
+        self.use_engine, self.compile = True, False
         self.similarity_path: Path | None = None
 
     @classmethod
@@ -282,7 +284,7 @@ class HARTPipeline:
             generator=[self._generator(request.seed) for request in batch],
             callback=on_stage,
             timeline=timeline,
-            steps=Engine(self.model) if self.use_engine else None,
+            steps=Engine(self.model, self.compile) if self.use_engine else None,
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
