@@ -17,6 +17,23 @@ CallsPerStage = dict[str, dict[str, dict[str, int]]]
 
 TEXT_PART = "text"
 DECODE_PART = "decode"
+PREVIEW_PART = "preview"
+
+
+@dataclass(frozen=True)
+class StagePreview:
+    """What the images of a batch look like after a stage.
+
+    Attributes:
+        si, num_stages: index of the stage, and how many stages the run has.
+        requests: what is being drawn.
+        images: the decoded feature map, one picture per request.
+    """
+
+    si: int
+    num_stages: int
+    requests: Sequence[ImageRequest]
+    images: list[Image]
 
 
 @dataclass(frozen=True)
