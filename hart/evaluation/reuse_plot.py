@@ -57,6 +57,16 @@ class ReuseMap:
         }
         return cls(schedule.lengths, shares, statistics.images)
 
+    def to_dict(self) -> dict[str, dict[str, list[float | None]]]:
+        """JSON-able: site -> token count -> share per layer, None where reuse is not allowed."""
+        return {
+            site: {
+                str(length): [None if math.isnan(share) else share for share in shares]
+                for length, shares in zip(self.stages, self.shares[site], strict=True)
+            }
+            for site in SITES
+        }
+
     def reused(self, site: str) -> float:
         """Mean number of modules of ``site`` that a generation reused."""
         return sum(share for row in self.shares[site] for share in row if not math.isnan(share))

@@ -1,0 +1,68 @@
+"""Pieces of HTML. Everything that comes from a visitor or a file is escaped here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from hart.web.events import Progress
+from hart.web.tables import Table
+
+
+def message(text: str) -> str:
+    """A line about what is going on."""
+    return f'<div class="hart-status" role="status">{escape(text)}</div>'
+
+
+def failure(text: str) -> str:
+    """A line about what went wrong and what would be right."""
+    return f'<div class="hart-status hart-failure" role="alert">{escape(text)}</div>'
+
+
+def progress(event: Progress) -> str:
+    """A bar over all stages of the request, and which one it is."""
+    batch = f"image {event.first}"
+    if event.last > event.first:
+        batch = f"images {event.first} to {event.last}"
+    text = f"{event.name}: {batch} of {event.images}, stage of {event.stage} tokens"
+    bar = f'<progress max="{event.total}" value="{event.done}"></progress>'
+    return f'<div class="hart-status" role="status">{escape(text)}{bar}</div>'
+
+
+def cards(numbers: Sequence[tuple[str, str]]) -> str:
+    """Large numbers side by side, each with its label below."""
+    items = "".join(
+        f"<li><b>{escape(value)}</b><span>{escape(label)}</span></li>" for label, value in numbers
+    )
+    return f'<ul class="hart-cards">{items}</ul>'
+
+
+def notes(lines: Sequence[str]) -> str:
+    """Sentences in small print; empty without any."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="hart-notes">{items}</ul>' if items else ""
+
+
+def table(content: Table) -> str:
+    """A table that scrolls sideways where it does not fit."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in content.header)
+    body = "".join(f"<tr>{_cells(content.header, row)}</tr>" for row in content.rows)
+    return (
+        '<div class="hart-table"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cells(header: Sequence[str], row: Sequence[Any]) -> str:
+    return "".join(
+        f"<td>{_cell(name, value)}</td>" for name, value in zip(header, row, strict=True)
+    )
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str | int):
+        return escape(str(value))
+    return f"{value:.1%}" if column.endswith(("reused", "saved")) else f"{value:.3f}"
