@@ -91,7 +91,8 @@ def run_web(args: argparse.Namespace) -> int:
         if args.sim_path:
             pipeline.load_similarity(args.sim_path)
         studio = Studio(pipeline, load_judge_of(args, pipeline))
-        handlers = Handlers(studio, folder.resolve(), args.max_images)
+        name = args.model_path or "bundled demo checkpoint"
+        handlers = Handlers(studio, name, folder.resolve(), args.max_images)
         page = build_page(handlers, page_options(args))
         with serving(page, folder, args.host, args.port) as address:
             say(f"{address} serves the page, results go to {folder}; Ctrl-C stops it")

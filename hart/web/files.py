@@ -106,14 +106,13 @@ def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
         for run, result in zip(drawn.runs, results, strict=True):
             file = folder / f"{index:03d}-{run.name}.png"
             save_png(result.image, file, image_metadata(result, drawn.request.options, run.config))
-            pictures.append((file, f"{run.name}, seed {result.seed}, {result.total_s:.2f} s"))
+            pictures.append((file, f"{run.name}, seed {result.seed}"))
         if qualities:
             difference = ImageChops.difference(*(result.image for result in results))
             difference = difference.point(lambda level: min(255, DIFFERENCE_GAIN * level))
             file = save_png(difference, folder / f"{index:03d}-difference.png")
-            quality = qualities[index]
-            distance = f"PSNR {quality.psnr_db:.1f} dB, SSIM {quality.ssim:.3f}"
-            pictures.append((file, f"difference × {DIFFERENCE_GAIN}: {distance}"))
+            caption = f"difference × {DIFFERENCE_GAIN}, {qualities[index].psnr_db:.1f} dB"
+            pictures.append((file, caption))
     return pictures
 
 

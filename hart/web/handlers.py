@@ -24,6 +24,10 @@ from hart.web.tables import headline, image_table, stage_table
 from hart.web.view import DrawingView, Updates
 
 DEFAULT_PRESET = "original"
+SPEEDUP_NOTE = (
+    "The speedup is of this one run, the first one of which may be warming up; "
+    "hart generate --compare_configs measures it in turns."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -32,12 +36,14 @@ class Handlers:
 
     Args:
         studio: the model.
+        name: what the page calls the model.
         folder: where results go.
         max_images: images of one request.
     """
 
-    def __init__(self, studio: Studio, folder: Path, max_images: int) -> None:
+    def __init__(self, studio: Studio, name: str, folder: Path, max_images: int) -> None:
         self.studio, self.folder, self.max_images = studio, folder, max_images
+        self._name = name
 
     @property
     def _schedule(self):
@@ -51,7 +57,8 @@ class Handlers:
     ) -> Iterator[Updates]:  # fmt: skip
         """Draw what the page says; never raises.
 
-        Updates ``status``, ``gallery``, ``strip``, ``cards``, ``heat_map``, ``tables``, ``files``.
+        Updates ``status``, ``gallery``, ``columns`` (of the gallery), ``strip``, ``cards``,
+        ``heat_map``, ``tables`` and ``files``.
         """
         try:
             custom = (stages, sites, threshold, adaptive, interpolation)
@@ -85,13 +92,15 @@ class Handlers:
         lines = [*drawn.notes, *(f"Nothing was reused: {r}" for r in drawn.runs[0].reasons)]
         if drawn.request.compare and len(drawn.runs) == 1:
             lines.append("This is what the others are compared with.")
-        tables = render.table(stage_table(drawn)) + render.table(image_table(drawn))
+        elif drawn.request.compare:
+            lines.append(SPEEDUP_NOTE)
+        tables = render.table(stage_table(drawn), total=True) + render.table(image_table(drawn))
         return {
-            "status": render.message(f"Done: {drawn.request.config}"),
+            "status": render.message(f"Done. {drawn.request.name}: {_config_line(drawn)}."),
             "gallery": [(str(file), caption) for file, caption in saved.pictures],
             "cards": render.cards(headline(drawn)) + render.notes(lines),
             "heat_map": str(saved.heat_map),
-            "tables": tables,
+            "tables": render.folded("Times and reuse by stage, images", tables),
             "files": [str(file) for file in saved.files],
         }
 
@@ -171,10 +180,9 @@ class Handlers:
         table = f"similarities of {images} images"
         if model.similarity.is_empty:
             table = "no similarity table yet: calibrate before anything can be reused"
-        name = "random weights" if pipeline.folders is None else pipeline.folders.root.name
         first, last = (f"{side}×{side}" for side in (model.patch_nums[0], model.patch_nums[-1]))
         return render.message(
-            f"{name} · {model.depth} layers · {len(model.patch_nums)} stages, {first} to {last} · "
+            f"{self._name} · {model.depth} layers · {len(model.patch_nums)} stages, {first} to {last} · "
             f"{pipeline.device} {str(pipeline.dtype).removeprefix('torch.')} · {table}"
         )
 
@@ -187,3 +195,7 @@ class Handlers:
         except Exception as error:
             _log.exception("a request failed")
             yield {"status": render.failure(f"This failed ({type(error).__name__}: {error}).")}
+
+
+def _config_line(drawn: Drawn) -> str:
+    return str(drawn.request.config).removeprefix("CacheConfig(").removesuffix(")")

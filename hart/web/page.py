@@ -14,8 +14,10 @@ from hart.evaluation.image_metrics import import_ssim
 from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions
+from hart.web import render
 from hart.web.handlers import DEFAULT_PRESET, Handlers
 from hart.web.requests import CUSTOM
+from hart.web.view import Updates
 
 if TYPE_CHECKING:
     import gradio
@@ -109,7 +111,7 @@ def _draw_tab(gr: ModuleType, handlers: Handlers, options: PageOptions) -> None:
         with gr.Column(scale=3, min_width=320):
             parts = _results(gr)
     inputs = [prompts, *sampling, *cache, compare, previews]
-    _connect(handlers.draw, start, cancel, inputs, parts, gr.skip)
+    _connect(gr, handlers.draw, start, cancel, inputs, parts)
 
 
 def _sampling_fields(gr: ModuleType, seed: int) -> list[Any]:
@@ -173,34 +175,49 @@ def _preset_label(name: str) -> str:
 
 
 def _results(gr: ModuleType) -> Parts:
-    status = gr.HTML("", elem_id="draw-status")
-    gallery = gr.Gallery(
-        label="Images", columns=3, object_fit="contain", height="auto", elem_id="gallery"
-    )
-    strip = gr.Gallery(
-        label="Stage by stage (first image)",
-        columns=9,
-        height="auto",
-        allow_preview=True,
-        buttons=[],
-        elem_id="strip",
-    )
-    cards = gr.HTML("", elem_id="cards")
-    heat_map = gr.Image(
-        label="What was reused, layer by stage", type="filepath", format="png", elem_id="heat-map"
-    )
-    with gr.Accordion("Times and reuse by stage, images", open=True):
-        tables = gr.HTML("", elem_id="tables")
-    files = gr.File(label="Download", file_count="multiple", interactive=False, elem_id="files")
+    hint = render.message("Press Draw: the images appear here, stage by stage.")
     return {
-        "status": status,
-        "gallery": gallery,
-        "strip": strip,
-        "cards": cards,
-        "heat_map": heat_map,
-        "tables": tables,
-        "files": files,
+        "status": gr.HTML(hint, elem_id="draw-status"),
+        "gallery": gr.Gallery(
+            label="Images",
+            show_label=False,
+            object_fit="contain",
+            height="auto",
+            buttons=["download", "fullscreen"],
+            visible=False,
+            elem_id="gallery",
+        ),
+        "strip": gr.HTML("", elem_id="strip"),
+        "cards": gr.HTML("", elem_id="cards"),
+        "heat_map": _figure(gr, "What was reused, layer by stage", "heat-map"),
+        "tables": gr.HTML("", elem_id="tables"),
+        "files": _downloads(gr, "files"),
     }
+
+
+def _figure(gr: ModuleType, label: str, name: str) -> Any:
+    return gr.Image(
+        label=label,
+        show_label=False,  # the figure has its own title
+        alt_text=label,
+        type="filepath",
+        format="png",
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        visible=False,
+        elem_id=name,
+    )
+
+
+def _downloads(gr: ModuleType, name: str) -> Any:
+    return gr.File(
+        label="Download",
+        file_count="multiple",
+        interactive=False,
+        visible=False,
+        elem_id=name,
+        elem_classes="hart-files",
+    )
 
 
 # --- calibrating ------------------------------------------------------------------------------
@@ -234,16 +251,14 @@ def _calibrate_tab(gr: ModuleType, handlers: Handlers, options: PageOptions, abo
         with gr.Column(scale=3, min_width=320):
             parts = {
                 "status": gr.HTML("", elem_id="calibrate-status"),
-                "heat_map": gr.Image(
-                    label="Similarity", type="filepath", format="png", elem_id="similarity"
-                ),
-                "files": gr.File(label="Download", file_count="multiple", interactive=False),
+                "heat_map": _figure(gr, "Similarity, layer by transition", "similarity"),
+                "files": _downloads(gr, "calibration-files"),
                 "about": about,
             }
     inputs = [prompts, *sampling, add, preset]
-    _connect(handlers.calibrate, start, cancel, inputs, parts, gr.skip)
+    _connect(gr, handlers.calibrate, start, cancel, inputs, parts)
     restore.click(
-        lambda: _components(parts, handlers.restore()),
+        lambda: _components(gr, parts, handlers.restore()),
         None,
         [parts["status"], about],
         show_progress="hidden",
@@ -262,19 +277,18 @@ def _buttons(gr: ModuleType, text: str, name: str) -> tuple[Any, Any]:
 
 
 def _connect(
-    handler: Callable[..., Iterator[dict[str, Any]]],
+    gr: ModuleType,
+    handler: Callable[..., Iterator[Updates]],
     start: Any,
     cancel: Any,
     inputs: list[Any],
     parts: Parts,
-    skip: Callable[[], Any],
 ) -> None:
     """Let ``start`` run a handler that yields updates, and ``cancel`` end it."""
 
     def run(*values: Any) -> Iterator[dict[Any, Any]]:
         for updates in handler(*values):
-            # No updates at all must still name a component.
-            yield _components(parts, updates) or {parts["status"]: skip()}
+            yield _components(gr, parts, updates)
 
     event = start.click(
         run,
@@ -285,7 +299,7 @@ def _connect(
         **_MODEL,
     )
     cancel.click(
-        lambda: _components(parts, Handlers.cancelled()),
+        lambda: _components(gr, parts, Handlers.cancelled()),
         None,
         [parts["status"]],
         cancels=event,
@@ -293,8 +307,20 @@ def _connect(
     )
 
 
-def _components(parts: Parts, updates: dict[str, Any]) -> dict[Any, Any]:
-    return {parts[name]: value for name, value in updates.items()}
+def _components(gr: ModuleType, parts: Parts, updates: Updates) -> dict[Any, Any]:
+    """The handlers' updates as gradio's: pictures and files are only there when there are any."""
+    changes: dict[Any, Any] = {}
+    for name, value in updates.items():
+        if name in ("gallery", "heat_map", "files"):
+            columns = (
+                {"columns": updates["columns"]}
+                if name == "gallery" and "columns" in updates
+                else {}
+            )
+            changes[parts[name]] = gr.update(value=value, visible=bool(value), **columns)
+        elif name != "columns":
+            changes[parts[name]] = value
+    return changes or {parts["status"]: gr.skip()}  # gradio wants at least one
 
 
 # Names of the theme's fonts: the system's own, so that nothing is fetched from elsewhere.
@@ -306,4 +332,8 @@ def page_theme(gr: ModuleType) -> Any:
     """Colours and fonts."""
     return gr.themes.Soft(
         primary_hue="blue", neutral_hue="slate", font=list(FONTS), font_mono=list(MONOSPACE)
+    ).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_text_color="white",
     )

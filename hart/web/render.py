@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+import io
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
+
+from PIL import Image
 
 from hart.web.events import Progress
 from hart.web.tables import Table
@@ -44,12 +48,31 @@ def notes(lines: Sequence[str]) -> str:
     return f'<ul class="hart-notes">{items}</ul>' if items else ""
 
 
-def table(content: Table) -> str:
-    """A table that scrolls sideways where it does not fit."""
+def folded(title: str, content: str) -> str:
+    """HTML under a title that opens and closes it; open at first."""
+    return f"<details open><summary>{escape(title)}</summary>{content}</details>"
+
+
+def strip(rows: Iterable[Sequence[tuple[Image.Image, str]]]) -> str:
+    """Rows of small pictures with captions."""
+    lines = "".join(f"<div>{''.join(_figure(*item) for item in row)}</div>" for row in rows)
+    return f'<div class="hart-strip">{lines}</div>' if lines else ""
+
+
+def _figure(image: Image.Image, caption: str) -> str:
+    data = io.BytesIO()
+    image.save(data, "WEBP", quality=80)
+    source = "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    text = escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def table(content: Table, total: bool = False) -> str:
+    """A table that scrolls sideways where it does not fit; ``total``: the last row sums it up."""
     head = "".join(f"<th>{escape(name)}</th>" for name in content.header)
     body = "".join(f"<tr>{_cells(content.header, row)}</tr>" for row in content.rows)
     return (
-        '<div class="hart-table"><table>'
+        f'<div class="hart-table{" hart-total" if total else ""}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 

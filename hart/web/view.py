@@ -6,13 +6,12 @@ from typing import Any
 
 from PIL import Image
 
-from hart.pipeline import StagePreview
 from hart.web import render
 from hart.web.events import BatchDone, Preview, Progress
 from hart.web.requests import DrawRequest
 
-MAX_SHOWN = 512
-"""Longest side of a preview in pixels."""
+MAX_SHOWN, MAX_THUMBNAIL = 512, 96
+"""Longest side in pixels of a picture that is being drawn, and of its earlier stages."""
 
 Updates = dict[str, Any]
 """New content by the name of the part of the page that shows it."""
@@ -27,43 +26,43 @@ class DrawingView:
 
     def __init__(self, request: DrawRequest) -> None:
         self._name = request.name
+        self._columns = 3 if request.compare else min(2, len(request.prompts))
         self._shown: dict[tuple[int, str], tuple[Image.Image, str]] = {}
-        self._strip: dict[int, tuple[Image.Image, str]] = {}
+        self._thumbnails: dict[int, list[tuple[Image.Image, str]]] = {}
         self.stages: dict[str, list[Image.Image]] = {}
 
-    @staticmethod
-    def cleared() -> Updates:
+    def cleared(self) -> Updates:
+        """Updates that empty everything."""
         empty: Updates = dict.fromkeys(("heat_map", "files"))
-        return {**empty, "gallery": [], "strip": [], "cards": "", "tables": ""}
+        texts = dict.fromkeys(("strip", "cards", "tables"), "")
+        return {**empty, **texts, "gallery": [], "columns": self._columns}
 
     def update(self, event: Progress | Preview | BatchDone) -> Updates:
+        """What an event changes on the page."""
         if isinstance(event, Progress):
             return {"status": render.progress(event)}
         if isinstance(event, Preview):
-            return self._preview(event.name, event.preview)
-        for result in event.results:
-            caption = f"{event.name}, seed {result.seed}"
-            self._shown[result.index, event.name] = (_small(result.image), caption)
-        if event.name == self._name and self.stages:
-            self._keep_last(event)
-        return {"gallery": self._gallery(), "strip": list(self._strip.values())}
+            preview = event.preview
+            seeds = [(request.index, request.seed) for request in preview.requests]
+            self._add(event.name, preview.si, seeds, preview.images)
+        else:
+            seeds = [(result.index, result.seed) for result in event.results]
+            images = [result.image for result in event.results]
+            self._add(event.name, len(event.results[0].stages_s) - 1, seeds, images)
+        return {"gallery": self._gallery(), "strip": render.strip(self._thumbnails.values())}
 
-    def _preview(self, name: str, preview: StagePreview) -> Updates:
-        label = f"stage {preview.si + 1}"
-        small = [_small(image) for image in preview.images]
-        for request, image in zip(preview.requests, small, strict=True):
-            caption = f"{name}, seed {request.seed}: {label} of {preview.num_stages}"
-            self._shown[request.index, name] = (image, caption)
-        if name == self._name:
-            self._strip[preview.si] = (small[0], label)
-            self.stages.setdefault(label, []).extend(small)
-        return {"gallery": self._gallery(), "strip": list(self._strip.values())}
-
-    def _keep_last(self, event: BatchDone) -> None:
-        si = len(event.results[0].stages_s) - 1
-        small = [_small(result.image) for result in event.results]
-        self._strip[si] = (small[0], f"stage {si + 1}")
-        self.stages.setdefault(f"stage {si + 1}", []).extend(small)
+    def _add(
+        self, name: str, si: int, seeds: list[tuple[int, int]], images: list[Image.Image]
+    ) -> None:
+        """Show the pictures of a batch after stage ``si``."""
+        label = f"stage {si + 1}"
+        for (index, seed), image in zip(seeds, images, strict=True):
+            small = _small(image, MAX_SHOWN)
+            self._shown[index, name] = (small, f"{name}, seed {seed}")
+            if name == self._name and (index in self._thumbnails or si == 0):
+                row = self._thumbnails.setdefault(index, [])
+                row.append((_small(image, MAX_THUMBNAIL), str(si + 1)))
+                self.stages.setdefault(label, []).append(small)
 
     def _gallery(self) -> list[tuple[Image.Image, str]]:
         """By image, the asked-for configuration first."""
@@ -71,10 +70,10 @@ class DrawingView:
         return [self._shown[key] for key in order]
 
 
-def _small(image: Image.Image) -> Image.Image:
-    """At most :data:`MAX_SHOWN` pixels wide and high; small ones as they are."""
-    if max(image.size) <= MAX_SHOWN:
+def _small(image: Image.Image, side: int) -> Image.Image:
+    """At most ``side`` pixels wide and high; smaller ones as they are."""
+    if max(image.size) <= side:
         return image
     small = image.copy()
-    small.thumbnail((MAX_SHOWN, MAX_SHOWN))
+    small.thumbnail((side, side))
     return small
