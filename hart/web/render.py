@@ -13,6 +13,8 @@ from PIL import Image
 from hart.web.events import Progress
 from hart.web.tables import Table
 
+TEXT_COLUMNS = ("part", "prompt")
+
 
 def message(text: str) -> str:
     """A line about what is going on."""
@@ -53,10 +55,10 @@ def folded(title: str, content: str) -> str:
     return f"<details open><summary>{escape(title)}</summary>{content}</details>"
 
 
-def strip(rows: Iterable[Sequence[tuple[Image.Image, str]]]) -> str:
-    """Rows of small pictures with captions."""
+def strip(title: str, rows: Iterable[Sequence[tuple[Image.Image, str]]]) -> str:
+    """Rows of small pictures with captions; empty without any."""
     lines = "".join(f"<div>{''.join(_figure(*item) for item in row)}</div>" for row in rows)
-    return f'<div class="hart-strip">{lines}</div>' if lines else ""
+    return f'<div class="hart-strip"><b>{escape(title)}</b>{lines}</div>' if lines else ""
 
 
 def _figure(image: Image.Image, caption: str) -> str:
@@ -69,18 +71,19 @@ def _figure(image: Image.Image, caption: str) -> str:
 
 def table(content: Table, total: bool = False) -> str:
     """A table that scrolls sideways where it does not fit; ``total``: the last row sums it up."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in content.header)
-    body = "".join(f"<tr>{_cells(content.header, row)}</tr>" for row in content.rows)
+    kinds = ['class="text"' if name in TEXT_COLUMNS else "" for name in content.header]
+    pairs = zip(kinds, content.header, strict=True)
+    head = "".join(f"<th {kind}>{escape(name)}</th>" for kind, name in pairs)
+    body = "".join(f"<tr>{_cells(kinds, content.header, row)}</tr>" for row in content.rows)
     return (
         f'<div class="hart-table{" hart-total" if total else ""}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _cells(header: Sequence[str], row: Sequence[Any]) -> str:
-    return "".join(
-        f"<td>{_cell(name, value)}</td>" for name, value in zip(header, row, strict=True)
-    )
+def _cells(kinds: Sequence[str], header: Sequence[str], row: Sequence[Any]) -> str:
+    cells = zip(kinds, header, row, strict=True)
+    return "".join(f"<td {kind}>{_cell(name, value)}</td>" for kind, name, value in cells)
 
 
 def _cell(column: str, value: Any) -> str:

@@ -49,7 +49,7 @@ class DrawingView:
             seeds = [(result.index, result.seed) for result in event.results]
             images = [result.image for result in event.results]
             self._add(event.name, len(event.results[0].stages_s) - 1, seeds, images)
-        return {"gallery": self._gallery(), "strip": render.strip(self._thumbnails.values())}
+        return {"gallery": self._gallery(), "strip": self._strip()}
 
     def _add(
         self, name: str, si: int, seeds: list[tuple[int, int]], images: list[Image.Image]
@@ -63,6 +63,9 @@ class DrawingView:
                 row = self._thumbnails.setdefault(index, [])
                 row.append((_small(image, MAX_THUMBNAIL), str(si + 1)))
                 self.stages.setdefault(label, []).append(small)
+
+    def _strip(self) -> str:
+        return render.strip("Stage by stage", self._thumbnails.values())
 
     def _gallery(self) -> list[tuple[Image.Image, str]]:
         """By image, the asked-for configuration first."""
