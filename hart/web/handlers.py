@@ -183,7 +183,8 @@ class Handlers:
         first, last = (f"{side}×{side}" for side in (model.patch_nums[0], model.patch_nums[-1]))
         return render.message(
             f"{self._name} · {model.depth} layers · {len(model.patch_nums)} stages, "
-            f"{first} to {last} · {pipeline.device} {str(pipeline.dtype).removeprefix('torch.')} · {table}"
+            f"{first} to {last} · {pipeline.device} {str(pipeline.dtype).removeprefix('torch.')} · "
+            f"{table}"
         )
 
     def _guarded(self, updates: Iterator[Updates]) -> Iterator[Updates]:

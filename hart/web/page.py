@@ -99,7 +99,7 @@ def _draw_tab(gr: ModuleType, handlers: Handlers, options: PageOptions) -> None:
                 elem_id="prompts",
             )
             gr.Examples([[prompt] for prompt in options.prompts], prompts, label="Examples")
-            sampling = _sampling_fields(gr, options.seed)
+            sampling = _sampling_fields(gr, options.seed, "seed")
             cache = _cache_fields(gr, handlers)
             compare = gr.Checkbox(False, label="Compare with no-cache", elem_id="compare")
             previews = gr.Checkbox(
@@ -114,10 +114,12 @@ def _draw_tab(gr: ModuleType, handlers: Handlers, options: PageOptions) -> None:
     _connect(gr, handlers.draw, start, cancel, inputs, parts)
 
 
-def _sampling_fields(gr: ModuleType, seed: int) -> list[Any]:
+def _sampling_fields(gr: ModuleType, seed: int, name: str) -> list[Any]:
     with gr.Row():
         return [
-            gr.Number(seed, label="Seed", info="Image i uses seed + i.", min_width=120),
+            gr.Number(
+                seed, label="Seed", info="Image i uses seed + i.", min_width=120, elem_id=name
+            ),
             gr.Number(
                 GenerationOptions.cfg_scale,
                 label="Guidance",
@@ -238,7 +240,7 @@ def _calibrate_tab(gr: ModuleType, handlers: Handlers, options: PageOptions, abo
                 max_lines=12,
                 elem_id="calibration-prompts",
             )
-            sampling = _sampling_fields(gr, options.seed)
+            sampling = _sampling_fields(gr, options.seed, "calibration-seed")
             add = gr.Checkbox(False, label="Add to the table in use")
             preset = gr.Dropdown(
                 [name for name in CACHE_PRESETS if name != "no-cache"],
@@ -312,12 +314,10 @@ def _components(gr: ModuleType, parts: Parts, updates: Updates) -> dict[Any, Any
     changes: dict[Any, Any] = {}
     for name, value in updates.items():
         if name in ("gallery", "heat_map", "files"):
-            columns = (
-                {"columns": updates["columns"]}
-                if name == "gallery" and "columns" in updates
-                else {}
-            )
-            changes[parts[name]] = gr.update(value=value, visible=bool(value), **columns)
+            more = {}
+            if name == "gallery" and "columns" in updates:
+                more["columns"] = updates["columns"]
+            changes[parts[name]] = gr.update(value=value, visible=bool(value), **more)
         elif name != "columns":
             changes[parts[name]] = value
     return changes or {parts["status"]: gr.skip()}  # gradio wants at least one
