@@ -21,6 +21,7 @@ from hart.web.server import DEFAULT_PORT, LOOPBACK, page_folder, serving
 from hart.web.studio import Studio
 
 NUM_CALIBRATION_PROMPTS = 8
+MAX_PORT = 65535
 
 
 def add_web_command(commands: argparse._SubParsersAction) -> None:
@@ -79,6 +80,8 @@ def run_web(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: a user's mistake, a missing extra, or an address that is taken.
     """
+    if args.port > MAX_PORT:
+        raise ValueError(f"--port must be at most {MAX_PORT}, got {args.port}")
     gradio_module()  # complains about a missing extra before the model is loaded
 
     def say(line: str) -> None:

@@ -90,4 +90,6 @@ class Person:
         """Ask for a drawing; does not wait for it."""
         self.fill("#prompts textarea", prompts)
         self.fill("#seed input", str(seed))
+        # So that what is waited for is never the end of an earlier drawing.
+        self.run("document.querySelector('#draw-status .hart-status').textContent = ''")
         self.click("#draw-button")

@@ -39,4 +39,6 @@ def studio(pipeline) -> Studio:
 
 @pytest.fixture
 def handlers(studio, tmp_path) -> Handlers:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("skimage")
     return Handlers(studio, "a tiny model", tmp_path / "out", MAX_IMAGES)

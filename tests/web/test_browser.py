@@ -88,9 +88,8 @@ def test_a_drawing_appears_stage_by_stage_and_can_be_downloaded(site, first):
     first.wait_for("Done. original")
     assert first.count("#strip figure") == len(STAGES)
     assert len({*first.run("return seen")} - {0, len(STAGES)}) >= 2
-    assert "3 of 36" not in first.text("#cards")
-    assert "6 of 36\nmodule calls reused" in first.text("#cards").replace("\n\n", "\n")
-    first.wait(lambda: first.count("#heat-map img"), "the heat map")
+    assert "6 of 36" in first.text("#cards")
+    assert first.count("#heat-map img") == 1
     assert "stage 64" in first.text("#tables")
     with download(site, first) as archive:
         names = {"000-original.png", "reuse.png", "stages.csv", "images.csv", "report.json"}
@@ -107,7 +106,8 @@ def test_a_drawing_appears_stage_by_stage_and_can_be_downloaded(site, first):
 def test_a_comparison_shows_both_and_their_distance(site, first):
     first.click("#compare input")
     first.draw(f"{PROMPT}\n{OTHER}", seed=2)
-    first.wait(lambda: "PSNR" in first.text("#cards"), "the comparison")
+    first.wait_for("Done.")
+    assert "PSNR" in first.text("#cards")
     first.wait(lambda: first.count("#gallery .grid-container img") == 6, "three pictures each")
     assert "SSIM" in first.text("#cards")
     with download(site, first) as archive:
@@ -189,7 +189,6 @@ def test_somebody_who_leaves_does_not_keep_the_model(site, first, chromium):
     leaving.wait_for("of 600")
     leaving.leave()
     first.draw(PROMPT)
-    first.wait(lambda: "Done." not in first.text("#draw-status"), "the new drawing")
     first.wait_for("Done.")
 
 
