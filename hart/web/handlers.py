@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,14 +79,13 @@ class Handlers:
     def _draw(self, request: DrawRequest) -> Iterator[Updates]:
         view = DrawingView(request)
         yield {**view.cleared(), "status": render.message("Waiting for the model …")}
-        for event in self.studio.draw(request):
-            if isinstance(event, Drawn):
-                yield {"status": render.message("Writing the results …")}
-                yield self._finish(event, view)
-            elif event is None:
-                yield {}
-            else:
-                yield view.update(event)
+        with contextlib.closing(self.studio.draw(request)) as events:
+            for event in events:
+                if isinstance(event, Drawn):
+                    yield {"status": render.message("Writing the results …")}
+                    yield self._finish(event, view)
+                else:
+                    yield {} if event is None else view.update(event)
 
     def _finish(self, drawn: Drawn, view: DrawingView) -> Updates:
         saved = save_drawing(drawn, view.stages, self.studio.pipeline, self.folder)
@@ -125,22 +125,25 @@ class Handlers:
 
     def _calibrate(self, request: CalibrationRequest, preset: str) -> Iterator[Updates]:
         yield {"status": render.message("Waiting for the model …"), "heat_map": None, "files": []}
-        for event in self.studio.calibrate(request):
-            if isinstance(event, Calibrated):
-                saved = save_calibration(event, self.studio.pipeline, preset, self.folder)
-                images = event.tables.images
-                yield {
-                    "status": render.message(
-                        f"Done: the table of {images} images is in use for everybody now."
-                    ),
-                    "heat_map": str(saved.heat_map),
-                    "files": [str(file) for file in saved.files],
-                    "about": self.about(),
-                }
-            elif isinstance(event, Progress):
-                yield {"status": render.progress(event)}
-            else:
-                yield {}
+        with contextlib.closing(self.studio.calibrate(request)) as events:
+            for event in events:
+                if isinstance(event, Calibrated):
+                    yield self._finish_calibration(event, preset)
+                elif isinstance(event, Progress):
+                    yield {"status": render.progress(event)}
+                else:
+                    yield {}
+
+    def _finish_calibration(self, calibrated: Calibrated, preset: str) -> Updates:
+        saved = save_calibration(calibrated, self.studio.pipeline, preset, self.folder)
+        images = calibrated.tables.images
+        done = f"Done: the table of {images} images is in use for everybody now."
+        return {
+            "status": render.message(done),
+            "heat_map": str(saved.heat_map),
+            "files": [str(file) for file in saved.files],
+            "about": self.about(),
+        }
 
     def restore(self) -> Updates:
         """Use the checkpoint's own table again. Updates ``status`` and ``about``."""

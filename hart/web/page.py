@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,8 +290,9 @@ def _connect(
     """Let ``start`` run a handler that yields updates, and ``cancel`` end it."""
 
     def run(*values: Any) -> Iterator[dict[Any, Any]]:
-        for updates in handler(*values):
-            yield _components(gr, parts, updates)
+        with contextlib.closing(handler(*values)) as stream:
+            for updates in stream:
+                yield _components(gr, parts, updates)
 
     event = start.click(
         run,
