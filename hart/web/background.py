@@ -15,7 +15,8 @@ class StoppedError(Exception):
 
 
 Emit = Callable[[Any], None]
-"""Hands an event to the consumer; raises :class:`StoppedError` once there is none."""
+"""Hands an event to the consumer; raises :class:`StoppedError` once there is none. With None it
+only does the latter."""
 
 
 def in_background(work: Callable[[Emit], None], tick_s: float = TICK_S) -> Iterator[Any]:
@@ -34,7 +35,8 @@ def in_background(work: Callable[[Emit], None], tick_s: float = TICK_S) -> Itera
     def emit(event: Any) -> None:
         if stopped.is_set():
             raise StoppedError
-        events.put(("event", event))
+        if event is not None:
+            events.put(("event", event))
 
     def run() -> None:
         try:

@@ -73,6 +73,14 @@ class Person:
             value,
         )
 
+    def choose(self, dropdown: str, name: str) -> None:
+        """Open a dropdown and take the option that starts with a name."""
+        (field,) = self.all(f"{dropdown} input")
+        self.run("arguments[0].scrollIntoView({block: 'center'})", field)
+        field.click()
+        option = f"[role=option][aria-label^='{name}']"
+        self.wait(lambda: self.all(option), f"the option {name}")[0].click()
+
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
