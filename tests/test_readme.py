@@ -5,12 +5,16 @@ On the demo checkpoint, and shortened by parameters where they would take long.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -83,18 +87,43 @@ class Reader:
 
     def run(self, command: str) -> None:
         words = shlex.split(command)
-        if words[0] == "hart":
+        if words[:2] == ["hart", "web"]:
+            self.serve(words[1:])
+        elif words[0] == "hart":
             assert main(shortened(words[1:])) == 0, command
         elif words[:2] == ["python", "enhanced_inference_cli.py"]:
             assert generate_main(shortened(words[2:])) == 0, command
         elif words[0] == "make":
             self.make(*words[1:])
-        elif words[:3] == ["pip", "install", "."]:
+        elif words[:2] == ["pip", "install"] and words[2].startswith("."):
             self.install()
         elif words[0] == "printf":
             subprocess.run(command, shell=True, check=True, cwd=self.folder)
         else:
             pytest.fail(f"nobody tests the command {command!r}")
+
+    def serve(self, words: list[str]) -> None:
+        """Start the page on a free port, fetch it, and stop it with Ctrl-C."""
+        if importlib.util.find_spec("gradio") is None:
+            assert main(words) == 2  # says which extra is missing
+            return
+        start = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from hart.cli.main import main; raise SystemExit(main())"
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        command = [sys.executable, "-c", start, *words, "--port", port]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                line = next(line for line in server.stdout if "serves the page" in line)
+                with urllib.request.urlopen(line.split()[0], timeout=60) as answer:
+                    assert "<title>hart</title>" in answer.read().decode("utf-8")
+                server.send_signal(signal.SIGINT)
+                assert server.wait(60) == 0
+            finally:
+                server.kill()
 
     def make(self, target: str) -> None:
         """Run the target with this interpreter instead of a new environment's."""
@@ -121,6 +150,8 @@ class Reader:
         """Install a copy of the sources, without what it depends on and without a network."""
         pytest.importorskip("setuptools")
         source, target = self.folder / "source", self.folder / "installed"
+        if target.exists():
+            return  # another extra of the same library
         leave_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "hart", source / "hart", ignore=leave_out)
         for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -130,7 +161,7 @@ class Reader:
         done = subprocess.run([*pip, *offline], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         files = {file.name for file in target.rglob("*")}
-        assert {"generate.py", "cache_similarity.json", "system_prompt.txt"} <= files
+        assert {"generate.py", "cache_similarity.json", "system_prompt.txt", "style.css"} <= files
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ DEFAULT_SEED = 1
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart generate`` understands."""
-    _add_model_arguments(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     _add_prompt_arguments(parser.add_argument_group("prompts"))
     _add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_output_arguments(parser.add_argument_group("output"))
@@ -23,7 +23,8 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     HARTForT2IEnhanced.add_cache_arguments(parser)
 
 
-def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+def add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    """Where the model comes from and what it computes with."""
     group.add_argument(
         "--model_path",
         help="checkpoint folder, its llm folder, or a name on the Hugging Face hub "
@@ -77,6 +78,11 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
         GenerationOptions.use_llm_system_prompt,
         "put an instruction before every prompt",
     )
+    add_system_prompt_file(group)
+
+
+def add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
+    """Add ``--system_prompt_file``."""
     group.add_argument(
         "--system_prompt_file",
         help="the instruction, byte for byte (default: the checkpoint's system_prompt.txt, "

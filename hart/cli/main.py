@@ -19,6 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="command")
     _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
     _add_file_commands(commands)
+    _add_web_command(commands)
     return _run(parser, argv)
 
 
@@ -44,6 +45,12 @@ def _add_file_commands(commands: argparse._SubParsersAction) -> None:
 
     add_similarity_commands(commands)
     add_plot_commands(commands)
+
+
+def _add_web_command(commands: argparse._SubParsersAction) -> None:
+    from hart.cli.web import add_web_command
+
+    add_web_command(commands)
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:

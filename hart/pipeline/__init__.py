@@ -3,7 +3,7 @@
 from hart.pipeline.folders import CheckpointFolders, find_similarity_file, locate_checkpoint
 from hart.pipeline.options import GenerationOptions
 from hart.pipeline.pipeline import HARTPipeline
-from hart.pipeline.results import HARTPipelineOutput, ImageResult
+from hart.pipeline.results import HARTPipelineOutput, ImageResult, StagePreview
 
 __all__ = [
     "CheckpointFolders",
@@ -11,6 +11,7 @@ __all__ = [
     "HARTPipeline",
     "HARTPipelineOutput",
     "ImageResult",
+    "StagePreview",
     "find_similarity_file",
     "locate_checkpoint",
 ]

@@ -30,10 +30,12 @@ from hart.pipeline.loading import (
 from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
 from hart.pipeline.results import (
     DECODE_PART,
+    PREVIEW_PART,
     TEXT_PART,
     BatchSeconds,
     HARTPipelineOutput,
     ImageResult,
+    StagePreview,
     calls_between,
     image_results,
 )
@@ -44,6 +46,7 @@ from hart.utils.images import to_pil
 from hart.utils.timing import Timeline
 
 StageCallback = Callable[[int, int], None]
+PreviewCallback = Callable[[StagePreview], None]
 
 
 class HARTPipeline:
@@ -172,17 +175,19 @@ class HARTPipeline:
         *,
         quiet: bool = False,
         callback: StageCallback | None = None,
+        preview: PreviewCallback | None = None,
         **options,
     ) -> Iterator[list[ImageResult]]:
         """As calling the pipeline, but yields every batch of images as soon as it is finished.
 
         The arguments are checked at once. The model's cache statistics start anew with the first
-        batch.
+        batch. ``preview`` sees the decoded pictures after every stage but the last, whose pictures
+        are the results; its decoding is in none of the results' times.
         """
         checked = GenerationOptions(**options)
         self._check_context_length(checked.max_token_length)
         requests = plan_images(prompts, checked)
-        return self._run(requests, checked, quiet, callback)
+        return self._run(requests, checked, quiet, callback, preview)
 
     def calibrate(
         self,
@@ -239,15 +244,16 @@ class HARTPipeline:
         options: GenerationOptions,
         quiet: bool,
         callback: StageCallback | None,
+        preview: PreviewCallback | None,
     ) -> Iterator[list[ImageResult]]:
         self.model.reset_cache_statistics()
         pieces = list(batches(requests, options.batch_size))
-        stages = len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
+        stages = self._num_stages(options)
         hidden = True if quiet else None  # None hides the bar where there is no terminal
         with tqdm(total=len(pieces) * stages, unit="stage", disable=hidden) as bar:
             for batch in pieces:
                 bar.set_description(f"image {batch[-1].index + 1}/{len(requests)}")
-                yield self._generate(batch, options, bar, callback)
+                yield self._generate(batch, options, bar, callback, preview)
 
     def _generate(
         self,
@@ -255,6 +261,7 @@ class HARTPipeline:
         options: GenerationOptions,
         bar: tqdm,
         callback: StageCallback | None,
+        preview: PreviewCallback | None,
     ) -> list[ImageResult]:
         calls_before = self.model.cache_statistics.calls()
         timeline = Timeline(self.device)
@@ -272,6 +279,14 @@ class HARTPipeline:
             if callback is not None:
                 callback(si, num_stages)
 
+        stages = self._num_stages(options)
+
+        def on_feature_map(si: int, f_hat: torch.Tensor) -> None:
+            if si < stages - 1:
+                images = to_pil(self.model.decode_feature_map(f_hat))
+                preview(StagePreview(si, stages, batch, images))
+                timeline.mark(PREVIEW_PART)
+
         f_hat = self.model.generate_feature_map(
             len(batch),
             features,
@@ -285,6 +300,7 @@ class HARTPipeline:
             callback=on_stage,
             timeline=timeline,
             steps=Engine(self.model, self.compile) if self.use_engine else None,
+            on_feature_map=on_feature_map if preview else None,
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
@@ -297,6 +313,9 @@ class HARTPipeline:
         return (
             decode(self.model, f_hat) if self.use_engine else self.model.decode_feature_map(f_hat)
         )
+
+    def _num_stages(self, options: GenerationOptions) -> int:
+        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)

@@ -239,3 +239,17 @@ def test_the_plain_model_marks_a_timeline_too():
     last = len(HART_SIDES) - 1
     stages = [f"stage {si}" for si in range(last)]
     assert parts == [*stages, f"stage {last}", "residual", f"stage {last}"]
+
+
+def test_reuse_by_layer_is_the_plan_times_the_generations(model):
+    reuse_some(model)
+    plan = model.decision_plan()
+    draw(model)
+    draw(model, bsz=2)
+    for site in SITES:
+        for si in range(len(STAGES)):
+            expected = [2 * plan.action(si, layer, site).reuse for layer in range(model.depth)]
+            assert model.cache_statistics.reused_by_layer[site][si] == expected
+    assert sum(map(sum, model.cache_statistics.reused_by_layer["attn"])) > 0
+    model.reset_cache_statistics()
+    assert not any(map(any, model.cache_statistics.reused_by_layer["attn"]))

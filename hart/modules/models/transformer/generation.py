@@ -15,6 +15,7 @@ import torch
 
 from hart.modules.models.transformer.generation_state import (
     RESIDUAL_PART,
+    FeatureMapCallback,
     Generation,
     GenerationSteps,
     SamplingOptions,
@@ -129,6 +130,7 @@ class GenerationMixin:
         callback: StageCallback | None = None,
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
+        on_feature_map: FeatureMapCallback | None = None,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
@@ -138,6 +140,8 @@ class GenerationMixin:
             timeline: receives a mark at the end of every stage and around the diffusion head, see
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
+            on_feature_map: sees the feature map after every stage, before ``callback``; what it
+                does counts to the next stage unless it closes a part on the timeline itself.
         """
         self._check_context(B, label_B, context_position_ids, context_mask)
         options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, int(num_maskgit_iters))
@@ -148,6 +152,7 @@ class GenerationMixin:
             run = self._begin_generation(
                 B, label_B, context_position_ids, context_mask, options, random, callback, marks
             )
+            run.on_feature_map = on_feature_map
             return self._run_stages(run, steps or self)
 
     @torch.no_grad()

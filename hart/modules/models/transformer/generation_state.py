@@ -16,6 +16,10 @@ from hart.utils.timing import Timeline
 StageCallback = Callable[[int, int], None]
 """Called after every stage with its index and the number of stages."""
 
+FeatureMapCallback = Callable[[int, torch.Tensor], None]
+"""Called after every stage with its index and the feature map so far, (B, Z, P, P); the map is the
+sampler's own and only valid during the call."""
+
 RESIDUAL_PART = "residual"
 """Name of the residual diffusion head's parts on a timeline."""
 
@@ -79,6 +83,7 @@ class Generation:
     random: UpstreamRandom | PerImageRandom
     callback: StageCallback | None
     timeline: Timeline | None  # None: nobody wants to know
+    on_feature_map: FeatureMapCallback | None = None
 
     def mark(self, part: str) -> None:
         """Close a part on the timeline."""
@@ -86,8 +91,10 @@ class Generation:
             self.timeline.mark(part)
 
     def finish_stage(self, si: int) -> None:
-        """Close stage ``si`` on the timeline and tell the callback."""
+        """Close stage ``si`` on the timeline and tell the callbacks."""
         self.mark(stage_part(si))
+        if self.on_feature_map is not None:
+            self.on_feature_map(si, self.f_hat)
         if self.callback is not None:
             self.callback(si, len(self.levels))
 

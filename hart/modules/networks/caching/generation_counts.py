@@ -65,6 +65,11 @@ def no_counts(shape: TransformerShape) -> list[dict[str, SiteCounts]]:
     return [{site: SiteCounts() for site in SITES} for _ in shape.patch_nums]
 
 
+def no_layer_counts(shape: TransformerShape) -> dict[str, list[list[int]]]:
+    """A zero for every site, stage index and layer."""
+    return {site: [[0] * shape.depth for _ in shape.patch_nums] for site in SITES}
+
+
 class GenerationCounts:
     """Counts of one generation.
 
@@ -74,6 +79,7 @@ class GenerationCounts:
     Attributes:
         stages: per stage index and site.
         thresholds: the adapted threshold per stage index, where there is one.
+        reused_by_layer: per site, stage index and layer the calls that reused.
         held_bytes, peak_bytes: size of the stored outputs now, and the largest so far.
     """
 
@@ -81,6 +87,7 @@ class GenerationCounts:
         self.shape = shape
         self.stages = no_counts(shape)
         self.thresholds: dict[int, AdaptedThreshold] = {}
+        self.reused_by_layer = no_layer_counts(shape)
         self.held_bytes = 0
         self.peak_bytes = 0
         self._keys = [0] * shape.depth
@@ -105,6 +112,7 @@ class GenerationCounts:
         counts = self.stages[si][site]
         counts.computed += not action.reuse
         counts.reused += action.reuse
+        self.reused_by_layer[site][si][layer] += action.reuse
         counts.stored += action.store
         counts.not_eligible += not (action.reuse or eligible)
         counts.multiply_adds_computed += rows * computed
