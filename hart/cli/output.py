@@ -29,8 +29,11 @@ def prepare_output_folder(folder: Path) -> Path:
     return folder
 
 
-def save_result(result: ImageResult, run: Run) -> Path:
-    """Write one image as ``<index>.png``; the text chunks say how to draw it again."""
+def save_result(result: ImageResult, run: Run, durable: bool = False) -> Path:
+    """Write one image as ``<index>.png``; the text chunks say how to draw it again.
+
+    Returns only when it would survive a power failure, if it is to be ``durable``.
+    """
     metadata = {
         "prompt": result.prompt,
         "seed": str(result.seed),
@@ -38,4 +41,5 @@ def save_result(result: ImageResult, run: Run) -> Path:
         "cache_config": json.dumps(run.pipeline.model.cache_config.to_dict()),
         "Software": f"hart {__version__}",
     }
-    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata)
+    file = run.folder / f"{result.index:06d}.png"
+    return save_png(result.image, file, metadata, durable)
