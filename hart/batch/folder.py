@@ -114,10 +114,9 @@ class BatchFolder:
         """
         for folder in (self.path, self._records):
             for part in folder.glob(f".*{PART_SUFFIX}"):
-                part.unlink()
+                shutil.rmtree(part) if part.is_dir() else part.unlink()
         if not self._records.is_dir():
             fresh = self.path / f".{RECORDS}{PART_SUFFIX}"
-            shutil.rmtree(fresh, ignore_errors=True)
             write_json(fresh / _START_FILE, {"start": start}, durable=True)
             os.replace(fresh, self._records)
             sync(self.path)
@@ -127,7 +126,8 @@ class BatchFolder:
         """Forget the records, all of them or none, after :meth:`write_rows` has used them."""
         if self._records.is_dir():
             old = self.path / f".{RECORDS}-done{PART_SUFFIX}"
-            shutil.rmtree(old, ignore_errors=True)
+            if old.exists():
+                shutil.rmtree(old)
             os.replace(self._records, old)
             sync(self.path)
             shutil.rmtree(old)

@@ -25,24 +25,27 @@ def run_batch(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: a user's mistake, or a folder that cannot be written any more.
     """
-    with joined_processes(args.device) as processes, contextlib.ExitStack() as stack:
-        options = generation_options(args)
-        folder, found = BatchFolder(Path(args.output_dir)), None
+    with contextlib.ExitStack() as stack:
+        processes = stack.enter_context(joined_processes(args.device))
+        folder, options, found = BatchFolder(Path(args.output_dir)), None, None
         if processes.is_main:
+            options = generation_options(args)
             found = read_jobs(Path(args.prompts_file), args.seed, args.num_samples)
             prepare_output_folder(folder.path)
             stack.enter_context(folder.locked())
             _complain_about(args.prompts_file, found.bad)
-        found = processes.from_main(found)
+        options, found = processes.from_main((options, found))
+        # A launcher ends the others when one process fails; let the main process speak for all.
+        code = FAILED if found.bad and processes.is_main else 0
         if not found.jobs:
-            return FAILED
+            return code
         run = _load(args, options, found, processes)
         try:
             BatchRun(run, folder, found, processes).draw()
         except KeyboardInterrupt:
             run.say("interrupted; the same command goes on")
             return INTERRUPTED
-    return FAILED if found.bad else 0
+    return code
 
 
 def _complain_about(file: str, bad: list[BadLine]) -> None:
