@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch.distributed
 from accelerate import debug_launcher
 
 from hart.cli import batch as batch_command
@@ -40,7 +41,7 @@ def draw(argv: list[str]) -> int:
 
 
 def killed_at(moment: int, argv: list[str]) -> int:
-    """Draw, and die by SIGKILL before (even moments) or after (odd ones) a file gets its name."""
+    """Draw, and die by SIGKILL when a file has been written but not got its name."""
     count = 0
 
     def replace(*args, **kwargs):
@@ -48,16 +49,14 @@ def killed_at(moment: int, argv: list[str]) -> int:
         if count == moment:
             os.kill(os.getpid(), signal.SIGKILL)
         REPLACE(*args, **kwargs)
-        if count + 1 == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        count += 2
+        count += 1
 
     os.replace = replace
     return draw(argv)
 
 
 def kill_everywhere(folder: Path, prompts: Path) -> list[dict]:
-    """Die at every moment at which a file gets its name, and resume."""
+    """Die at every file that gets its name, and resume."""
     found = []
     while True:
         output = folder / f"killed-{len(found)}"
@@ -75,22 +74,22 @@ def kill_everywhere(folder: Path, prompts: Path) -> list[dict]:
         found.append({**entry, "code": code, **outcome(output)})
 
 
-def launched(argv: list[str], processes: int) -> None:
-    """What every process of several runs."""
-    assert draw(argv) in (0, 1)
+def launched(argv: list[str]) -> None:
+    """What every process of several runs; the third line of the prompts is bad."""
+    assert draw(argv) == (1 if torch.distributed.get_rank() == 0 else 0)
 
 
 def lose_one(argv: list[str]) -> None:
-    """What every process runs of which the second one dies after its first record."""
-    if os.environ["RANK"] == "1":
+    """What two processes run of which the second one dies before its first record."""
+    if torch.distributed.get_rank() == 1:
 
         def replace(source, target):
-            REPLACE(source, target)
             if Path(target).parent.name == "records":
                 os.kill(os.getpid(), signal.SIGKILL)
+            REPLACE(source, target)
 
         os.replace = replace
-    launched(argv, 0)
+    launched(argv)
 
 
 def together(folder: Path, prompts: Path, name: str, *more: object) -> list[dict]:
@@ -102,7 +101,7 @@ def together(folder: Path, prompts: Path, name: str, *more: object) -> list[dict
         if processes == 1:
             in_a_fork(draw, argv)
         else:
-            debug_launcher(launched, (argv, processes), processes)
+            debug_launcher(launched, (argv,), processes)
         report = json.loads((output / "batch_report.json").read_text())
         entry = {"processes": report["processes"], **outcome(output)}
         found.append({**entry, "table": json.loads(table.read_text())})
@@ -119,7 +118,7 @@ def lose_a_process(folder: Path, prompts: Path) -> dict:
         debug_launcher(lose_one, (argv,), 2)
     except Exception as error:
         said = str(error)
-    debug_launcher(launched, (argv, 3), 3)
+    debug_launcher(launched, (argv,), 3)
     report = json.loads((output / "batch_report.json").read_text())
     return {"said": said, "drawn_now": report["drawn_now"], **outcome(output)}
 
