@@ -47,11 +47,11 @@ def fault(pipeline, place: str):
         yield
         return
     model = pipeline.model
-    kind, si, site = (place.split() + [0, ""])[:3]
+    kind, si, site = [*place.split(), 0, ""][:3]
     module = {
         "text": pipeline.text_model,
         "stage": getattr(model.blocks[LAYER], site or "attn"),
-        "diffusion": model.diffloss.net,
+        "diffusion": model.diffloss.net.final_layer,
         "decode": model.vae_proxy[0].decoder,
     }[kind]
     calls = 0
