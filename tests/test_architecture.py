@@ -16,6 +16,7 @@ PACKAGE = ROOT / "hart"
 LEVELS = {
     "hart.cli": 0,
     "benchmarks": 0,
+    "hart.batch": 1,
     "hart.evaluation": 1,
     "hart.demo": 2,
     "hart.pipeline": 2,
