@@ -21,6 +21,7 @@ class Drawer:
         options: sampling options; seeds come from the jobs.
         batch_size: the largest number of images at the same time.
         say: told when the batch becomes smaller.
+        prepare: called before every attempt, also one that fails and is repeated in pieces.
 
     Attributes:
         batch_size: as it is now.
@@ -32,10 +33,11 @@ class Drawer:
         options: GenerationOptions,
         batch_size: int,
         say: Callable[[str], None],
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._pipeline = pipeline
         self._options = options.to_dict()
-        self._say = say
+        self._say, self._prepare = say, prepare
         self._default: CacheConfig = pipeline.model.cache_config
         self.batch_size = batch_size
 
@@ -57,6 +59,7 @@ class Drawer:
 
     def _try(self, jobs: Sequence[Job]) -> list[ImageResult] | None:
         """None if the memory is too small. The exception, which holds tensors, is gone then."""
+        self._prepare()
         try:
             return self._pipeline.draw_together([job.request for job in jobs], **self._options)
         except (RuntimeError, MemoryError) as error:

@@ -42,7 +42,9 @@ class BatchRun:
         self.run, self.folder, self.found, self.processes = run, folder, found, processes
         self.calibrating = run.pipeline.model.calibration
         self.keep_images = run.args.save_images
-        self.drawer = Drawer(run.pipeline, run.options, run.options.batch_size, run.say)
+        self.drawer = Drawer(
+            run.pipeline, run.options, run.options.batch_size, run.say, self._measure_anew
+        )
         self.started = time.perf_counter()
 
     def draw(self) -> None:
@@ -126,14 +128,13 @@ class BatchRun:
 
     def _drawn(self, batch: list[Job]):
         """Results, and when calibrating what they measured, of each piece of a batch."""
-        model = self.run.pipeline.model
-        if not self.calibrating:
-            for results in self.drawer.draw(batch):
-                yield results, None
-            return
-        clear_tables(self.run.pipeline)
         for results in self.drawer.draw(batch):
-            yield results, tables_to_dict(model.similarity)
+            measured = self.run.pipeline.model.similarity if self.calibrating else None
+            yield results, measured and tables_to_dict(measured)
+
+    def _measure_anew(self) -> None:
+        """A generation may be measured and fail when it is decoded; it is drawn again then."""
+        if self.calibrating:
             clear_tables(self.run.pipeline)
 
     def _keep(self, results: list[ImageResult], batch: list[Job], tables: Any) -> None:

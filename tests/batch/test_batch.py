@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.pipeline import HARTPipeline
 from tests.batch.batches import GOOD, outcome, rows, write_prompts
 
@@ -268,3 +269,19 @@ def test_a_calibration_goes_on_from_the_table_that_is_there(batch, tmp_path):
     assert batch("--calibration", "--sim-path", table, "--seed", "100") == 0
     assert json.loads(table.read_text())["images"] == 4
     assert "added to the 2 that were there" in batch.stdout
+
+
+def test_a_calibration_whose_decoding_runs_out_of_memory_counts_every_image_once(
+    batch, monkeypatch, tmp_path
+):
+    write_prompts(batch.prompts, ('{"prompt": "a fox"}', '{"prompt": "a cat"}'))
+    decode, table = HARTForT2IEnhanced.decode_feature_map, tmp_path / "table.json"
+
+    def limited(model, f_hat):
+        if len(f_hat) > 1:
+            raise ERRORS[0]
+        return decode(model, f_hat)
+
+    monkeypatch.setattr(HARTForT2IEnhanced, "decode_feature_map", limited)
+    assert batch("--calibration", "--sim-path", table) == 0
+    assert json.loads(table.read_text())["images"] == 2

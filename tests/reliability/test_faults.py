@@ -88,6 +88,9 @@ def test_the_next_image_is_that_of_a_fresh_process(
             with pytest.raises(OSError, match="No space left"):
                 save_png(image, tmp_path / "image.png")
         assert not list(tmp_path.iterdir())
+    if place == "decode":  # the generation itself was finished, and counts
+        assert traces(pipeline) == json.loads((fresh / f"{mode}.json").read_text())
+        enter(pipeline, mode)
     assert traces(pipeline) == before
     assert pipeline.model.cache_attn == [None] * pipeline.model.depth
     image = draw(pipeline)
