@@ -17,6 +17,7 @@ LEVELS = {
     "hart.cli": 0,
     "hart.web": 0,
     "benchmarks": 0,
+    "hart.batch": 1,
     "hart.evaluation": 1,
     "hart.demo": 2,
     "hart.pipeline": 2,

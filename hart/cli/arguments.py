@@ -17,14 +17,14 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart generate`` understands."""
     add_model_arguments(parser.add_argument_group("model"))
     _add_prompt_arguments(parser.add_argument_group("prompts"))
-    _add_sampling_arguments(parser.add_argument_group("sampling"))
-    _add_output_arguments(parser.add_argument_group("output"))
+    add_sampling_arguments(parser.add_argument_group("sampling"))
+    add_output_arguments(parser.add_argument_group("output"))
     add_evaluation_arguments(parser)
     HARTForT2IEnhanced.add_cache_arguments(parser)
 
 
 def add_model_arguments(group: argparse._ArgumentGroup) -> None:
-    """Where the model comes from and what it computes with."""
+    """Add what chooses the checkpoint and where it runs."""
     group.add_argument(
         "--model_path",
         help="checkpoint folder, its llm folder, or a name on the Hugging Face hub "
@@ -67,6 +67,11 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
         help="N captions of the demo's held-out scenes; --compare_configs then tells how many "
         "attributes the images show",
     )
+    add_text_arguments(group)
+
+
+def add_text_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what decides how prompts are encoded."""
     group.add_argument(
         "--max_token_length",
         type=integer_from(1),
@@ -90,7 +95,8 @@ def add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what decides how images are drawn."""
     group.add_argument(
         "--num_samples", type=integer_from(1), default=1, help="images per prompt (default 1)"
     )
@@ -122,7 +128,8 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
     on_off(group, "more_smooth", GenerationOptions.more_smooth, "feed back soft token mixtures")
 
 
-def _add_output_arguments(group: argparse._ArgumentGroup) -> None:
+def add_output_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add where files and messages go."""
     group.add_argument("--output_dir", default="samples", help="default: %(default)s")
     on_off(group, "save_images", True, "write PNG files")
     group.add_argument("--quiet", action="store_true", help="print errors and warnings only")

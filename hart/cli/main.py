@@ -18,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="hart", description="HART text-to-image with feature caching.")
     commands = parser.add_subparsers(required=True, metavar="command")
     _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
+    _set_up_batch(commands.add_parser("batch", help="draw a file of prompts; resumes"))
     _add_file_commands(commands)
     _add_web_command(commands)
     return _run(parser, argv)
@@ -37,6 +38,14 @@ def _set_up_generate(parser: argparse.ArgumentParser) -> None:
     parser.description = "Draw images of prompts with HART, with or without feature caching."
     add_generate_arguments(parser)
     parser.set_defaults(run=run_generate)
+
+
+def _set_up_batch(parser: argparse.ArgumentParser) -> None:
+    from hart.cli.batch import run_batch
+    from hart.cli.batch_arguments import add_batch_arguments
+
+    add_batch_arguments(parser)
+    parser.set_defaults(run=run_batch)
 
 
 def _add_file_commands(commands: argparse._SubParsersAction) -> None:

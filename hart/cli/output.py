@@ -28,7 +28,10 @@ def prepare_output_folder(folder: Path) -> Path:
     return folder
 
 
-def save_result(result: ImageResult, run: Run) -> Path:
-    """Write one image as ``<index>.png``; the text chunks say how to draw it again."""
+def save_result(result: ImageResult, run: Run, durable: bool = False) -> Path:
+    """Write one image as ``<index>.png``; the text chunks say how to draw it again.
+
+    Returns only when it would survive a power failure, if it is to be ``durable``.
+    """
     metadata = image_metadata(result, run.options, run.pipeline.model.cache_config)
-    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata)
+    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata, durable)

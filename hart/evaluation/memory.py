@@ -54,6 +54,11 @@ def device_memory(device: torch.device) -> dict[str, Any]:
     return {"device_bytes": None, "device_is": "the CPU has no memory of its own"}
 
 
+def resident_bytes() -> int | None:
+    """Resident memory of this process now; None where the system does not tell (not Linux)."""
+    return _status_bytes("VmRSS")
+
+
 def _restart_resident_peak() -> bool:
     """Let Linux forget the peak so far (proc(5), ``clear_refs``); whether that was possible."""
     try:
@@ -64,9 +69,13 @@ def _restart_resident_peak() -> bool:
 
 
 def _resident_peak() -> int | None:
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(name: str) -> int | None:
     with contextlib.suppress(OSError):
         for line in (_PROC / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return None
 

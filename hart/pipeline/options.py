@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 DEFAULT_BATCH_SIZE = 4
-_SEED_LIMIT = 2**63
+SEED_LIMIT = 2**63
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GenerationOptions:
         for name in ("batch_size", "max_token_length"):
             if getattr(self, name) is not None:
                 _check_integer(name, getattr(self, name), 1)
-        if self.seed >= _SEED_LIMIT:
+        if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**63, got {self.seed}")
         if not (math.isfinite(self.cfg_scale) and self.cfg_scale >= 0):
             raise ValueError(f"cfg_scale must be a number from 0, got {self.cfg_scale}")

@@ -189,6 +189,23 @@ class HARTPipeline:
         requests = plan_images(prompts, checked)
         return self._run(requests, checked, quiet, callback, preview)
 
+    def draw_together(
+        self,
+        requests: Sequence[ImageRequest],
+        *,
+        callback: StageCallback | None = None,
+        **options,
+    ) -> list[ImageResult]:
+        """Draw images that have seeds of their own as one batch.
+
+        Options as for calling the pipeline; ``seed``, ``num_images_per_prompt`` and ``batch_size``
+        mean nothing here. Adds to the model's cache statistics.
+        """
+        checked = GenerationOptions(**options)
+        self._check_context_length(checked.max_token_length)
+        with tqdm(disable=True) as bar:
+            return self._generate(requests, checked, bar, callback)
+
     def calibrate(
         self,
         prompts: str | Sequence[str],
@@ -283,7 +300,7 @@ class HARTPipeline:
 
         def on_feature_map(si: int, f_hat: torch.Tensor) -> None:
             if si < stages - 1:
-                images = to_pil(self.model.decode_feature_map(f_hat))
+                images = to_pil(self.decode(f_hat))
                 preview(StagePreview(si, stages, batch, images))
                 timeline.mark(PREVIEW_PART)
 
