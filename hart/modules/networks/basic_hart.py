@@ -290,7 +290,16 @@ class AdaLNSelfAttn(nn.Module):
         return x + self.drop_path(ffn_out if gamma2 is None else ffn_out * gamma2)
 
     def _attend(
-        self, x, scale, shift, attn_bias, si, context_position_ids, context_mask, m_maskgit, **kwargs
+        self,
+        x,
+        scale,
+        shift,
+        attn_bias,
+        si,
+        context_position_ids,
+        context_mask,
+        m_maskgit,
+        **kwargs,
     ) -> torch.Tensor:
         """Attention of the residual stream (rows, n, C), before gamma; subclasses intervene."""
         return self.attn(

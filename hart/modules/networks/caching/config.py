@@ -132,9 +132,7 @@ class CacheConfig:
     @property
     def changes_anything(self) -> bool:
         """Whether some model would generate differently than without this configuration."""
-        return (
-            self.caches_anything or self.prunes_anything or self.guidance_stop_stage is not None
-        )
+        return self.caches_anything or self.prunes_anything or self.guidance_stop_stage is not None
 
     @property
     def is_basic(self) -> bool:

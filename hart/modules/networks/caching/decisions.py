@@ -176,6 +176,10 @@ class DecisionPlan:
         """Number of stored outputs of ``site``, at stage ``si`` or in the whole generation."""
         return sum(action.store for action in self._of(site, si))
 
+    def pruned(self, site: str, si: int | None = None) -> int:
+        """Number of modules of ``site`` that leave out tokens, at stage ``si`` or altogether."""
+        return sum(action.ratio > 0 for action in self._of(site, si))
+
     def _of(self, site: str, si: int | None) -> tuple[Action, ...]:
         stages = self.actions[site] if si is None else (self.actions[site][si],)
         return tuple(action for stage in stages for action in stage)

@@ -225,9 +225,7 @@ class SiteCache:
 
     # --- keys and values of tokens whose attention is not computed -----------------------------
 
-    def missing_keys(
-        self, x: Tensor, project: Callable[[Tensor], Tensor]
-    ) -> MissingKeys | None:
+    def missing_keys(self, x: Tensor, project: Callable[[Tensor], Tensor]) -> MissingKeys | None:
         """Keys and values that the configuration wants to have although nothing computes them.
 
         Args:
