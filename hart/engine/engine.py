@@ -19,8 +19,8 @@ from hart.modules.networks.rope import MaskIndex
 class Engine:
     """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
 
-    Calibration and the adaptive threshold look at single modules while they run: there, the blocks
-    are the model's own, and the engine does the rest.
+    Calibration, the adaptive threshold, token pruning and their like look at single modules or
+    tokens while they run: there, the blocks are the model's own, and the engine does the rest.
 
     Args:
         model: any HART model in evaluation mode.
@@ -76,6 +76,8 @@ class Engine:
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See ``GenerationSteps``. Guidance is linear, and so is the head: one half is enough."""
+        if not run.guided:
+            return self.model.guided_logits(hidden, run, t)
         with_text, without = self.model.head_nm(hidden.float(), run.cond).chunk(2)
         guided = (1 + t) * with_text - t * without
         if not torch.is_autocast_enabled(guided.device.type):
@@ -87,6 +89,8 @@ class Engine:
     ) -> torch.Tensor:
         """See ``GenerationSteps``."""
         model = self.model
+        if not run.guided:
+            return model.residual(hidden, ids, run, t)
         condition = model.residual_condition(hidden, ids).flatten(0, 1)
         residual = model.diffloss.sample(
             condition,

@@ -102,28 +102,20 @@ def held_bytes(
         statistics: of a run, from ``model.get_cache_statistics()``.
 
     Returns:
-        ``weights``, ``keys_values`` (a reused attention adds none) and ``feature_cache``, in bytes.
+        ``weights``, ``keys_values`` (of the tokens that have some) and ``feature_cache``, in bytes.
     """
     model = pipeline.model
     modules = (model, model.vae_proxy[0], pipeline.text_model)
     return {
         "weights": sum(p.numel() * p.element_size() for m in modules for p in m.parameters()),
-        "keys_values": _keys_values_bytes(model, batch_size, statistics["stages"]),
+        "keys_values": _keys_values_bytes(model, batch_size, statistics),
         "feature_cache": statistics["feature_cache_bytes"]["peak"],
     }
 
 
-def _keys_values_bytes(model, batch_size: int, stages: Mapping[str, Any]) -> int:
-    rows = 2 * batch_size  # with and without text
-    tokens = sum(
-        _computed_share(stages[str(length)]["attn"]) * new_tokens
-        for length, new_tokens in zip(
-            model.schedule.lengths, model.transformer_shape.new_tokens, strict=True
-        )
-    )
-    return round(2 * rows * model.depth * tokens * model.C * model.dtype.itemsize)
-
-
-def _computed_share(counts: Mapping[str, int]) -> float:
-    calls = counts["computed"] + counts["reused"]
-    return counts["computed"] / calls if calls else 1.0  # nothing is counted with caching off
+def _keys_values_bytes(model, batch_size: int, statistics: Mapping[str, Any]) -> int:
+    tokens = statistics["key_value_tokens"]["peak"]
+    if not tokens:  # nothing was counted
+        rows = 2 * batch_size  # with and without text
+        tokens = rows * model.depth * sum(model.transformer_shape.new_tokens)
+    return 2 * tokens * model.C * model.dtype.itemsize

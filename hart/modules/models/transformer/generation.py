@@ -30,6 +30,9 @@ from hart.utils.timing import Timeline
 
 _start_lock = threading.Lock()
 
+NO_GUIDANCE = 1.0
+"""Guidance scale at which the diffusion head samples every row by itself."""
+
 
 def mask_by_order(mask_len: int, order: torch.Tensor, bsz: int, seq_len: int) -> torch.Tensor:
     """(bsz, seq_len) bool, True at the first ``mask_len`` entries of each row of ``order``."""
@@ -191,6 +194,15 @@ class GenerationMixin:
         """Extra keywords for a block's call; subclasses add theirs."""
         return {}
 
+    def _guidance_stop(self) -> int | None:
+        """Index of the stage from which on there is no guidance; the plain model has no such."""
+        return None
+
+    def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
+        """End the guidance before a stage: (2B, n, C) tokens to those with text, (B, n, C)."""
+        run.stop_guidance()
+        return x[: run.bsz]
+
     def _check_context(self, B, label_B, position_ids, mask) -> None:
         if B < 1:
             raise ValueError(f"B must be at least 1, got {B}")
@@ -231,7 +243,10 @@ class GenerationMixin:
     def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
         steps.begin(run)
         x = run.cond + run.levels[0] + self._position_embedding(0)
+        stop = self._guidance_stop()
         for si in range(self.num_stages_minus_1):
+            if si == stop:
+                x = self._stop_guidance(x, run)
             hidden = steps.run_blocks(x, run, si)
             if si == 0:
                 hidden = hidden[:, -1:]  # the text's last position predicts the 1x1 map
@@ -241,6 +256,8 @@ class GenerationMixin:
             x = self._feed_back(h, run, si)
             run.finish_stage(si)
         if run.options.num_maskgit_iters:
+            if stop == self.num_stages_minus_1:
+                x = self._stop_guidance(x, run)
             self._run_last_stage(x, run, steps)
             run.finish_stage(self.num_stages_minus_1)
         return run.f_hat
@@ -268,6 +285,8 @@ class GenerationMixin:
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See :class:`GenerationSteps`."""
+        if not run.guided:
+            return self.get_logits(hidden, run.cond)
         with_text, without = self.get_logits(hidden, run.cond).chunk(2)
         return (1 + t) * with_text - t * without
 
@@ -297,7 +316,7 @@ class GenerationMixin:
         )
         values = next_map.reshape(run.bsz, self.Cvae, next_side**2).transpose(1, 2)
         x = self.embed_tokens(values) + run.levels[si + 1] + self._position_embedding(si + 1)
-        return x.repeat(2, 1, 1)
+        return x.repeat(run.copies, 1, 1)
 
     def _position_embedding(self, si: int) -> torch.Tensor | float:
         """Learned positions of a stage, (1, n, C); llama attention has none (0)."""
@@ -320,8 +339,8 @@ class GenerationMixin:
         values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
         orders = run.random.orders(bsz, positions).to(x.device)
         for chunk in self._chunks(orders, run.options.num_maskgit_iters):
-            rows = chunk.repeat(2, 1).nonzero(as_tuple=True)
-            tokens = x[rows].view(2 * bsz, -1, self.C)
+            rows = chunk.repeat(run.copies, 1).nonzero(as_tuple=True)
+            tokens = x[rows].view(run.copies * bsz, -1, self.C)
             hidden = steps.run_blocks(tokens, run, si, rows)
             logits = steps.guided_logits(hidden, run, run.options.cfg * ratio)
             ids, h = self._draw_tokens(logits, run, si, ratio)
@@ -356,12 +375,12 @@ class GenerationMixin:
         residual = self.diffloss.sample(
             self.residual_condition(hidden, ids).flatten(0, 1),
             temperature=1.0,
-            cfg=t,
+            cfg=t if run.guided else NO_GUIDANCE,
             noise_source=run.random.noise_source(ids.shape[1]),
         )
-        return residual.view(2, *ids.shape, self.Cvae)[0]
+        return residual.view(run.copies, *ids.shape, self.Cvae)[0]
 
     def residual_condition(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """What the diffusion head is conditioned on: (2B, n, C) and ids (B, n) to (2B, n, C)."""
+        """What the diffusion head is conditioned on: (rows, n, C), ids (B, n) to (rows, n, C)."""
         drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
-        return self.decoder_norm(hidden + drawn.repeat(2, 1, 1))
+        return self.decoder_norm(hidden + drawn.repeat(len(hidden) // len(ids), 1, 1))

@@ -84,6 +84,21 @@ class Generation:
     callback: StageCallback | None
     timeline: Timeline | None  # None: nobody wants to know
     on_feature_map: FeatureMapCallback | None = None
+    guided: bool = True  # False: guidance has ended, only the rows with text are left
+
+    @property
+    def copies(self) -> int:
+        """Rows per image: with and without text, or with text only."""
+        return 2 if self.guided else 1
+
+    def stop_guidance(self) -> None:
+        """Drop the rows without text, and their keys and values."""
+        self.guided = False
+        self.cond = self.cond[: self.bsz]
+        self.context_position_ids = self.context_position_ids[: self.bsz]
+        self.context_mask = self.context_mask[: self.bsz]
+        for layer in self.kv.layers:
+            layer.keep_rows(self.bsz)
 
     def mark(self, part: str) -> None:
         """Close a part on the timeline."""

@@ -45,6 +45,7 @@ class CacheStatistics:
         images: images drawn.
         peak_bytes: largest size of the stored outputs.
         reused_by_layer: per site, stage index and layer the calls that reused.
+        peak_keys: largest number of tokens in the key/value cache, over rows and layers.
     """
 
     def __init__(self, shape: TransformerShape) -> None:
@@ -56,6 +57,7 @@ class CacheStatistics:
         self.images = 0
         self.peak_bytes = 0
         self.reused_by_layer = no_layer_counts(self.shape)
+        self.peak_keys = 0
         self._stages = no_counts(self.shape)
         self._thresholds: dict[int, dict[str, Spread]] = {}
         self._stages_s = [0.0] * len(self.shape.patch_nums)
@@ -75,6 +77,7 @@ class CacheStatistics:
         """
         self.images += images
         self.peak_bytes = max(self.peak_bytes, counts.peak_bytes)
+        self.peak_keys = max(self.peak_keys, counts.peak_keys)
         for own, stage in zip(self._stages, counts.stages, strict=True):
             for site in SITES:
                 own[site].add(stage[site])
@@ -163,6 +166,7 @@ class CacheStatistics:
                 "now": running.held_bytes if running else 0,
                 "peak": max(self.peak_bytes, running.peak_bytes if running else 0),
             },
+            "key_value_tokens": {"peak": self.peak_keys},
             "thresholds": {
                 names[si]: {name: spread.to_dict() for name, spread in spreads.items()}
                 for si, spreads in sorted(self._thresholds.items())
