@@ -177,7 +177,7 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         if cache is not None:
             options["cache"] = cache
             missing = cache.missing_keys(
-                x, lambda t: self.attn.project_keys_values(self._norm_and_modulate(t, scale, shift))
+                x, lambda t: self.attn.project_keys_values(self.norm_and_modulate(t, scale, shift))
             )
             if missing is not None:
                 self.attn.add_keys_values(
