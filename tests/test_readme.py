@@ -5,12 +5,16 @@ On the demo checkpoint, and shortened by parameters where they would take long.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 import warnings
 from pathlib import Path
 
@@ -36,6 +40,8 @@ PLACES = {
 }
 # Flag -> the value that shortens it; for the flags that measure also where it is not given.
 SHORTER = {"--demo_prompts": "2", "--random-weights": "tiny"}
+# Installing these is left out.
+EXTRAS = ([".[distributed]"],)
 SHORTER_RUNS = {"--benchmark_runs": "1", "--benchmark_warmup": "0"}
 
 
@@ -85,18 +91,55 @@ class Reader:
 
     def run(self, command: str) -> None:
         words = shlex.split(command)
-        if words[0] == "hart":
+        if words[:2] == ["hart", "web"]:
+            self.serve(words[1:])
+        elif words[0] == "hart":
             assert main(shortened(words[1:])) == 0, command
         elif words[:2] == ["python", "enhanced_inference_cli.py"]:
             assert generate_main(shortened(words[2:])) == 0, command
         elif words[0] == "make":
             self.make(*words[1:])
-        elif words[:3] == ["pip", "install", "."]:
+        elif words[:2] == ["pip", "install"] and words[2].startswith("."):
             self.install()
+        elif words[:2] == ["pip", "install"] and words[2:] in EXTRAS:
+            pass  # what an extra brings cannot be had without a network
+        elif words[0] == "torchrun":
+            self.launch(words[1:])
         elif words[0] == "printf":
             subprocess.run(command, shell=True, check=True, cwd=self.folder)
         else:
             pytest.fail(f"nobody tests the command {command!r}")
+
+    def serve(self, words: list[str]) -> None:
+        """Start the page on a free port, fetch it, and stop it with Ctrl-C."""
+        if importlib.util.find_spec("gradio") is None:
+            assert main(words) == 2  # says which extra is missing
+            return
+        start = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+            "from hart.cli.main import main; raise SystemExit(main())"
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        command = [sys.executable, "-c", start, *words, "--port", port]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+            try:
+                line = next(line for line in server.stdout if "serves the page" in line)
+                with urllib.request.urlopen(line.split()[0], timeout=60) as answer:
+                    assert "<title>hart</title>" in answer.read().decode("utf-8")
+                server.send_signal(signal.SIGINT)
+                assert server.wait(60) == 0
+            finally:
+                server.kill()
+
+    def launch(self, words: list[str]) -> None:
+        """Run what every process would run as the only one; tests/batch starts several."""
+        from torch.distributed.run import get_args_parser
+
+        launched = get_args_parser().parse_args(words)
+        assert (launched.module, launched.training_script) == (True, "hart")
+        assert main(launched.training_script_args) == 0, words
 
     def make(self, target: str) -> None:
         """Run the target with this interpreter instead of a new environment's."""
@@ -123,6 +166,8 @@ class Reader:
         """Install a copy of the sources, without what it depends on and without a network."""
         pytest.importorskip("setuptools")
         source, target = self.folder / "source", self.folder / "installed"
+        if target.exists():
+            return  # another extra of the same library
         leave_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "hart", source / "hart", ignore=leave_out)
         for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -132,7 +177,7 @@ class Reader:
         done = subprocess.run([*pip, *offline], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         files = {file.name for file in target.rglob("*")}
-        assert {"generate.py", "cache_similarity.json", "system_prompt.txt"} <= files
+        assert {"generate.py", "cache_similarity.json", "system_prompt.txt", "style.css"} <= files
 
 
 @pytest.fixture
@@ -174,8 +219,11 @@ def test_the_manual_lists_every_preset_as_it_is():
         config = preset_config(name, range(1, 9))
         words = {("attn", "mlp"): "both", ("attn",): "attention", ("mlp",): "MLP", (): "none"}
         assert sites == words[config.enabled_sites], name
-        assert threshold == (f"{preset.threshold:g}" if config.enabled_sites else ""), name
+        assert threshold == (f"{preset.threshold:g}" if config.skip_stages else ""), name
         assert ("adaptive" in other) == preset.adaptive_threshold, name
+        shares = ", ".join(f"{ratio:.0%}".replace("%", " %") for ratio in preset.prune_last)
+        assert other.removeprefix("prunes ").startswith(shares), name
+        assert ("prunes" in other) == bool(shares), name
         assert ("bicubic" in other) == (preset.interpolation_mode == "bicubic"), name
         published = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
         for listed, sides in zip(skips, (published, published[:9]), strict=True):

@@ -9,21 +9,22 @@ from hart.cli.parser import integer_from, on_off
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions, VARGenerationOptions
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
 DEFAULT_SEED = 1
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart generate`` understands."""
-    _add_model_arguments(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     _add_prompt_arguments(parser.add_argument_group("prompts"))
-    _add_sampling_arguments(parser.add_argument_group("sampling"))
-    _add_output_arguments(parser.add_argument_group("output"))
+    add_sampling_arguments(parser.add_argument_group("sampling"))
+    add_output_arguments(parser.add_argument_group("output"))
     add_evaluation_arguments(parser)
     HARTForT2IEnhanced.add_cache_arguments(parser)
 
 
-def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+def add_model_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what chooses the checkpoint and where it runs."""
     group.add_argument(
         "--model_path",
         help="checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth "
@@ -41,7 +42,14 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
         "--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)"
     )
     group.add_argument(
-        "--dtype", choices=DTYPES, default="auto", help="auto: float16 on CUDA, else float32"
+        "--dtype",
+        choices=DTYPES,
+        default="auto",
+        help="auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it",
+    )
+    on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
+    group.add_argument(
+        "--compile", action="store_true", help="torch.compile parts of the engine (slow start)"
     )
     on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
 
@@ -66,6 +74,11 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="CLASS",
         help="class indices, for a VAR checkpoint (default: four drawn by the seed)",
     )
+    add_text_arguments(group)
+
+
+def add_text_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what decides how prompts are encoded."""
     group.add_argument(
         "--max_token_length",
         type=integer_from(1),
@@ -77,6 +90,11 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
         GenerationOptions.use_llm_system_prompt,
         "put an instruction before every prompt",
     )
+    add_system_prompt_file(group)
+
+
+def add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
+    """Add ``--system_prompt_file``."""
     group.add_argument(
         "--system_prompt_file",
         help="the instruction, byte for byte (default: the checkpoint's system_prompt.txt, "
@@ -84,7 +102,8 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what decides how images are drawn."""
     group.add_argument(
         "--num_samples", type=integer_from(1), default=1, help="images per prompt (default 1)"
     )
@@ -130,7 +149,8 @@ def _defaults(field: str) -> str:
     )
 
 
-def _add_output_arguments(group: argparse._ArgumentGroup) -> None:
+def add_output_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add where files and messages go."""
     group.add_argument("--output_dir", default="samples", help="default: %(default)s")
     on_off(group, "save_images", True, "write PNG files")
     group.add_argument("--quiet", action="store_true", help="print errors and warnings only")

@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog="hart", description="HART text-to-image with feature caching.")
     commands = parser.add_subparsers(required=True, metavar="command")
     _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
+    _set_up_batch(commands.add_parser("batch", help="draw a file of prompts; resumes"))
     _add_file_commands(commands)
+    _add_web_command(commands)
     return _run(parser, argv)
 
 
@@ -38,12 +40,26 @@ def _set_up_generate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_generate)
 
 
+def _set_up_batch(parser: argparse.ArgumentParser) -> None:
+    from hart.cli.batch import run_batch
+    from hart.cli.batch_arguments import add_batch_arguments
+
+    add_batch_arguments(parser)
+    parser.set_defaults(run=run_batch)
+
+
 def _add_file_commands(commands: argparse._SubParsersAction) -> None:
     from hart.cli.plots import add_plot_commands
     from hart.cli.similarity_files import add_similarity_commands
 
     add_similarity_commands(commands)
     add_plot_commands(commands)
+
+
+def _add_web_command(commands: argparse._SubParsersAction) -> None:
+    from hart.cli.web import add_web_command
+
+    add_web_command(commands)
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 
 from hart.cli.run import Run
 from hart.pipeline import ImageResult
+from hart.pipeline.results import image_metadata
 from hart.utils.images import save_png
-from hart.version import __version__
 
 RESULTS_FILE = "generation_results.json"
 
@@ -29,13 +28,10 @@ def prepare_output_folder(folder: Path) -> Path:
     return folder
 
 
-def save_result(result: ImageResult, run: Run) -> Path:
-    """Write one image as ``<index>.png``; the text chunks say how to draw it again."""
-    metadata = {
-        **{name: str(value) for name, value in result.condition.items()},
-        "seed": str(result.seed),
-        "cfg_scale": str(run.options.cfg_scale),
-        "cache_config": json.dumps(run.pipeline.model.cache_config.to_dict()),
-        "Software": f"hart {__version__}",
-    }
-    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata)
+def save_result(result: ImageResult, run: Run, durable: bool = False) -> Path:
+    """Write one image as ``<index>.png``; the text chunks say how to draw it again.
+
+    Returns only when it would survive a power failure, if it is to be ``durable``.
+    """
+    metadata = image_metadata(result, run.options, run.pipeline.model.cache_config)
+    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata, durable)

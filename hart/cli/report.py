@@ -60,6 +60,9 @@ def _mean_seconds(entries: Sequence[dict], part: str) -> float | None:
 def _reasons(pipeline: HARTPipeline) -> list[str]:
     if not pipeline.model.use_cache:
         return ["caching is switched off"]
+    config = pipeline.model.cache_config
+    if config.changes_anything and not config.skip_stages:
+        return []  # it does something else than reusing
     reasons = pipeline.model.decision_plan().reasons
     return list(reasons or ["the adaptive threshold accepted no transition in this run"])
 
@@ -72,7 +75,8 @@ def summary_lines(pipeline: HARTPipeline, summary: dict[str, Any]) -> list[str]:
         parts = ", ".join(f"{part} {seconds[part]:.2f}" for part in PARTS)
         lines.append(f"{seconds['total']:.2f} s per image ({parts})")
     config = pipeline.model.cache_config
-    if not (pipeline.model.use_cache and config.enabled_sites and config.skip_stages):
+    reuses = config.enabled_sites and config.skip_stages
+    if not (pipeline.model.use_cache and (reuses or config.changes_anything)):
         return [*lines, "caching: off"]
     if pipeline.model.calibration:
         return [*lines, "caching: off while calibrating"]

@@ -66,8 +66,8 @@ PHASES = (
         early_share=0.6,
     ),
     TransformerPhase(
-        Phase("fresh", steps=1000, learning_rate=1e-3, seed=22, warmup=0.03),
-        Supply(seed=31, chunk=512, first=4, last=40, steps_per_chunk=25),
+        Phase("fresh", steps=360, learning_rate=1e-3, seed=22, warmup=0.03),
+        Supply(seed=31, chunk=512, first=4, last=18, steps_per_chunk=25),
         muon_learning_rate=0.01,
         early_share=0.75,
     ),

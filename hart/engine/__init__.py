@@ -1,5 +1,5 @@
 """Fast execution of a model that stays as it is; nothing in ``hart.modules`` imports this."""
 
-from hart.engine.engine import Engine
+from hart.engine.engine import Engine, decode
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "decode"]

@@ -6,7 +6,7 @@ Equal to the model's own blocks up to rounding. The differences:
 - runs of reused modules are one interpolation and one addition, see ``merged_runs``;
 - the text-free half of the batch sees a text of equal features at equal positions, so that in
   llama blocks one of its tokens, of one image, stands for all of them;
-- on a CPU, whatever works token by token runs on pieces small enough to stay in its cache.
+- on a CPU, whatever works token by token runs in pieces, which bounds the memory it needs.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import torch
 
 from hart.engine.key_value_buffers import KeyValueBuffers, keys_per_layer
 from hart.engine.merged_runs import Run, StageProgram
+from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.attention import attend
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
-from hart.modules.networks.rope import MaskIndex, apply_rotary_pos_emb
+from hart.modules.networks.rope import MaskIndex
 
-TOKENS_IN_CACHE = 512
-"""Rows times tokens of a piece on a CPU; measured, see docs/engine.md."""
+TOKENS_AT_ONCE = 1024
+"""Rows times tokens of a piece on a CPU; bounds the memory of the MLP's wide layer."""
 
 Modulation = tuple[torch.Tensor | None, ...]
 
@@ -56,7 +57,7 @@ class Stream:
         n = self.x.shape[1]
         size = n
         if self.x.device.type == "cpu":
-            size = max(1, TOKENS_IN_CACHE // self.x.shape[0])
+            size = max(1, TOKENS_AT_ONCE // self.x.shape[0])
         for start in range(0, n, size):
             yield slice(start, min(n, start + size))
 
@@ -69,6 +70,7 @@ class BlockRunner:
         run: the generation.
         programs: what every stage does.
         interpolation_mode: of reused outputs.
+        token_wise: what the blocks do token by token.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class BlockRunner:
         run: Generation,
         programs: tuple[StageProgram, ...],
         interpolation_mode: str,
+        token_wise: TokenWise,
     ) -> None:
         self.model, self.run, self.programs = model, run, programs
-        self.mode = interpolation_mode
+        self.mode, self.token_wise = interpolation_mode, token_wise
         self.last = model.num_stages_minus_1
         self.modulation = [
             block.modulation(model.shared_ada_lin(run.cond), run.context_mask) or (None,) * 6
@@ -171,12 +174,9 @@ class BlockRunner:
         for piece in stream.pieces():
             x = stream.x[:, piece]
             if is_mlp:
-                out = block.ffn(block.norm_and_modulate(x, scale2, shift2))
+                out = self.token_wise.mlp_output(block, x, scale2, shift2, gamma2)
             else:
-                out = block.attn.proj(attended[:, piece])
-            gamma = gamma2 if is_mlp else gamma1
-            if gamma is not None:
-                out = out * gamma
+                out = self.token_wise.attention_output(block, attended[:, piece], gamma1)
             x += out
             if kept_run is not None:
                 _accumulate(kept, kept_run, out, piece, stream.x.shape)
@@ -208,19 +208,14 @@ class BlockRunner:
 
     def _project(self, stream: Stream, layer: int, piece: slice) -> tuple[torch.Tensor, ...]:
         """Queries, keys (both after rotary) and values of a piece, (r, H, n', d)."""
-        block = self.model.blocks[layer]
         _, _, scale1, _, shift1, _ = stream.modulation[layer]
-        x = stream.x[:, piece]
-        share = stream.halves_equal and scale1 is None
-        if share:
-            x = x[: len(x) // 2]
-        q, k, v = block.attn.queries_keys_values(block.norm_and_modulate(x, scale1, shift1))
-        if share:
-            q, k, v = (t.repeat(2, 1, 1, 1) for t in (q, k, v))
-        if stream.tables is not None:
-            cos, sin = (table[:, piece] for table in stream.tables)
-            q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1)
-        return q, k, v
+        x, tables = stream.x[:, piece], stream.tables
+        if tables is not None:
+            tables = tuple(table[:, piece] for table in tables)
+            if stream.halves_equal and scale1 is None:
+                x = x[: len(x) // 2]  # the tables make two halves of it again
+        block = self.model.blocks[layer]
+        return self.token_wise.queries_keys_values(block, x, scale1, shift1, tables)
 
     def _cross_attend(self, stream: Stream, layer: int, si: int) -> None:
         block = self.model.blocks[layer]

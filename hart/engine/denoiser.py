@@ -6,8 +6,8 @@ import torch
 
 from hart.modules.diffusion.network import SimpleMLPAdaLN
 
-ROWS_IN_CACHE = 512
-"""Rows of a piece on a CPU; measured, see docs/engine.md."""
+ROWS_AT_ONCE = 1024
+"""Rows of a piece on a CPU; bounds the memory of the modulations."""
 
 
 class GuidedDenoiser:
@@ -40,6 +40,6 @@ class GuidedDenoiser:
         return torch.cat(halves)
 
     def _denoise(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        size = ROWS_IN_CACHE if x.device.type == "cpu" else max(1, len(x))
+        size = ROWS_AT_ONCE if x.device.type == "cpu" else max(1, len(x))
         pieces = zip(x.split(size), y.split(size), strict=True)
         return torch.cat([self.net.denoise(*piece) for piece in pieces])

@@ -7,6 +7,7 @@ import torch
 from hart.engine.block_runner import BlockRunner
 from hart.engine.denoiser import GuidedDenoiser
 from hart.engine.merged_runs import StageProgram, merge_runs
+from hart.engine.token_wise import TokenWise, compiled
 from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
@@ -18,15 +19,18 @@ from hart.modules.networks.rope import MaskIndex
 class Engine:
     """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
 
-    Calibration and the adaptive threshold look at single modules while they run: there, the blocks
-    are the model's own, and the engine does the rest.
+    Calibration, the adaptive threshold, token pruning and their like look at single modules or
+    tokens while they run: there, the blocks are the model's own, and the engine does the rest.
 
     Args:
         model: any HART model in evaluation mode.
+        compile: run what the blocks do token by token through ``torch.compile``. The first images
+            wait for it; on a CPU it needs a C++ compiler.
     """
 
-    def __init__(self, model: HARTForT2I) -> None:
+    def __init__(self, model: HARTForT2I, compile: bool = False) -> None:
         self.model = model
+        self._token_wise = compiled() if compile else TokenWise()
         self._runner: BlockRunner | None = None
         self._plan: DecisionPlan | None = None
 
@@ -37,9 +41,8 @@ class Engine:
         if cached and model.decides_while_running:
             return
         self._plan = model.decision_plan() if cached else None
-        self._runner = BlockRunner(
-            model, run, self._programs(), self._plan.config.interpolation_mode if cached else ""
-        )
+        mode = self._plan.config.interpolation_mode if cached else ""
+        self._runner = BlockRunner(model, run, self._programs(), mode, self._token_wise)
 
     def _programs(self) -> tuple[StageProgram, ...]:
         if self._plan is None:
@@ -73,6 +76,8 @@ class Engine:
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See ``GenerationSteps``. Guidance is linear, and so is the head: one half is enough."""
+        if not run.guided:
+            return self.model.guided_logits(hidden, run, t)
         with_text, without = self.model.head_nm(hidden.float(), run.cond).chunk(2)
         guided = (1 + t) * with_text - t * without
         if not torch.is_autocast_enabled(guided.device.type):
@@ -84,6 +89,8 @@ class Engine:
     ) -> torch.Tensor:
         """See ``GenerationSteps``."""
         model = self.model
+        if not run.guided:
+            return model.residual(hidden, ids, run, t)
         condition = model.residual_condition(hidden, ids).flatten(0, 1)
         residual = model.diffloss.sample(
             condition,
@@ -92,3 +99,14 @@ class Engine:
             denoiser=GuidedDenoiser(model.diffloss.net, condition, t),
         )
         return residual.view(2, *ids.shape, model.Cvae)[0]
+
+
+@torch.no_grad()
+def decode(model: HARTForT2I, f_hat: torch.Tensor) -> torch.Tensor:
+    """As ``model.decode_feature_map``, up to rounding: (B, Z, P, P) to (B, 3, H, W) in [0, 1].
+
+    The decoder's kernels are laid out channels-last from now on, in which its convolutions and
+    norms are faster; their values stay what they are.
+    """
+    model.vae_proxy[0].decoder.to(memory_format=torch.channels_last)
+    return model.decode_feature_map(f_hat.contiguous(memory_format=torch.channels_last))

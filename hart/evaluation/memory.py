@@ -54,6 +54,11 @@ def device_memory(device: torch.device) -> dict[str, Any]:
     return {"device_bytes": None, "device_is": "the CPU has no memory of its own"}
 
 
+def resident_bytes() -> int | None:
+    """Resident memory of this process now; None where the system does not tell (not Linux)."""
+    return _status_bytes("VmRSS")
+
+
 def _restart_resident_peak() -> bool:
     """Let Linux forget the peak so far (proc(5), ``clear_refs``); whether that was possible."""
     try:
@@ -64,9 +69,13 @@ def _restart_resident_peak() -> bool:
 
 
 def _resident_peak() -> int | None:
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(name: str) -> int | None:
     with contextlib.suppress(OSError):
         for line in (_PROC / "status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return None
 
@@ -93,29 +102,21 @@ def held_bytes(
         statistics: of a run, from ``model.get_cache_statistics()``.
 
     Returns:
-        ``weights``, ``keys_values`` (a reused attention adds none) and ``feature_cache``, in bytes.
+        ``weights``, ``keys_values`` (of the tokens that have some) and ``feature_cache``, in bytes.
     """
     model = pipeline.model
     parts = (model, model.vae_proxy[0], pipeline.text_model)
     modules = [part for part in parts if part is not None]  # classes need no text encoder
     return {
         "weights": sum(p.numel() * p.element_size() for m in modules for p in m.parameters()),
-        "keys_values": _keys_values_bytes(model, batch_size, statistics["stages"]),
+        "keys_values": _keys_values_bytes(model, batch_size, statistics),
         "feature_cache": statistics["feature_cache_bytes"]["peak"],
     }
 
 
-def _keys_values_bytes(model, batch_size: int, stages: Mapping[str, Any]) -> int:
-    rows = 2 * batch_size  # with and without text
-    tokens = sum(
-        _computed_share(stages[str(length)]["attn"]) * new_tokens
-        for length, new_tokens in zip(
-            model.schedule.lengths, model.transformer_shape.new_tokens, strict=True
-        )
-    )
-    return round(2 * rows * model.depth * tokens * model.C * model.dtype.itemsize)
-
-
-def _computed_share(counts: Mapping[str, int]) -> float:
-    calls = counts["computed"] + counts["reused"]
-    return counts["computed"] / calls if calls else 1.0  # nothing is counted with caching off
+def _keys_values_bytes(model, batch_size: int, statistics: Mapping[str, Any]) -> int:
+    tokens = statistics["key_value_tokens"]["peak"]
+    if not tokens:  # nothing was counted
+        rows = 2 * batch_size  # with and without text
+        tokens = rows * model.depth * sum(model.transformer_shape.new_tokens)
+    return 2 * tokens * model.C * model.dtype.itemsize

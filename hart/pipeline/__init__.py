@@ -3,7 +3,7 @@
 from hart.pipeline.folders import CheckpointFolders, find_similarity_file, locate_checkpoint
 from hart.pipeline.options import GenerationOptions, VARGenerationOptions
 from hart.pipeline.pipeline import HARTPipeline
-from hart.pipeline.results import HARTPipelineOutput, ImageResult
+from hart.pipeline.results import HARTPipelineOutput, ImageResult, StagePreview
 from hart.pipeline.var import VARPipeline
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "HARTPipeline",
     "HARTPipelineOutput",
     "ImageResult",
+    "StagePreview",
     "VARGenerationOptions",
     "VARPipeline",
     "find_similarity_file",

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 DEFAULT_BATCH_SIZE = 4
-_SEED_LIMIT = 2**63
+SEED_LIMIT = 2**63
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SamplingChoices:
         _check_integer("seed", self.seed, 0)
         if self.batch_size is not None:
             _check_integer("batch_size", self.batch_size, 1)
-        if self.seed >= _SEED_LIMIT:
+        if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**63, got {self.seed}")
         if not (math.isfinite(self.cfg_scale) and self.cfg_scale >= 0):
             raise ValueError(f"cfg_scale must be a number from 0, got {self.cfg_scale}")

@@ -11,6 +11,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hart.engine import Engine, decode
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -30,10 +31,12 @@ from hart.pipeline.loading import (
 from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
 from hart.pipeline.results import (
     DECODE_PART,
+    PREVIEW_PART,
     TEXT_PART,
     BatchSeconds,
     HARTPipelineOutput,
     ImageResult,
+    StagePreview,
     calls_between,
     image_results,
 )
@@ -44,6 +47,7 @@ from hart.utils.images import to_pil
 from hart.utils.timing import Timeline
 
 StageCallback = Callable[[int, int], None]
+PreviewCallback = Callable[[StagePreview], None]
 
 
 class HARTPipeline:
@@ -57,6 +61,10 @@ class HARTPipeline:
         folders: where the parts came from, if they were loaded.
 
     Attributes:
+        use_engine: whether the engine executes the model, which is faster and the same up to
+            rounding; otherwise the model's own, plain path does.
+        compile: let the engine compile what the blocks do token by token; the first image of every
+            batch size waits for it.
         similarity_path: the file that the model's similarity data were read from, if any.
     """
 
@@ -75,6 +83,7 @@ class HARTPipeline:
         self.text_tokenizer = text_tokenizer
         self.system_prompt = system_prompt
         self.folders = folders
+        self.use_engine, self.compile = True, False
         self.similarity_path: Path | None = None
 
     @classmethod
@@ -98,7 +107,8 @@ class HARTPipeline:
             tokenizer_path: the text tokenizer, by default the text encoder's; the folder of an
                 image autoencoder is taken as that.
             device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights; by default float16 on CUDA and float32 elsewhere.
+            dtype: of all weights, see :func:`resolve_dtype`; by default float16 on CUDA and float32
+                elsewhere.
             cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
             use_ema: True requires the averaged weights, False ignores them, None uses them if the
                 checkpoint has any.
@@ -168,15 +178,34 @@ class HARTPipeline:
         *,
         quiet: bool = False,
         callback: StageCallback | None = None,
+        preview: PreviewCallback | None = None,
         **options,
     ) -> Iterator[list[ImageResult]]:
         """As calling the pipeline, but yields every batch of images as soon as it is finished.
 
         The arguments are checked at once. The model's cache statistics start anew with the first
-        batch.
+        batch. ``preview`` sees the decoded pictures after every stage but the last, whose pictures
+        are the results; its decoding is in none of the results' times.
         """
         checked = self.options_class(**options)
-        return self._run(self._plan(prompts, checked), checked, quiet, callback)
+        return self._run(self._plan(prompts, checked), checked, quiet, callback, preview)
+
+    def draw_together(
+        self,
+        requests: Sequence[ImageRequest],
+        *,
+        callback: StageCallback | None = None,
+        **options,
+    ) -> list[ImageResult]:
+        """Draw images that have seeds of their own as one batch.
+
+        Options as for calling the pipeline; ``seed``, ``num_images_per_prompt`` and ``batch_size``
+        mean nothing here. Adds to the model's cache statistics.
+        """
+        checked = self.options_class(**options)
+        self._check_options(checked)
+        with tqdm(disable=True) as bar:
+            return self._generate(requests, checked, bar, callback)
 
     def calibrate(
         self,
@@ -220,13 +249,16 @@ class HARTPipeline:
     # --- one run ------------------------------------------------------------------------------
 
     def _plan(self, prompts: str | Sequence[str], options: GenerationOptions) -> list[ImageRequest]:
+        self._check_options(options)
+        return plan_images(prompts, options)
+
+    def _check_options(self, options: GenerationOptions) -> None:
         expected = self.model.context_token
         if options.max_token_length not in (None, expected):
             raise ValueError(
                 f"max_token_length is {options.max_token_length}, but this transformer was trained "
                 f"with {expected} text positions and accepts only that"
             )
-        return plan_images(prompts, options)
 
     def _num_stages(self, options: GenerationOptions) -> int:
         return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
@@ -255,6 +287,7 @@ class HARTPipeline:
         options: GenerationOptions,
         quiet: bool,
         callback: StageCallback | None,
+        preview: PreviewCallback | None,
     ) -> Iterator[list[ImageResult]]:
         self.model.reset_cache_statistics()
         pieces = list(batches(requests, options.batch_size))
@@ -263,7 +296,7 @@ class HARTPipeline:
         with tqdm(total=len(pieces) * stages, unit="stage", disable=hidden) as bar:
             for batch in pieces:
                 bar.set_description(f"image {batch[-1].index + 1}/{len(requests)}")
-                yield self._generate(batch, options, bar, callback)
+                yield self._generate(batch, options, bar, callback, preview)
 
     def _generate(
         self,
@@ -271,6 +304,7 @@ class HARTPipeline:
         options: GenerationOptions,
         bar: tqdm,
         callback: StageCallback | None,
+        preview: PreviewCallback | None = None,
     ) -> list[ImageResult]:
         calls_before = self.model.cache_statistics.calls()
         timeline = Timeline(self.device)
@@ -282,6 +316,14 @@ class HARTPipeline:
             if callback is not None:
                 callback(si, num_stages)
 
+        stages = self._num_stages(options)
+
+        def on_feature_map(si: int, f_hat: torch.Tensor) -> None:
+            if si < stages - 1:
+                images = to_pil(self.decode(f_hat))
+                preview(StagePreview(si, stages, batch, images))
+                timeline.mark(PREVIEW_PART)
+
         f_hat = self.model.generate_feature_map(
             len(batch),
             **conditions,
@@ -291,12 +333,23 @@ class HARTPipeline:
             generator=[self._generator(request.seed) for request in batch],
             callback=on_stage,
             timeline=timeline,
+            steps=Engine(self.model, self.compile) if self.use_engine else None,
+            on_feature_map=on_feature_map if preview else None,
         )
-        images = to_pil(self.model.decode_feature_map(f_hat))
+        images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
         seconds = BatchSeconds.of(timeline, len(self.model.patch_nums))
         calls = calls_between(calls_before, self.model.cache_statistics.calls())
         return image_results(batch, images, seconds, calls)
+
+    def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
+        """Feature maps (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
+        return (
+            decode(self.model, f_hat) if self.use_engine else self.model.decode_feature_map(f_hat)
+        )
+
+    def _num_stages(self, options: GenerationOptions) -> int:
+        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,33 @@ from typing import Any
 from PIL.Image import Image
 
 from hart.modules.models.transformer.generation_state import GenerationSeconds
-from hart.pipeline.options import ImageRequest
+from hart.modules.networks.caching.config import CacheConfig
+from hart.pipeline.options import GenerationOptions, ImageRequest
 from hart.utils.timing import Timeline
+from hart.version import __version__
 
 CallsPerStage = dict[str, dict[str, dict[str, int]]]
 """Token count of the stage -> site -> kind of call -> number of calls."""
 
 TEXT_PART = "text"
 DECODE_PART = "decode"
+PREVIEW_PART = "preview"
+
+
+@dataclass(frozen=True)
+class StagePreview:
+    """What the images of a batch look like after a stage.
+
+    Attributes:
+        si, num_stages: index of the stage, and how many stages the run has.
+        requests: what is being drawn.
+        images: the decoded feature map, one picture per request.
+    """
+
+    si: int
+    num_stages: int
+    requests: Sequence[ImageRequest]
+    images: list[Image]
 
 
 @dataclass(frozen=True)
@@ -124,6 +144,19 @@ def image_results(
         )
         for request, image in zip(batch, images, strict=True)
     ]
+
+
+def image_metadata(
+    result: ImageResult, options: GenerationOptions, config: CacheConfig
+) -> dict[str, str]:
+    """Text chunks for the image's file, which say how to draw it again."""
+    return {
+        **{name: str(value) for name, value in result.condition.items()},
+        "seed": str(result.seed),
+        "cfg_scale": str(options.cfg_scale),
+        "cache_config": json.dumps(config.to_dict()),
+        "Software": f"hart {__version__}",
+    }
 
 
 def calls_between(before: CallsPerStage, after: CallsPerStage) -> CallsPerStage:

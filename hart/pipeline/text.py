@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from hart.pipeline.folders import CheckpointFolders
 from hart.utils.prompts import encode_prompts
 from hart.utils.weights import CheckpointError
 
+# A fast tokenizer keeps the padding of the call at hand in itself: two threads would share it.
+_tokenizer_lock = threading.Lock()
 _DTYPE_KEYWORD = "dtype" if Version(transformers.__version__) >= Version("4.56") else "torch_dtype"
 
 
@@ -99,13 +102,14 @@ def encode_unique(
         Features (B, T, E), position ids (B, T) and mask (B, T); see ``encode_prompts``.
     """
     unique = list(dict.fromkeys(prompts))
-    _, mask, position_ids, features = encode_prompts(
-        unique,
-        text_model,
-        text_tokenizer,
-        context_token,
-        system_prompt=system_prompt,
-        use_llm_system_prompt=bool(system_prompt),
-    )
+    with _tokenizer_lock:
+        _, mask, position_ids, features = encode_prompts(
+            unique,
+            text_model,
+            text_tokenizer,
+            context_token,
+            system_prompt=system_prompt,
+            use_llm_system_prompt=bool(system_prompt),
+        )
     rows = torch.tensor([unique.index(prompt) for prompt in prompts], device=features.device)
     return features[rows], position_ids[rows], mask[rows]

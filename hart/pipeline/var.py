@@ -33,6 +33,7 @@ class VARPipeline(HARTPipeline):
 
     def __init__(self, model: VARForC2IEnhanced, folders: VARFiles | None = None) -> None:
         super().__init__(model, None, None, "", folders)
+        self.use_engine = False  # the engine knows HART's text stage only
 
     @classmethod
     def from_pretrained(
@@ -75,6 +76,9 @@ class VARPipeline(HARTPipeline):
         self, prompts: int | Sequence[int], options: VARGenerationOptions
     ) -> list[ImageRequest]:
         return plan_classes(prompts, self.model.num_classes, options)
+
+    def _check_options(self, options: VARGenerationOptions) -> None:
+        """Nothing in them depends on the model."""
 
     def _num_stages(self, options: VARGenerationOptions) -> int:
         return len(self.model.patch_nums)

@@ -33,7 +33,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch
 
     Args:
         dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``, the torch dtype of one of these,
-            or ``"auto"``: float16 on CUDA, as in HART's own scripts, and float32 elsewhere.
+            ``"auto"``: float16 on CUDA, as in HART's own scripts, and float32 elsewhere, or
+            ``"fast"``: as auto, but bfloat16 on a CPU that a short probe finds quick at it.
         device: Where the format will be used.
 
     Returns:
@@ -44,11 +45,13 @@ def resolve_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch
             on the device.
     """
     device = torch.device(device)
-    if dtype == "auto":
+    if dtype == "fast" and device.type == "cpu" and bfloat16_is_fast():
+        dtype = "bfloat16"
+    if dtype in ("auto", "fast"):
         dtype = "float16" if device.type == "cuda" else "float32"
     resolved = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if resolved not in _DTYPES.values():
-        raise ValueError(f"dtype is {dtype!r}; allowed are {', '.join(_DTYPES)} and auto")
+        raise ValueError(f"dtype is {dtype!r}; allowed are {', '.join(_DTYPES)}, auto and fast")
     _probe(resolved, device)
     return resolved
 

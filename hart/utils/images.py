@@ -126,6 +126,7 @@ def save_png(
     image: Image.Image,
     path: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
+    durable: bool = False,
 ) -> Path:
     """Write a PNG file with text chunks; a reader never sees an unfinished file.
 
@@ -133,6 +134,7 @@ def save_png(
         image: The image.
         path: File to write or replace; its folder is created if needed.
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
+        durable: Return only when the file would survive a power failure.
 
     Returns:
         The path.
@@ -146,7 +148,7 @@ def save_png(
         _check_keyword(keyword, text)
         info.add_text(keyword, text)
     path = Path(path)
-    with replacing(path) as beside:
+    with replacing(path, durable) as beside:
         image.save(beside, format="PNG", pnginfo=info)
     return path
 

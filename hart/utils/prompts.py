@@ -119,7 +119,11 @@ def _warn_if_cut(
         count = len(tokenizer(text, verbose=False).input_ids)
         if count > limit:
             warnings.warn(
-                f"the {kind} {text!r} has {count} tokens; only {limit} of them fit the text "
-                "context, the rest is ignored",
+                f"the {kind} {_shortened(text)} has {count} tokens; only {limit} of them fit "
+                "the text context, the rest is ignored",
                 stacklevel=3,
             )
+
+
+def _shortened(text: str, limit: int = 80) -> str:
+    return repr(text) if len(text) <= limit else repr(text[:limit]) + "..."

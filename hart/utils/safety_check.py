@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+
+from hart.utils.weights import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,6 +71,34 @@ def is_dangerous(
     with torch.no_grad():
         logits = model(**inputs).logits[0, -1, answer_ids]
     return logits.float().softmax(dim=-1)[0].item() > threshold
+
+
+def load_judge(folder: str | Path, device: torch.device | str) -> Callable[[str], bool]:
+    """Load a safety model; :func:`is_dangerous` with it, as a function of the prompt.
+
+    Args:
+        folder: a causal language model with its tokenizer. Weights are used in bfloat16, on the
+            CPU in float32.
+        device: where it computes.
+
+    Raises:
+        CheckpointError: the folder is missing, damaged or of another kind, or its vocabulary
+            lacks ``Yes`` or ``No``.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if not Path(folder).is_dir():
+        raise CheckpointError(f"{folder}: no such folder; expected one with a safety model")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        _answer_ids(tokenizer)
+    # Damaged folders make the library fail with almost any exception type.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: cannot load the safety model ({reason})") from error
+    dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+    return partial(is_dangerous, tokenizer, model.to(device, dtype).eval())
 
 
 def _answer_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -171,3 +171,147 @@ def test_a_fitting_or_disabled_configuration_does_not_warn(config):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         config.warn_about(HART_1024)
+
+
+# --- options after the seven documented ones ----------------------------------------------------
+
+EVERYTHING_SET = {
+    "prune_stages": {"2304": 0.5, "4096": 0.75},
+    "prune_source": 1296,
+    "reuse_kv": "project",
+    "guidance_stop_stage": 4096,
+}
+
+
+def test_further_options_are_keyword_only_and_off():
+    config = CacheConfig()
+    assert config.prune_stages == ()
+    assert (config.prune_source, config.reuse_kv, config.guidance_stop_stage) == (
+        None,
+        "none",
+        None,
+    )
+    assert config.is_basic
+    with pytest.raises(TypeError):
+        CacheConfig([256], [144], True, True, 0.7, False, "bilinear", {256: 0.5})
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {4096: 0.75, 2304: 0.5},
+        {"2304": 0.5, "4096": 0.75},
+        [(2304, 0.5), (4096, 0.75)],
+        ((4096, 0.75), (2304, 0.5), (4096, 0.75)),
+        {np.int64(2304): np.float64(0.5), 4096: 0.75},
+    ],
+)
+def test_prune_stages_become_sorted_pairs(stages):
+    config = CacheConfig(prune_stages=stages)
+    assert config.prune_stages == ((2304, 0.5), (4096, 0.75))
+    assert [type(x) for pair in config.prune_stages for x in pair] == [int, float] * 2
+    assert config.prunes_anything
+    assert config.changes_anything
+    assert not config.caches_anything
+
+
+def test_further_options_compare_hash_and_survive_json():
+    config = CacheConfig([256], [144], **EVERYTHING_SET)
+    assert CacheConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert {name: config.to_dict()[name] for name in EVERYTHING_SET} == EVERYTHING_SET
+    assert len({config, CacheConfig.from_dict(config.to_dict()), CacheConfig([256], [144])}) == 2
+    for name in ("prune_stages", "reuse_kv", "guidance_stop_stage"):
+        rest = {key: value for key, value in EVERYTHING_SET.items() if not key.startswith(name)}
+        if name == "prune_stages":
+            del rest["prune_source"]
+        assert CacheConfig([256], [144], **rest) != config
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1, -0.1, 1.5, float("nan"), float("inf")])
+def test_ratios_outside_0_to_1_are_refused(ratio):
+    with pytest.raises(ValueError, match=r"prune_stages.*at least 0 and below 1, got"):
+        CacheConfig(prune_stages={2304: ratio})
+
+
+@pytest.mark.parametrize(
+    ("stages", "error", "message"),
+    [
+        ({50: 0.5}, ValueError, "square maps"),
+        ({0: 0.5}, ValueError, "square maps"),
+        ({True: 0.5}, TypeError, "boolean"),
+        ({2304.0: 0.5}, TypeError, "integers"),
+        ({2304: "0.5"}, TypeError, "number"),
+        ({2304: True}, TypeError, "number"),
+        ({2304: None}, TypeError, "number"),
+        ([2304], TypeError, "map token counts to ratios"),
+        ("2304:0.5", TypeError, "map token counts to ratios"),
+        (["2304:0.5"], TypeError, "map token counts to ratios"),
+        (2304, TypeError, "map token counts to ratios"),
+        ([(2304, 0.5, 1)], ValueError, "pairs"),
+        ([(2304, 0.5), (2304, 0.6)], ValueError, "two ratios for stage 2304"),
+    ],
+)
+def test_prune_stages_of_another_form_are_refused(stages, error, message):
+    with pytest.raises(error, match=rf"prune_stages.*{message}"):
+        CacheConfig(prune_stages=stages)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prune_source": 1296}, "prune_source is 1296, but prune_stages names no stage"),
+        ({"prune_stages": {2304: 0.5}, "prune_source": 2304}, "before the first of prune_stages"),
+        ({"prune_stages": {2304: 0.5}, "prune_source": 4096}, "before the first of prune_stages"),
+        ({"prune_stages": {2304: 0.5}, "prune_source": 1295}, "prune_source .*square maps"),
+        (
+            {"prune_stages": {4: 0.5}, "enable_attn_cache": False, "enable_mlp_cache": False},
+            "prune_stages needs enable_attn_cache or enable_mlp_cache",
+        ),
+        ({"reuse_kv": "copy"}, "reuse_kv must be one of none, project, interpolate; got 'copy'"),
+        ({"guidance_stop_stage": 4095}, "guidance_stop_stage .*square maps"),
+    ],
+)
+def test_contradictions_and_unknown_values_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        CacheConfig(**options)
+
+
+def test_the_string_says_what_the_further_options_do():
+    text = str(CacheConfig(**EVERYTHING_SET))
+    for part in ("prune 2304:0.5, 4096:0.75 from 1296", "project", "no guidance from 4096"):
+        assert part in text
+    assert "skip" not in text
+    assert "\n" not in text
+    assert str(CacheConfig(prune_stages={4: 0.0}, reuse_kv="project")) == "CacheConfig(off)"
+
+
+def test_the_source_is_the_stage_before_the_first_pruned_one():
+    resolved = CacheConfig(prune_stages={2304: 0.5, 4096: 0.75}).resolve(HART_1024)
+    assert resolved.prune_source == 1296
+    assert CacheConfig(prune_stages={4: 0.5}).resolve(HART_1024).prune_source == 1
+    assert CacheConfig(prune_stages={2304: 0.0, 4096: 0.5}).resolve(HART_1024).prune_source == 2304
+    assert CacheConfig(prune_stages={1: 0.5}).resolve(HART_1024).prune_source is None
+    chosen = CacheConfig(prune_stages={4096: 0.5}, prune_source=144)
+    assert chosen.resolve(HART_1024).prune_source == 144
+
+
+@pytest.mark.parametrize(
+    ("options", "messages"),
+    [
+        ({"prune_stages": {36: 0.5, 256: 0.5}}, ["36 are not stages"]),
+        ({"guidance_stop_stage": 36}, ["36 are not stages"]),
+        ({"guidance_stop_stage": 36, "enable_attn_cache": False, "enable_mlp_cache": False},
+         ["36 are not stages"]),
+        ({"prune_stages": {256: 0.5}, "prune_source": 36},
+         ["36 are not stages", "256 will be computed for all tokens"]),
+        ({"prune_stages": {1: 0.5}}, ["1 will be computed for all tokens"]),
+        ({"prune_stages": {256: 0.5}, "guidance_stop_stage": 256}, []),
+    ],
+)  # fmt: skip
+def test_stages_that_cannot_be_pruned_are_warned_about(options, messages):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        CacheConfig(**options).warn_about(HART_1024)
+    assert len(caught) == len(messages)
+    for warning, message in zip(caught, messages, strict=True):
+        assert message in str(warning.message)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hart.modules.networks.caching.config import CacheConfig
@@ -15,7 +17,7 @@ LENGTHS = tuple(side * side for side in HART_1024)
 def test_all_documented_names_exist_in_the_documented_order():
     assert list(CACHE_PRESETS) == [
         "no-cache", "conservative", "original", "aggressive", "ultra-fast", "attn-only", "mlp-only",
-        "high-quality", "memory-efficient",
+        "high-quality", "memory-efficient", "fastvar", "hybrid",
     ]  # fmt: skip
 
 
@@ -53,7 +55,22 @@ def test_every_skip_stage_of_a_preset_is_fed_on_every_schedule(name, sides, recw
     config.warn_about(StageSchedule(sides))
     assert not recwarn.list
     assert 1 not in config.skip_stages
-    assert config.caches_anything is (name != "no-cache")
+    assert config.caches_anything is (name not in ("no-cache", "fastvar"))
+    assert config.changes_anything is (name != "no-cache")
+
+
+def test_fastvar_prunes_the_published_stages_by_the_published_shares_from_the_stage_before():
+    config = preset_config("fastvar", HART_1024)
+    assert config.prune_stages == ((2304, 0.5), (4096, 0.75))
+    assert config.resolve(StageSchedule(HART_1024)).prune_source == 1296
+    assert not config.caches_anything
+    assert preset_config("fastvar", (1, 2)).prune_stages == ((4, 0.75),)
+
+
+def test_hybrid_is_original_and_fastvar_together():
+    config = preset_config("hybrid", HART_1024)
+    original, fastvar = (preset_config(name, HART_1024) for name in ("original", "fastvar"))
+    assert config == replace(original, prune_stages=fastvar.prune_stages)
 
 
 def test_every_preset_has_a_one_line_description():

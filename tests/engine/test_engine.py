@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hart.engine import Engine, block_runner, denoiser
+from hart.engine import Engine, block_runner, denoiser, token_wise
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.presets import CACHE_PRESETS
@@ -183,9 +183,19 @@ def test_guidance_of_exactly_one_samples_residuals_without_guidance():
 def test_piece_sizes_do_not_matter(monkeypatch):
     model = lively_model()
     model.set_cache_config("original")
-    monkeypatch.setattr(block_runner, "TOKENS_IN_CACHE", 10)
-    monkeypatch.setattr(denoiser, "ROWS_IN_CACHE", 7)
+    monkeypatch.setattr(block_runner, "TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(denoiser, "ROWS_AT_ONCE", 7)
     assert_same(model, 2)
+
+
+@pytest.mark.slow
+def test_compiled_functions_draw_the_same(monkeypatch):
+    """With the backend that runs torch's own operations: tracing is what can go wrong here."""
+    model = lively_model(depth=1, patch_nums=(1, 2, 3))
+    monkeypatch.setattr("hart.engine.engine.compiled", lambda: token_wise.compiled("eager"))
+    plain, _ = draw_map(model, model, 1)
+    fast, _ = draw_map(model, Engine(model, compile=True), 1)
+    assert (fast - plain).abs().max() < MAP_TOLERANCE
 
 
 def test_a_failure_leaves_nothing_behind():

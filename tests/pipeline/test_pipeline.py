@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -210,3 +212,28 @@ def test_calibration_mode_is_left_after_a_failure(pipeline):
 def test_the_cache_argument_is_a_preset_or_a_configuration(shared_checkpoint, cache, expected):
     pipeline = HARTPipeline.from_pretrained(shared_checkpoint, device="cpu", cache=cache)
     assert pipeline.model.cache_config == expected
+
+
+def test_previews_show_every_stage_but_the_last_and_change_nothing(pipeline):
+    plain = pipeline([PROMPT, OTHER], seed=4)
+    seen = []
+    stream = pipeline.stream([PROMPT, OTHER], seed=4, batch_size=2, preview=seen.append)
+    (results,) = list(stream)
+    assert [preview.si for preview in seen] == list(range(len(STAGES) - 1))
+    assert {preview.num_stages for preview in seen} == {len(STAGES)}
+    assert [request.prompt for request in seen[0].requests] == [PROMPT, OTHER]
+    for result, expected in zip(results, plain.images, strict=True):
+        assert np.array_equal(pixels(result.image), pixels(expected))
+    sizes = {image.size for preview in seen for image in preview.images}
+    assert sizes == {results[0].image.size}
+    shown = [pixels(preview.images[0]).tobytes() for preview in seen]
+    assert len({*shown, pixels(results[0].image).tobytes()}) == len(STAGES)
+
+
+def test_the_time_of_previews_is_in_no_stage(pipeline):
+    def slow(preview):
+        time.sleep(0.2)
+
+    plain = pipeline(PROMPT)
+    (results,) = list(pipeline.stream(PROMPT, preview=slow))
+    assert results[0].total_s < plain.results[0].total_s + 0.2 * (len(STAGES) - 1) / 2

@@ -25,12 +25,28 @@ FIELDS = {
     "cache_threshold": 0.35,
     "cache_adaptive_threshold": True,
     "cache_interpolation_mode": "nearest",
+    "cache_prune_stages": {"25": 0.5, "49": 0.75},
+    "cache_prune_source": 16,
+    "cache_reuse_kv": "project",
+    "cache_guidance_stop_stage": 49,
     "use_cache": True,
     "calibration": False,
     "sim_path": None,
     "threshold": 0.9,
 }
-CONFIG_OF_FIELDS = CacheConfig((25, 49), (16, 25), True, False, 0.35, True, "nearest")
+CONFIG_OF_FIELDS = CacheConfig(
+    (25, 49),
+    (16, 25),
+    True,
+    False,
+    0.35,
+    True,
+    "nearest",
+    prune_stages={25: 0.5, 49: 0.75},
+    prune_source=16,
+    reuse_kv="project",
+    guidance_stop_stage=49,
+)
 
 
 @pytest.fixture
@@ -59,7 +75,8 @@ def test_every_flag_reaches_its_field():
     flags = (
         "--cache-skip-stages 25 49 --cache-cache-stages 16 25 --cache-enable-attn "
         "--cache-disable-mlp --cache-threshold 0.35 --cache-adaptive-threshold "
-        "--cache-interpolation-mode nearest"
+        "--cache-interpolation-mode nearest --cache-prune-stages 25:0.5 49:0.75 "
+        "--cache-prune-source 16 --cache-reuse-kv project --cache-guidance-stop-stage 49"
     )
     assert resolve(*flags.split()) == CONFIG_OF_FIELDS
 
@@ -92,11 +109,47 @@ def test_legacy_flags():
 
 
 @pytest.mark.parametrize(
-    "flags", ["--cache-threshold 1.5", "--cache-threshold nan", "--cache-skip-stages 50"]
+    "flags",
+    [
+        "--cache-threshold 1.5",
+        "--cache-threshold nan",
+        "--cache-skip-stages 50",
+        "--cache-prune-stages 49:1.0",
+        "--cache-prune-stages 50:0.5",
+        "--cache-prune-stages 49:0.5 49:0.6",
+        "--cache-prune-stages 49:0.5 --cache-disable-attn --cache-disable-mlp",
+        "--cache-preset original --cache-prune-source 16",
+        "--cache-preset fastvar --cache-prune-source 49",
+        "--cache-guidance-stop-stage 50",
+    ],
 )
 def test_bad_values_are_refused(flags):
-    with pytest.raises(ValueError, match=r"threshold|skip_stages"):
+    with pytest.raises(ValueError, match=r"threshold|skip_stages|prune_|guidance_stop_stage"):
         resolve(*flags.split())
+
+
+@pytest.mark.parametrize("value", ["49", "49:", "x:0.5", "49:half", ":", "49=0.5"])
+def test_pruned_stages_of_another_form_are_refused_with_an_example(capsys, value):
+    with pytest.raises(SystemExit):
+        parse("--cache-prune-stages", value)
+    assert f"expected TOKENS:RATIO, for example 2304:0.5, got {value!r}" in capsys.readouterr().err
+
+
+def test_pruning_flags_override_a_presets_fields():
+    assert resolve("--cache-preset", "hybrid", "--cache-prune-stages") == preset_config(
+        "original", HART_SIDES
+    )
+    flags = ("--cache-preset", "fastvar", "--cache-prune-stages", "49:0.9", "--cache-reuse-kv")
+    found = resolve(*flags, "project")
+    assert found.prune_stages == ((49, 0.9),)
+    assert found.reuse_kv == "project"
+
+
+def test_a_new_configuration_leaves_nothing_of_the_old_one_in_the_models():
+    model = tiny_model(HARTForT2IEnhanced)
+    model.set_cache_config(CONFIG_OF_FIELDS)
+    model.set_cache_config("original")
+    assert resolve_cache_config(None, model.config, HART_SIDES) == model.cache_config
 
 
 def test_unknown_preset_lists_the_known_ones(capsys):

@@ -296,7 +296,9 @@ def test_every_preset_runs_and_matches_its_plan(model, preset):
     if not model.cache_config.adaptive_threshold:
         for site in SITES:
             assert statistics["totals"][site]["reused"] == plan.reused(site)
-    assert (statistics["saved_share"] > 0) == plan.reuses_anything
+            assert statistics["totals"][site]["pruned"] == plan.pruned(site)
+    leaves_out = plan.reuses_anything or any(plan.pruned(site) for site in SITES)
+    assert (statistics["saved_share"] > 0) == leaves_out
 
 
 def test_adaptive_threshold_follows_the_first_block(model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -20,6 +21,7 @@ from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_mod
 
 STAGES = tuple(side**2 for side in HART_SIDES)
 MODULES = {"attn": "AdaLNSelfAttnEnhanced.attn", "mlp": "AdaLNSelfAttnEnhanced.ffn"}
+BLOCK = "AdaLNSelfAttnEnhanced"
 
 
 @pytest.fixture
@@ -37,12 +39,12 @@ def reuse_some(model) -> None:
         model.similarity.mlp[1][column] = 1.0
 
 
-def torch_counts(model, **options) -> dict[str, list[int]]:
+def torch_counts(model, modules=MODULES, **options) -> dict[str, list[int]]:
     """Multiply-adds of all blocks' modules per site and stage, as torch counts them."""
     seen = {site: [0] for site in SITES}
 
     def note(si: int, num_stages: int) -> None:
-        for site, name in MODULES.items():
+        for site, name in modules.items():
             seen[site].append(sum(counter.get_flop_counts()[name].values()) // 2)
 
     # This attention is made of matrix products that every version of torch counts.
@@ -77,6 +79,63 @@ def test_multiply_adds_are_those_that_torch_counts(setting, iterations, fields):
         computed = [counted[str(n)][site]["multiply_adds_computed"] for n in STAGES]
         assert computed == expected[site], site
     assert (model.cache_statistics.total().reused > 0) == (setting == "reuse")
+
+
+PRUNED = CacheConfig(prune_stages={16: 0.5, 49: 0.75})
+PRUNED_AND_REUSED = CacheConfig(
+    STAGES[3:], STAGES[2:-1], threshold=0.5, prune_stages={25: 0.5, 49: 0.7}
+)
+
+
+@pytest.mark.parametrize(
+    ("config", "iterations", "fields"),
+    [
+        (PRUNED, 1, {}),
+        (PRUNED, 3, GPT2),
+        (replace(PRUNED, reuse_kv="project"), 1, GPT2),
+        (replace(PRUNED_AND_REUSED, reuse_kv="project", guidance_stop_stage=25), 3, {}),
+        (replace(PRUNED_AND_REUSED, reuse_kv="interpolate", guidance_stop_stage=49), 1, {}),
+        (CacheConfig(guidance_stop_stage=16), 3, {}),
+    ],
+    ids=str,
+)
+def test_multiply_adds_of_left_out_tokens_are_those_that_torch_counts(config, iterations, fields):
+    model = tiny_model(HARTForT2IEnhanced, **fields)
+    draw(model, bsz=2, num_maskgit_iters=iterations)
+    uncached = model.get_cache_statistics()["stages"]
+    model.reset_cache_statistics()
+    reuse_some(model)
+    model.set_cache_config(config)
+    # Keys that are only projected belong to the attention, but its module is not called for them.
+    expected = torch_counts(model, {"attn": BLOCK, "mlp": MODULES["mlp"]}, bsz=2,
+                            num_maskgit_iters=iterations)  # fmt: skip
+    expected["attn"] = [
+        block - mlp for block, mlp in zip(expected["attn"], expected["mlp"], strict=True)
+    ]
+    counted = model.get_cache_statistics()["stages"]
+    for site in SITES:
+        computed = [counted[str(n)][site]["multiply_adds_computed"] for n in STAGES]
+        assert computed == expected[site], site
+        for n in STAGES:
+            counts = counted[str(n)][site]
+            whole = counts["multiply_adds_computed"] + counts["multiply_adds_saved"]
+            assert whole == uncached[str(n)][site]["multiply_adds_computed"], n
+    assert model.cache_statistics.saved_share > 0
+
+
+@pytest.mark.parametrize("reuse_kv", ["none", "project"])
+def test_the_peak_of_the_key_value_cache_is_what_it_holds(model, monkeypatch, reuse_kv):
+    model.set_cache_config(replace(PRUNED, reuse_kv=reuse_kv, guidance_stop_stage=49))
+    held, run_blocks = [], HARTForT2IEnhanced.run_blocks
+
+    def recording(self, x, run, si, m_maskgit=None):
+        out = run_blocks(self, x, run, si, m_maskgit)
+        held.append(sum(len(run.kv[i].k) * run.kv[i].num_tokens for i in range(self.depth)))
+        return out
+
+    monkeypatch.setattr(HARTForT2IEnhanced, "run_blocks", recording)
+    draw(model, bsz=2)
+    assert model.get_cache_statistics()["key_value_tokens"]["peak"] == max(held)
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
@@ -239,3 +298,17 @@ def test_the_plain_model_marks_a_timeline_too():
     last = len(HART_SIDES) - 1
     stages = [f"stage {si}" for si in range(last)]
     assert parts == [*stages, f"stage {last}", "residual", f"stage {last}"]
+
+
+def test_reuse_by_layer_is_the_plan_times_the_generations(model):
+    reuse_some(model)
+    plan = model.decision_plan()
+    draw(model)
+    draw(model, bsz=2)
+    for site in SITES:
+        for si in range(len(STAGES)):
+            expected = [2 * plan.action(si, layer, site).reuse for layer in range(model.depth)]
+            assert model.cache_statistics.reused_by_layer[site][si] == expected
+    assert sum(map(sum, model.cache_statistics.reused_by_layer["attn"])) > 0
+    model.reset_cache_statistics()
+    assert not any(map(any, model.cache_statistics.reused_by_layer["attn"]))

@@ -79,9 +79,17 @@ def test_auto_is_float16_on_cuda_and_float32_elsewhere(monkeypatch):
     assert resolve_dtype("auto", "mps") is torch.float32
 
 
+@pytest.mark.parametrize(("quick", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_fast_is_bfloat16_where_the_cpu_is_quick_at_it(monkeypatch, quick, dtype):
+    monkeypatch.setattr("hart.utils.device.bfloat16_is_fast", lambda: quick)
+    monkeypatch.setattr("hart.utils.device._probe", lambda dtype, device: None)
+    assert resolve_dtype("fast", "cpu") is dtype
+    assert resolve_dtype("fast", "cuda:0") is torch.float16
+
+
 @pytest.mark.parametrize("dtype", ["fp8", "", torch.float64, torch.int64, None, 16])
 def test_other_dtypes_are_refused_with_the_list_of_known_ones(dtype):
-    with pytest.raises(ValueError, match="float32, bfloat16, float16 and auto"):
+    with pytest.raises(ValueError, match="float32, bfloat16, float16, auto and fast"):
         resolve_dtype(dtype, "cpu")
 
 

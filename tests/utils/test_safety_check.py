@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hart.utils import safety_check
+from hart.utils.weights import CheckpointError
 from tests.golden_data import load_case
 
 FOLDER = load_case("text-encoder").path / "text_model"
@@ -79,3 +80,33 @@ def test_bad_arguments_are_refused(tokenizer):
         safety_check.is_dangerous(tokenizer, None, None)
     with pytest.raises(ValueError, match="threshold"):
         safety_check.is_dangerous(tokenizer, None, "a boat", threshold=1.5)
+
+
+@pytest.fixture
+def safety_model(tokenizer, tmp_path):
+    """A folder with a tiny model whose vocabulary has the two answers."""
+    del tokenizer.get_vocab
+    tokenizer.add_tokens(["Yes", "No"])
+    torch.manual_seed(0)
+    config = AutoConfig.from_pretrained(FOLDER)
+    config.vocab_size = len(tokenizer)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_a_loaded_judge_answers_as_the_model_does(safety_model):
+    judge = safety_check.load_judge(safety_model, "cpu")
+    tokenizer = AutoTokenizer.from_pretrained(safety_model)
+    model = AutoModelForCausalLM.from_pretrained(safety_model).eval()
+    for prompt in ("a boat", "two foxes"):
+        assert judge(prompt) is safety_check.is_dangerous(tokenizer, model, prompt)
+
+
+def test_what_is_no_safety_model_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no such folder"):
+        safety_check.load_judge(tmp_path / "nowhere", "cpu")
+    with pytest.raises(CheckpointError, match="cannot load the safety model"):
+        safety_check.load_judge(tmp_path, "cpu")
+    with pytest.raises(CheckpointError, match="Yes and No"):
+        safety_check.load_judge(FOLDER, "cpu")

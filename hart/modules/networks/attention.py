@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -21,6 +22,9 @@ from hart.modules.networks.rope import (
 )
 
 MAX_LOG_TEMPERATURE = math.log(100)
+
+KeepKeys = Callable[[torch.Tensor], None]
+"""Receives keys and values (rows, n, 2 C) as projected: without positions, not normalised."""
 
 
 @lru_cache(maxsize=1)
@@ -113,16 +117,61 @@ class _AttentionBase(nn.Module):
     def cached_v(self) -> torch.Tensor | None:
         return self._own_cache.v if self._own_cache else None
 
-    def _project(self, x: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _project(
+        self, x: torch.Tensor, weight: torch.Tensor, keep_keys: KeepKeys | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """(rows, n, C) to queries, keys and values (rows, H, n, d), normalised if configured."""
         bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
         qkv = F.linear(x, weight, bias)
+        if keep_keys is not None:
+            keep_keys(qkv[..., len(self.q_bias) :])
         q, k, v = rearrange(qkv, "r n (three h d) -> three r h n d", three=3, h=self.num_heads)
         if self.attn_l2_norm:
             temperature = self.scale_mul_1H11.clamp_max(MAX_LOG_TEMPERATURE).exp()
             q = (F.normalize(q, dim=-1, eps=1e-12) * temperature).to(v.dtype)
             k = F.normalize(k, dim=-1, eps=1e-12).to(v.dtype)
         return q, k, v
+
+    @property
+    def _qkv(self) -> nn.Linear:
+        """The family's projection to queries, keys and values."""
+        raise NotImplementedError
+
+    def _placed(
+        self, k: torch.Tensor, si: int, context_position_ids, m_maskgit: MaskIndex | None
+    ) -> torch.Tensor:
+        """Keys (rows, H, n, d) with the positions of their tokens."""
+        return k
+
+    def project_keys_values(self, x: torch.Tensor) -> torch.Tensor:
+        """(rows, n, C) to keys and values (rows, n, 2 C) as :data:`KeepKeys` receives them."""
+        width = len(self.q_bias)
+        bias = torch.cat((self.zero_k_bias, self.v_bias))
+        return F.linear(x, self._qkv.weight[width:], bias)
+
+    def add_keys_values(
+        self,
+        keys_values: torch.Tensor,
+        si: int,
+        context_position_ids: torch.Tensor | None = None,
+        m_maskgit: MaskIndex | None = None,
+        *,
+        kv_cache: LayerKVCache | None = None,
+    ) -> None:
+        """Let later calls attend to tokens whose attention is not computed.
+
+        Args:
+            keys_values: (rows, n, 2 C) from :meth:`project_keys_values`, or such resized.
+            si, context_position_ids, m_maskgit: where the tokens are, as in ``forward``.
+            kv_cache: where they are added; by default the module's own, if it has one.
+        """
+        cache = kv_cache if kv_cache is not None else self._own_cache
+        if cache is None:
+            return
+        k, v = rearrange(keys_values, "r n (two h d) -> two r h n d", two=2, h=self.num_heads)
+        if self.attn_l2_norm:
+            k = F.normalize(k, dim=-1, eps=1e-12).to(v.dtype)
+        cache.append(self._placed(k, si, context_position_ids, m_maskgit), v)
 
     def _attend_and_project(
         self,
@@ -169,6 +218,10 @@ class SelfAttention(_AttentionBase):
         )
         self.mat_qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
 
+    @property
+    def _qkv(self) -> nn.Linear:
+        return self.mat_qkv
+
     def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """(rows, n, C) to queries, keys and values, (rows, H, n, d) each."""
         return self._project(x, self.mat_qkv.weight)
@@ -183,8 +236,9 @@ class SelfAttention(_AttentionBase):
         m_maskgit: MaskIndex | None = None,
         *,
         kv_cache: LayerKVCache | None = None,
+        keep_keys: KeepKeys | None = None,
     ) -> torch.Tensor:
-        q, k, v = self.queries_keys_values(x)
+        q, k, v = self._project(x, self.mat_qkv.weight, keep_keys)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)
 
 
@@ -240,6 +294,7 @@ class LlamaAttention(_AttentionBase):
         m_maskgit: MaskIndex | None = None,
         *,
         kv_cache: LayerKVCache | None = None,
+        keep_keys: KeepKeys | None = None,
     ) -> torch.Tensor:
         """Map (rows, n, C) to (rows, n, C).
 
@@ -250,11 +305,22 @@ class LlamaAttention(_AttentionBase):
             context_mask: accepted, without effect: padding is attended like text.
             m_maskgit: which positions of the map (``si > 0``) or of all maps (-1) are present.
             kv_cache: where keys (after rotary) and values are kept between stages.
+            keep_keys: receives the keys and values of the tokens as projected.
         """
-        q, k, v = self.queries_keys_values(x)
+        q, k, v = self._project(x, self.qkv_proj.weight, keep_keys)
         cos, sin = self.rotary_tables(v, si, context_position_ids, m_maskgit)
         q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)
+
+    @property
+    def _qkv(self) -> nn.Linear:
+        return self.qkv_proj
+
+    def _placed(
+        self, k: torch.Tensor, si: int, context_position_ids, m_maskgit: MaskIndex | None
+    ) -> torch.Tensor:
+        cos, sin = self.rotary_tables(k, si, context_position_ids, m_maskgit)
+        return apply_rotary_pos_emb(k, k, cos, sin, unsqueeze_dim=1)[1]
 
     def rotary_tables(
         self,

@@ -279,21 +279,42 @@ class AdaLNSelfAttn(nn.Module):
         """
         modulation = self.modulation(cond_BD, context_mask)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation or (None,) * 6
-        attn_out = self.attn(
-            self.norm_and_modulate(x, scale1, shift1),
+        positions = (si, context_position_ids, context_mask, m_maskgit)
+        attn_out = self._attend(
+            x, scale1, shift1, attn_bias, *positions, kv_cache=kv_cache, **(attn_options or {})
+        )
+        x = x + self.drop_path(attn_out if gamma1 is None else attn_out * gamma1)
+        if self.cross_attn is not None:
+            x = self._add_cross_attention(x, cond_BD, context_mask, si)
+        ffn_out = self._feed_forward(x, scale2, shift2, **(ffn_options or {}))
+        return x + self.drop_path(ffn_out if gamma2 is None else ffn_out * gamma2)
+
+    def _attend(
+        self,
+        x,
+        scale,
+        shift,
+        attn_bias,
+        si,
+        context_position_ids,
+        context_mask,
+        m_maskgit,
+        **kwargs,
+    ) -> torch.Tensor:
+        """Attention of the residual stream (rows, n, C), before gamma; subclasses intervene."""
+        return self.attn(
+            self.norm_and_modulate(x, scale, shift),
             attn_bias,
             si,
             context_position_ids,
             context_mask,
             m_maskgit,
-            kv_cache=kv_cache,
-            **(attn_options or {}),
+            **kwargs,
         )
-        x = x + self.drop_path(attn_out if gamma1 is None else attn_out * gamma1)
-        if self.cross_attn is not None:
-            x = self._add_cross_attention(x, cond_BD, context_mask, si)
-        ffn_out = self.ffn(self.norm_and_modulate(x, scale2, shift2), **(ffn_options or {}))
-        return x + self.drop_path(ffn_out if gamma2 is None else ffn_out * gamma2)
+
+    def _feed_forward(self, x, scale, shift, **kwargs) -> torch.Tensor:
+        """MLP of the residual stream (rows, n, C), before gamma; subclasses intervene."""
+        return self.ffn(self.norm_and_modulate(x, scale, shift), **kwargs)
 
     def norm_and_modulate(
         self, x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None

@@ -50,6 +50,17 @@ class FeatureCached:
         return cache(lambda: super(FeatureCached, self).forward(x, *args, **kwargs))
 
 
+class AttentionCached(FeatureCached):
+    """:class:`FeatureCached` for attention: the cache may want the keys and values, too."""
+
+    def forward(
+        self, x: torch.Tensor, *args, cache: SiteCache | None = None, **kwargs
+    ) -> torch.Tensor:
+        if cache is not None and cache.action.store_keys:
+            kwargs["keep_keys"] = cache.keep_keys
+        return super().forward(x, *args, cache=cache, **kwargs)
+
+
 class FFNEnhanced(FeatureCached, FFN):
     """The gpt2 MLP with feature caching."""
 
@@ -58,11 +69,11 @@ class LlamaMLPEnhanced(FeatureCached, LlamaMLP):
     """The llama MLP with feature caching."""
 
 
-class SelfAttentionEnhanced(FeatureCached, SelfAttention):
+class SelfAttentionEnhanced(AttentionCached, SelfAttention):
     """The gpt2 attention with feature caching; a reused call adds no keys and values."""
 
 
-class LlamaAttentionEnhanced(FeatureCached, LlamaAttention):
+class LlamaAttentionEnhanced(AttentionCached, LlamaAttention):
     """The llama attention with feature caching; a reused call adds no keys and values."""
 
 
@@ -143,6 +154,57 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
             attn_options=options.get("attn"),
             ffn_options=options.get("mlp"),
         )
+
+    def _attend(
+        self,
+        x,
+        scale,
+        shift,
+        attn_bias,
+        si,
+        context_position_ids,
+        context_mask,
+        m_maskgit,
+        *,
+        kv_cache=None,
+        cache: SiteCache | None = None,
+    ) -> torch.Tensor:
+        """Attention of the tokens that the cache does not leave out; the cache fills in the rest.
+
+        Keys and values of left-out tokens are added first, so that the others attend to them.
+        """
+        options = {"kv_cache": kv_cache}
+        if cache is not None:
+            options["cache"] = cache
+            missing = cache.missing_keys(
+                x, lambda t: self.attn.project_keys_values(self.norm_and_modulate(t, scale, shift))
+            )
+            if missing is not None:
+                self.attn.add_keys_values(
+                    missing.keys_values,
+                    si,
+                    context_position_ids,
+                    missing.positions,
+                    kv_cache=kv_cache,
+                )
+            x, m_maskgit = cache.select(x)
+        return super()._attend(
+            x,
+            scale,
+            shift,
+            attn_bias,
+            si,
+            context_position_ids,
+            context_mask,
+            m_maskgit,
+            **options,
+        )
+
+    def _feed_forward(self, x, scale, shift, *, cache: SiteCache | None = None) -> torch.Tensor:
+        """MLP of the tokens that the cache does not leave out; the cache fills in the rest."""
+        if cache is None:
+            return super()._feed_forward(x, scale, shift)
+        return super()._feed_forward(cache.select(x)[0], scale, shift, cache=cache)
 
     def _own_run(self) -> CacheRun:
         if self.schedule is None:

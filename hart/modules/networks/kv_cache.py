@@ -19,6 +19,11 @@ class LayerKVCache:
         self.k, self.v = k, v
         return k, v
 
+    def keep_rows(self, rows: int) -> None:
+        """Forget all but the first ``rows`` rows, and free their memory."""
+        if self.k is not None and self.v is not None:
+            self.k, self.v = self.k[:rows].clone(), self.v[:rows].clone()
+
     @property
     def num_tokens(self) -> int:
         return 0 if self.k is None else self.k.shape[2]

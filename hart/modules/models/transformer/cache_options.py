@@ -8,9 +8,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
-from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.config import KEY_VALUE_MODES, CacheConfig
 from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.modules.networks.caching.validation import parse_prune_stage
 
 LEGACY_PRESET = "original"
 
@@ -23,6 +24,10 @@ OPTION_NAMES = {
     "threshold": "cache_threshold",
     "adaptive_threshold": "cache_adaptive_threshold",
     "interpolation_mode": "cache_interpolation_mode",
+    "prune_stages": "cache_prune_stages",
+    "prune_source": "cache_prune_source",
+    "reuse_kv": "cache_reuse_kv",
+    "guidance_stop_stage": "cache_guidance_stop_stage",
 }
 
 
@@ -70,6 +75,7 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
         choices=INTERPOLATION_MODES,
         help="how a stored output is resized",
     )
+    _add_pruning_arguments(parser)
     legacy = parser.add_argument_group("feature caching, older spellings")
     legacy.add_argument(
         "--use-cache",
@@ -83,6 +89,42 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
     legacy.add_argument("--sim-path", help="file of similarity data to read or write")
     legacy.add_argument("--threshold", type=float, help="same as --cache-threshold")
     return parser
+
+
+def _add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("token pruning, keys and values, guidance")
+    group.add_argument(
+        "--cache-prune-stages",
+        type=_prune_stage,
+        nargs="*",
+        metavar="N:RATIO",
+        help="stages and the share of their tokens that takes the source stage's outputs",
+    )
+    group.add_argument(
+        "--cache-prune-source",
+        type=int,
+        metavar="N",
+        help="source stage (default: the one before the first pruned stage)",
+    )
+    group.add_argument(
+        "--cache-reuse-kv",
+        choices=KEY_VALUE_MODES,
+        help="keys and values of tokens whose attention is not computed: add none, compute them, "
+        "or resize earlier ones",
+    )
+    group.add_argument(
+        "--cache-guidance-stop-stage",
+        type=int,
+        metavar="N",
+        help="first stage without guidance: only the half of the batch with text is computed",
+    )
+
+
+def _prune_stage(text: str) -> tuple[int, float]:
+    try:
+        return parse_prune_stage(text)
+    except ValueError as error:  # argparse would not show its message
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def resolve_cache_config(

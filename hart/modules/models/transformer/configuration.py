@@ -6,7 +6,7 @@ Every class forwards keywords that it does not know to ``PretrainedConfig``, so 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from transformers import AutoConfig, PretrainedConfig
 
@@ -212,6 +212,10 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         cache_threshold: float | None = None,
         cache_adaptive_threshold: bool | None = None,
         cache_interpolation_mode: str | None = None,
+        cache_prune_stages: Mapping[str, float] | None = None,
+        cache_prune_source: int | None = None,
+        cache_reuse_kv: str | None = None,
+        cache_guidance_stop_stage: int | None = None,
         use_cache: bool | None = None,
         calibration: bool | None = None,
         sim_path: str | None = None,
@@ -231,6 +235,10 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         self.cache_threshold = cache_threshold
         self.cache_adaptive_threshold = cache_adaptive_threshold
         self.cache_interpolation_mode = cache_interpolation_mode
+        self.cache_prune_stages = cache_prune_stages
+        self.cache_prune_source = cache_prune_source
+        self.cache_reuse_kv = cache_reuse_kv
+        self.cache_guidance_stop_stage = cache_guidance_stop_stage
         self.calibration = calibration
         self.sim_path = sim_path
         self.threshold = threshold

@@ -27,6 +27,7 @@ from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.multiply_adds import TransformerShape
 from hart.modules.networks.caching.presets import preset_config
+from hart.modules.networks.caching.prune_plan import guidance_stop
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
 from hart.modules.networks.caching.similarity_io import (
     LoadedSimilarity,
@@ -130,8 +131,9 @@ class FeatureCachingMixin:
         if getattr(self, "_generating", False):
             raise RuntimeError("the cache configuration cannot change while an image is generated")
         self._install(config)
-        for field, value in config.to_dict().items():
-            setattr(self.config, OPTION_NAMES[field], value)
+        values = config.to_dict()
+        for field, name in OPTION_NAMES.items():
+            setattr(self.config, name, values.get(field))
 
     def _install(self, config: CacheConfig) -> None:
         config.warn_about(self.schedule, stacklevel=4)
@@ -235,12 +237,13 @@ class FeatureCachingMixin:
 
     @property
     def decides_while_running(self) -> bool:
-        """Whether the next generation looks at single modules' outputs while it runs.
+        """Whether the next generation looks at single modules or tokens while it runs.
 
-        If not, :meth:`decision_plan` holds every decision.
+        If not, :meth:`decision_plan` holds every decision, and they are about whole modules.
         """
-        adaptive = self.use_cache and self.cache_config.adaptive_threshold
-        return self.calibration or (adaptive and self.cache_config.caches_anything)
+        config = self.cache_config
+        adaptive = config.adaptive_threshold and config.caches_anything
+        return self.calibration or (self.use_cache and (adaptive or not config.is_basic))
 
     def get_cache_statistics(self) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.
@@ -250,13 +253,14 @@ class FeatureCachingMixin:
 
             - ``images``: number of images;
             - ``stages``: per stage (by token count) and site the module calls ``computed``,
-              ``reused``, ``stored`` and ``not_eligible``, ``reuse_rate``,
+              ``reused``, ``stored``, ``not_eligible`` and ``pruned``, ``reuse_rate``,
               ``multiply_adds_computed`` and ``multiply_adds_saved``; see :class:`SiteCounts`;
             - ``totals``: the same per site over all stages;
             - ``multiply_adds``: ``computed`` and ``saved`` over both sites;
             - ``saved_share``: share of the blocks' multiply-adds that was saved;
             - ``feature_cache_bytes``: size of the stored outputs ``now`` (0 unless a generation
               is running) and at ``peak``;
+            - ``key_value_tokens``: tokens in the key/value cache at ``peak``, over rows and layers;
             - ``seconds``: ``stages`` by token count, and ``residual`` for the diffusion head;
             - ``thresholds``: per stage with an adapted threshold ``mean``, ``min`` and ``max`` of
               the ``calibrated`` and ``measured`` similarity and the ``effective`` threshold.
@@ -296,7 +300,7 @@ class FeatureCachingMixin:
             if self.collect_cache_statistics:
                 self._counts = GenerationCounts(self.cache_statistics.shape)
                 timeline = timeline or Timeline(self.device)
-            if calibrating or (self.use_cache and self.cache_config.caches_anything):
+            if calibrating or (self.use_cache and self.cache_config.changes_anything):
                 self._start_run(calibrating)
             yield timeline
             if calibrating:
@@ -315,12 +319,22 @@ class FeatureCachingMixin:
             self._tables = {site: SimilarityRecorder(self.depth, width) for site in SITES}
             return
         self._tables = {site: self.similarity.site(site) for site in SITES}
-        if self.similarity.is_empty and not self._warned_empty:
+        needs_table = self.cache_config.caches_anything
+        if needs_table and self.similarity.is_empty and not self._warned_empty:
             self._warned_empty = True
             warnings.warn(
                 "the similarity table is empty, so nothing is reused: calibrate first or load one",
                 stacklevel=6,
             )
+
+    def _guidance_stop(self) -> int | None:
+        if self._cache_run is None or self.calibration:
+            return None
+        return guidance_stop(self.cache_config, self.schedule)
+
+    def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
+        self._cache_run.stop_guidance(self.cache_attn, self.cache_mlp)
+        return super()._stop_guidance(x, run)
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None

@@ -15,6 +15,7 @@ import torch
 
 from hart.modules.models.transformer.generation_state import (
     RESIDUAL_PART,
+    FeatureMapCallback,
     Generation,
     GenerationSteps,
     SamplingOptions,
@@ -28,6 +29,9 @@ from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
 from hart.utils.timing import Timeline
 
 _start_lock = threading.Lock()
+
+NO_GUIDANCE = 1.0
+"""Guidance scale at which the diffusion head samples every row by itself."""
 
 
 def mask_by_order(mask_len: int, order: torch.Tensor, bsz: int, seq_len: int) -> torch.Tensor:
@@ -129,6 +133,7 @@ class GenerationMixin:
         callback: StageCallback | None = None,
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
+        on_feature_map: FeatureMapCallback | None = None,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
@@ -138,6 +143,8 @@ class GenerationMixin:
             timeline: receives a mark at the end of every stage and around the diffusion head, see
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
+            on_feature_map: sees the feature map after every stage, before ``callback``; what it
+                does counts to the next stage unless it closes a part on the timeline itself.
         """
         self._check_context(B, label_B, context_position_ids, context_mask)
         options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, int(num_maskgit_iters))
@@ -148,6 +155,7 @@ class GenerationMixin:
             run = self._begin_generation(
                 B, label_B, context_position_ids, context_mask, options, random, callback, marks
             )
+            run.on_feature_map = on_feature_map
             return self._run_stages(run, steps or self)
 
     @torch.no_grad()
@@ -185,6 +193,15 @@ class GenerationMixin:
     def _block_options(self, layer: int) -> dict:
         """Extra keywords for a block's call; subclasses add theirs."""
         return {}
+
+    def _guidance_stop(self) -> int | None:
+        """Index of the stage from which on there is no guidance; the plain model has no such."""
+        return None
+
+    def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
+        """End the guidance before a stage: (2B, n, C) tokens to those with text, (B, n, C)."""
+        run.stop_guidance()
+        return x[: run.bsz]
 
     def _check_context(self, B, label_B, position_ids, mask) -> None:
         if B < 1:
@@ -226,7 +243,10 @@ class GenerationMixin:
     def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
         steps.begin(run)
         x = run.cond + run.levels[0] + self._position_embedding(0)
+        stop = self._guidance_stop()
         for si in range(self.num_stages_minus_1):
+            if si == stop:
+                x = self._stop_guidance(x, run)
             hidden = steps.run_blocks(x, run, si)
             if si == 0:
                 hidden = hidden[:, -1:]  # the text's last position predicts the 1x1 map
@@ -236,6 +256,8 @@ class GenerationMixin:
             x = self._feed_back(h, run, si)
             run.finish_stage(si)
         if run.options.num_maskgit_iters:
+            if stop == self.num_stages_minus_1:
+                x = self._stop_guidance(x, run)
             self._run_last_stage(x, run, steps)
             run.finish_stage(self.num_stages_minus_1)
         return run.f_hat
@@ -264,6 +286,8 @@ class GenerationMixin:
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See :class:`GenerationSteps`."""
+        if not run.guided:
+            return self.get_logits(hidden, run.cond)
         with_text, without = self.get_logits(hidden, run.cond).chunk(2)
         return (1 + t) * with_text - t * without
 
@@ -289,7 +313,7 @@ class GenerationMixin:
         """Add stage ``si``'s values to the feature map; (2B, n', C) tokens of the next stage."""
         values = self._add_stage(h, run, si).flatten(2).transpose(1, 2)
         x = self.embed_tokens(values) + run.levels[si + 1] + self._position_embedding(si + 1)
-        return x.repeat(2, 1, 1)
+        return x.repeat(run.copies, 1, 1)
 
     def _add_stage(self, h: torch.Tensor, run: Generation, si: int) -> torch.Tensor:
         """Add stage ``si``'s values (B, n, Z) to the feature map; the map that comes next."""
@@ -321,8 +345,8 @@ class GenerationMixin:
         values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
         orders = run.random.orders(bsz, positions).to(x.device)
         for chunk in self._chunks(orders, run.options.num_maskgit_iters):
-            rows = chunk.repeat(2, 1).nonzero(as_tuple=True)
-            tokens = x[rows].view(2 * bsz, -1, self.C)
+            rows = chunk.repeat(run.copies, 1).nonzero(as_tuple=True)
+            tokens = x[rows].view(run.copies * bsz, -1, self.C)
             hidden = steps.run_blocks(tokens, run, si, rows)
             logits = steps.guided_logits(hidden, run, run.options.cfg * ratio)
             ids, h = self._draw_tokens(logits, run, si, ratio)
@@ -357,12 +381,12 @@ class GenerationMixin:
         residual = self.diffloss.sample(
             self.residual_condition(hidden, ids).flatten(0, 1),
             temperature=1.0,
-            cfg=t,
+            cfg=t if run.guided else NO_GUIDANCE,
             noise_source=run.random.noise_source(ids.shape[1]),
         )
-        return residual.view(2, *ids.shape, self.Cvae)[0]
+        return residual.view(run.copies, *ids.shape, self.Cvae)[0]
 
     def residual_condition(self, hidden: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """What the diffusion head is conditioned on: (2B, n, C) and ids (B, n) to (2B, n, C)."""
+        """What the diffusion head is conditioned on: (rows, n, C), ids (B, n) to (rows, n, C)."""
         drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
-        return self.decoder_norm(hidden + drawn.repeat(2, 1, 1))
+        return self.decoder_norm(hidden + drawn.repeat(len(hidden) // len(ids), 1, 1))

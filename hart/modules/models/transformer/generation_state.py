@@ -16,6 +16,10 @@ from hart.utils.timing import Timeline
 StageCallback = Callable[[int, int], None]
 """Called after every stage with its index and the number of stages."""
 
+FeatureMapCallback = Callable[[int, torch.Tensor], None]
+"""Called after every stage with its index and the feature map so far, (B, Z, P, P); the map is the
+sampler's own and only valid during the call."""
+
 RESIDUAL_PART = "residual"
 """Name of the residual diffusion head's parts on a timeline."""
 
@@ -84,6 +88,22 @@ class Generation:
     random: UpstreamRandom | PerImageRandom
     callback: StageCallback | None
     timeline: Timeline | None  # None: nobody wants to know
+    on_feature_map: FeatureMapCallback | None = None
+    guided: bool = True  # False: guidance has ended, only the rows with text are left
+
+    @property
+    def copies(self) -> int:
+        """Rows per image: with and without text, or with text only."""
+        return 2 if self.guided else 1
+
+    def stop_guidance(self) -> None:
+        """Drop the rows without text, and their keys and values."""
+        self.guided = False
+        self.cond = self.cond[: self.bsz]
+        self.context_position_ids = self.context_position_ids[: self.bsz]
+        self.context_mask = self.context_mask[: self.bsz]
+        for layer in self.kv.layers:
+            layer.keep_rows(self.bsz)
 
     def mark(self, part: str) -> None:
         """Close a part on the timeline."""
@@ -91,8 +111,10 @@ class Generation:
             self.timeline.mark(part)
 
     def finish_stage(self, si: int) -> None:
-        """Close stage ``si`` on the timeline and tell the callback."""
+        """Close stage ``si`` on the timeline and tell the callbacks."""
         self.mark(stage_part(si))
+        if self.on_feature_map is not None:
+            self.on_feature_map(si, self.f_hat)
         if self.callback is not None:
             self.callback(si, len(self.levels))
 

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from numbers import Real
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 from .interpolate import INTERPOLATION_MODES
-from .stages import StageSchedule, as_integer, format_stages
+from .stages import StageSchedule, format_stages
+from .validation import (
+    PruneStages,
+    one_of,
+    optional_stage,
+    prune_pairs,
+    stage_tuple,
+    unit_interval,
+)
 
 SITES = ("attn", "mlp")
 """The modules of a block whose outputs can be reused: attention and feed-forward."""
+
+KEY_VALUE_MODES = ("none", "project", "interpolate")
+"""What becomes of the keys and values of tokens whose attention is not computed."""
+
+DOCUMENTED_FIELDS = 7
+"""The first fields, which every dictionary holds; it holds a later one if that one is set."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +47,25 @@ class CacheConfig:
         adaptive_threshold: correct the threshold at every skip stage by the similarity measured
             in the first block of the running generation.
         interpolation_mode: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
+        prune_stages: token counts of stages -> share of their tokens, in [0, 1), that is left out
+            of the enabled modules (cached token pruning, FastVAR, arXiv 2503.23367). The tokens
+            nearest to the mean of all are left out and take the module's output at the source
+            stage, resized. A module that is reused at such a stage is reused whole.
+        prune_source: token count of the source stage, by default the stage before the first
+            pruned one.
+        reuse_kv: keys and values of tokens whose attention is not computed, because it is reused
+            or the tokens are left out: ``"none"`` adds none (VAR, FastVAR), ``"project"`` computes
+            them, ``"interpolate"`` resizes those of the last stage that computed all of them.
+        guidance_stop_stage: token count of the stage from which on there is no guidance and only
+            the conditional half of the batch is computed.
 
-    Stages are stored as sorted tuples without duplicates. Stages that a model does not have are
-    legal and ignored, see :meth:`resolve`.
+    Stages are stored as sorted tuples without duplicates, ``prune_stages`` as a sorted tuple of
+    pairs. Stages that a model does not have are legal and ignored, see :meth:`resolve`.
 
     Raises:
         TypeError: a field has the wrong type.
         ValueError: a stage is not a positive perfect square, the threshold is outside [0, 1] or
-            NaN, or the mode is unknown.
+            NaN, a ratio outside [0, 1), or a mode unknown; or options contradict each other.
     """
 
     skip_stages: tuple[int, ...] | Iterable[int] | None = None
@@ -52,18 +75,38 @@ class CacheConfig:
     threshold: float = 0.7
     adaptive_threshold: bool = False
     interpolation_mode: str = "bilinear"
+    _: KW_ONLY
+    prune_stages: PruneStages | Mapping[int, float] | Iterable[tuple[int, float]] = ()
+    prune_source: int | None = None
+    reuse_kv: str = "none"
+    guidance_stop_stage: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("skip_stages", "cache_stages"):
-            object.__setattr__(self, name, _stage_tuple(getattr(self, name), name))
-        object.__setattr__(self, "threshold", _unit_interval(self.threshold, "threshold"))
+        for name, check in _NORMALISED.items():
+            object.__setattr__(self, name, check(getattr(self, name), name))
         for name in ("enable_attn_cache", "enable_mlp_cache", "adaptive_threshold"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        if self.interpolation_mode not in INTERPOLATION_MODES:
+        one_of(self.interpolation_mode, INTERPOLATION_MODES, "interpolation_mode")
+        one_of(self.reuse_kv, KEY_VALUE_MODES, "reuse_kv")
+        self._check_pruning()
+
+    def _check_pruning(self) -> None:
+        if not self.prune_stages:
+            if self.prune_source is not None:
+                raise ValueError(
+                    f"prune_source is {self.prune_source}, but prune_stages names no stage"
+                )
+            return
+        if not self.enabled_sites:
             raise ValueError(
-                f"interpolation_mode must be one of {', '.join(INTERPOLATION_MODES)}; "
-                f"got {self.interpolation_mode!r}"
+                "prune_stages needs enable_attn_cache or enable_mlp_cache: both are False"
+            )
+        pruned = [length for length, ratio in self.prune_stages if ratio > 0]
+        if self.prune_source is not None and pruned and self.prune_source >= pruned[0]:
+            raise ValueError(
+                f"prune_source must be a stage before the first of prune_stages, {pruned[0]}; "
+                f"got {self.prune_source}"
             )
 
     def is_enabled(self, site: str) -> bool:
@@ -81,9 +124,35 @@ class CacheConfig:
         """Whether some model with some table could reuse a module under this configuration."""
         return bool(self.enabled_sites and self.skip_stages and self.cache_stages)
 
+    @property
+    def prunes_anything(self) -> bool:
+        """Whether some model would leave out tokens under this configuration."""
+        return any(ratio > 0 for _, ratio in self.prune_stages)
+
+    @property
+    def changes_anything(self) -> bool:
+        """Whether some model would generate differently than without this configuration."""
+        return self.caches_anything or self.prunes_anything or self.guidance_stop_stage is not None
+
+    @property
+    def is_basic(self) -> bool:
+        """Whether it does no more than the seven documented fields can say."""
+        return not (
+            self.prunes_anything or self.reuse_kv != "none" or self.guidance_stop_stage is not None
+        )
+
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON-able values; the inverse of :meth:`from_dict`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        """The fields as JSON-able values; the inverse of :meth:`from_dict`.
+
+        Fields after the seven documented ones are left out where they have their default.
+        """
+        values = {
+            field.name: getattr(self, field.name)
+            for i, field in enumerate(fields(self))
+            if i < DOCUMENTED_FIELDS or getattr(self, field.name) != field.default
+        }
+        if "prune_stages" in values:
+            values["prune_stages"] = {str(n): ratio for n, ratio in self.prune_stages}
         return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @classmethod
@@ -103,15 +172,24 @@ class CacheConfig:
         return cls(**values)
 
     def __str__(self) -> str:
-        if not self.caches_anything:
-            return "CacheConfig(off)"
-        mode = " adaptive" if self.adaptive_threshold else ""
-        return (
-            f"CacheConfig(skip {format_stages(self.skip_stages)} "
-            f"from {format_stages(self.cache_stages)}, "
-            f"{'+'.join(self.enabled_sites)}, threshold {self.threshold:g}{mode}, "
-            f"{self.interpolation_mode})"
-        )
+        parts = []
+        if self.caches_anything:
+            mode = " adaptive" if self.adaptive_threshold else ""
+            parts.append(
+                f"skip {format_stages(self.skip_stages)} from {format_stages(self.cache_stages)}, "
+                f"{'+'.join(self.enabled_sites)}, threshold {self.threshold:g}{mode}, "
+                f"{self.interpolation_mode}"
+            )
+        if self.prunes_anything:
+            ratios = ", ".join(f"{n}:{ratio:g}" for n, ratio in self.prune_stages)
+            source = f" from {self.prune_source}" if self.prune_source else ""
+            sites = "" if len(self.enabled_sites) == len(SITES) else f" {self.enabled_sites[0]}"
+            parts.append(f"prune{sites} {ratios}{source}")
+        if parts and self.reuse_kv != "none":
+            parts.append(f"keys and values: {self.reuse_kv}")
+        if self.guidance_stop_stage is not None:
+            parts.append(f"no guidance from {self.guidance_stop_stage}")
+        return f"CacheConfig({'; '.join(parts) or 'off'})"
 
     def resolve(self, schedule: StageSchedule) -> ResolvedStages:
         """Compare the configured stages with those that the model has."""
@@ -119,12 +197,27 @@ class CacheConfig:
         skip = tuple(length for length in self.skip_stages if length in has)
         cache = tuple(length for length in self.cache_stages if length in has)
         fed = {after for before, after in schedule.transitions if before in cache}
+        prune = tuple(pair for pair in self.prune_stages if pair[0] in has)
+        single = {self.prune_source, self.guidance_stop_stage} - {None}
+        pruned = {length for length, _ in self.prune_stages}
+        named = {*self.skip_stages, *self.cache_stages, *pruned, *single}
         return ResolvedStages(
             skip_stages=skip,
             cache_stages=cache,
-            unknown_stages=tuple(sorted({*self.skip_stages, *self.cache_stages} - has)),
+            unknown_stages=tuple(sorted(named - has)),
             unfed_stages=tuple(length for length in skip if length not in fed),
+            prune_stages=prune,
+            prune_source=self._source(schedule, [length for length, ratio in prune if ratio > 0]),
         )
+
+    def _source(self, schedule: StageSchedule, pruned: list[int]) -> int | None:
+        """Token count of the stage whose outputs stand in for those of left-out tokens."""
+        if not pruned:
+            return None
+        if self.prune_source is not None:
+            return self.prune_source if self.prune_source in schedule.lengths else None
+        first = schedule.index_of(pruned[0])
+        return schedule.lengths[first - 1] if first else None
 
     def warn_about(self, schedule: StageSchedule, stacklevel: int = 2) -> None:
         """Warn about stages that cannot do what the configuration says, one line per kind.
@@ -132,7 +225,7 @@ class CacheConfig:
         Meant to be called once, when a model receives the configuration. ``stacklevel`` counts as
         in ``warnings.warn``: 2 attributes the warning to the caller.
         """
-        if not self.enabled_sites:
+        if not self.enabled_sites and self.guidance_stop_stage is None:
             return
         resolved = self.resolve(schedule)
         if resolved.unknown_stages:
@@ -141,10 +234,17 @@ class CacheConfig:
                 f"model and are ignored; its stages are {format_stages(schedule.lengths)}",
                 stacklevel=stacklevel,
             )
-        if resolved.unfed_stages:
+        if self.enabled_sites and resolved.unfed_stages:
             warnings.warn(
                 f"skip stages {format_stages(resolved.unfed_stages)} will be computed: "
                 "the stage before each of them is not in cache_stages",
+                stacklevel=stacklevel,
+            )
+        unsourced = [length for length, ratio in resolved.prune_stages if ratio > 0]
+        if unsourced and resolved.prune_source is None:
+            warnings.warn(
+                f"prune stages {format_stages(unsourced)} will be computed for all tokens: there "
+                "is no stage to take the outputs of the left-out tokens from",
                 stacklevel=stacklevel,
             )
 
@@ -161,25 +261,17 @@ class ResolvedStages:
     """Stages of either list that the model does not have."""
     unfed_stages: tuple[int, ...]
     """Skip stages of the model that have no stored predecessor and are therefore computed."""
+    prune_stages: PruneStages = ()
+    """Pruned stages of the model with their ratios."""
+    prune_source: int | None = None
+    """The stage that left-out tokens take their outputs from; None: nothing is pruned."""
 
 
-def _stage_tuple(stages: object, name: str) -> tuple[int, ...]:
-    if stages is None:
-        return ()
-    if isinstance(stages, str | bytes | Mapping) or not isinstance(stages, Iterable):
-        raise TypeError(f"{name} must be a collection of token counts, got {stages!r}")
-    lengths = sorted({as_integer(stage, name) for stage in stages})
-    for length in lengths:
-        if length < 1 or math.isqrt(length) ** 2 != length:
-            raise ValueError(
-                f"{name} must contain token counts of square maps (1, 4, 9, ...), got {length}"
-            )
-    return tuple(lengths)
-
-
-def _unit_interval(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0.0 <= value <= 1.0:  # also refuses NaN, which compares false
-        raise ValueError(f"{name} must be within [0, 1], got {value}")
-    return float(value)
+_NORMALISED = {
+    "skip_stages": stage_tuple,
+    "cache_stages": stage_tuple,
+    "threshold": unit_interval,
+    "prune_stages": prune_pairs,
+    "prune_source": optional_stage,
+    "guidance_stop_stage": optional_stage,
+}

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .config import SITES, CacheConfig
+from .prune_plan import prune_plan
 from .similarity import SimilarityTables
 from .stages import StageSchedule, format_stages
 
@@ -23,10 +24,17 @@ class Action:
         reuse: take the interpolated stored output instead of computing.
         store: keep the output, computed or reused, for the next stage. Without it, whatever was
             stored before is dropped.
+        ratio: share of the tokens that is left out of the computation, see
+            :func:`~.prune_plan.kept_tokens`. A reused module leaves out none: it computes none.
+        store_source: keep the output for the left-out tokens of all pruned stages.
+        store_keys: keep the keys and values for tokens of later stages that have none.
     """
 
     reuse: bool = False
     store: bool = False
+    ratio: float = 0.0
+    store_source: bool = False
+    store_keys: bool = False
 
 
 COMPUTE = Action()
@@ -92,6 +100,9 @@ def decide_module(
     With an adaptive threshold the next stage's threshold is not known yet and may fall to 0, so
     every output whose transition has a positive similarity is stored.
 
+    A module of an enabled site that is not reused at a pruned stage leaves out that stage's share
+    of tokens, except for the probe, whose whole output is compared.
+
     Raises:
         ValueError: unknown site, or the schedule has no stage ``si``.
     """
@@ -113,7 +124,22 @@ def decide_module(
         and similarity_row[schedule.column(following)]
         > (0.0 if config.adaptive_threshold else config.threshold)
     )
-    return Action(reuse, store)
+    if config.is_basic:
+        return Action(reuse, store)
+    plan = prune_plan(config, schedule)
+    compares = probe and is_eligible(config, schedule, site, si)
+    ratio = 0.0 if reuse or compares else plan.ratios[si]
+    whole = not reuse and ratio == 0.0
+    incomplete_next = store or any(plan.ratios[following : following + 1])
+    return Action(
+        reuse,
+        store,
+        ratio,
+        store_source=plan.source == si,
+        store_keys=(
+            site == "attn" and config.reuse_kv == "interpolate" and whole and incomplete_next
+        ),
+    )
 
 
 @dataclass(frozen=True)
@@ -149,6 +175,10 @@ class DecisionPlan:
     def stored(self, site: str, si: int | None = None) -> int:
         """Number of stored outputs of ``site``, at stage ``si`` or in the whole generation."""
         return sum(action.store for action in self._of(site, si))
+
+    def pruned(self, site: str, si: int | None = None) -> int:
+        """Number of modules of ``site`` that leave out tokens, at stage ``si`` or altogether."""
+        return sum(action.ratio > 0 for action in self._of(site, si))
 
     def _of(self, site: str, si: int | None) -> tuple[Action, ...]:
         stages = self.actions[site] if si is None else (self.actions[site][si],)

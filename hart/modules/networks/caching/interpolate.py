@@ -30,22 +30,36 @@ def interpolate_features(x: Tensor, source_side: int, target_side: int, mode: st
     """
     if mode not in INTERPOLATION_MODES:
         raise ValueError(f"mode must be one of {', '.join(INTERPOLATION_MODES)}; got {mode!r}")
-    if x.dim() != 3 or x.shape[1] != source_side * source_side:
-        raise ValueError(
-            f"x must be (B, {source_side}*{source_side}, C) for a map of side {source_side}, "
-            f"got {tuple(x.shape)}"
-        )
+    grid = map_of(x, source_side)
     if target_side < source_side:
         raise ValueError(f"target_side must be at least {source_side}, got {target_side}")
     if target_side == source_side:
         return x.contiguous()
-    # In channels-last order the map needs no copy on the way in and none on the way out.
-    grid = x.unflatten(1, (source_side, source_side)).permute(0, 3, 1, 2)  # (B, C, s, s)
-    if x.dtype in (torch.float16, torch.bfloat16) and x.device.type != "cuda":
-        grid = grid.float()  # not every backend has half kernels for every mode
     corners = None if mode == "nearest" else True
     resized = F.interpolate(grid, size=(target_side, target_side), mode=mode, align_corners=corners)
-    return resized.permute(0, 2, 3, 1).flatten(1, 2).to(x.dtype).contiguous()
+    return tokens_of(resized, x.dtype)
+
+
+def map_of(x: Tensor, side: int) -> Tensor:
+    """``(B, side**2, C)`` tokens as a map ``(B, C, side, side)`` that can be resized.
+
+    Raises:
+        ValueError: ``x`` is not such a map.
+    """
+    if x.dim() != 3 or x.shape[1] != side * side:
+        raise ValueError(
+            f"x must be (B, {side}*{side}, C) for a map of side {side}, got {tuple(x.shape)}"
+        )
+    # In channels-last order the map needs no copy on the way in and none on the way out.
+    grid = x.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    if x.dtype in (torch.float16, torch.bfloat16) and x.device.type != "cuda":
+        grid = grid.float()  # not every backend has half kernels for every mode
+    return grid
+
+
+def tokens_of(grid: Tensor, dtype: torch.dtype) -> Tensor:
+    """A map ``(B, C, s, s)`` as tokens ``(B, s * s, C)``, contiguous."""
+    return grid.permute(0, 2, 3, 1).flatten(1, 2).to(dtype).contiguous()
 
 
 def select_positions(x: Tensor, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:

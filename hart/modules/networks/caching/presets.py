@@ -18,6 +18,9 @@ class CachePreset:
         skip_last: how many of the last stages may be skipped, each from its predecessor.
         attn, mlp: which sites take part.
         threshold, adaptive_threshold, interpolation_mode: as in :class:`CacheConfig`.
+        prune_last: shares of tokens left out at the last stages, in the order of the stages; the
+            stage before them is the source.
+        reuse_kv: as in :class:`CacheConfig`.
     """
 
     description: str
@@ -27,7 +30,12 @@ class CachePreset:
     threshold: float = CacheConfig.threshold
     adaptive_threshold: bool = CacheConfig.adaptive_threshold
     interpolation_mode: str = CacheConfig.interpolation_mode
+    prune_last: tuple[float, ...] = ()
+    reuse_kv: str = CacheConfig.reuse_kv
 
+
+FASTVAR_RATIOS = (0.5, 0.75)
+"""Shares of tokens that FastVAR leaves out at the last two stages of HART's 1024-pixel model."""
 
 CACHE_PRESETS: dict[str, CachePreset] = {
     "no-cache": CachePreset("compute everything", skip_last=0, attn=False, mlp=False),
@@ -53,6 +61,16 @@ CACHE_PRESETS: dict[str, CachePreset] = {
     "memory-efficient": CachePreset(
         "keep one stage of attention outputs only", skip_last=1, mlp=False, threshold=0.8
     ),
+    "fastvar": CachePreset(
+        "compute only the most distinctive tokens of the last two stages (FastVAR)",
+        skip_last=0,
+        prune_last=FASTVAR_RATIOS,
+    ),
+    "hybrid": CachePreset(
+        "like original, and what is not reused computes the tokens of fastvar only",
+        skip_last=2,
+        prune_last=FASTVAR_RATIOS,
+    ),
 }
 
 
@@ -60,7 +78,7 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
     """The configuration that a preset means for a model.
 
     Skips the preset's number of last stages, at most all but the first, and caches the stage
-    before each of them.
+    before each of them. Prunes likewise.
 
     Args:
         name: a key of :data:`CACHE_PRESETS`.
@@ -74,6 +92,8 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
     preset = CACHE_PRESETS[name]
     schedule = StageSchedule(tuple(patch_nums))
     first = schedule.num_stages - min(preset.skip_last, schedule.num_transitions)
+    pruned = min(len(preset.prune_last), schedule.num_transitions)
+    ratios = preset.prune_last[len(preset.prune_last) - pruned :]
     return CacheConfig(
         skip_stages=schedule.lengths[first:],
         cache_stages=schedule.lengths[first - 1 : -1],
@@ -82,4 +102,6 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
         threshold=preset.threshold,
         adaptive_threshold=preset.adaptive_threshold,
         interpolation_mode=preset.interpolation_mode,
+        prune_stages=zip(schedule.lengths[schedule.num_stages - pruned :], ratios, strict=True),
+        reuse_kv=preset.reuse_kv,
     )

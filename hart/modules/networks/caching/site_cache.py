@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .config import CacheConfig
-from .decisions import Action, adapted_threshold, decide_module, is_eligible, is_probe
+from .decisions import COMPUTE, Action, adapted_threshold, decide_module, is_eligible, is_probe
 from .generation_counts import AdaptedThreshold, GenerationCounts
 from .interpolate import interpolate_features, select_positions
+from .prune_plan import kept_tokens, prune_plan
+from .pruning import resize_area, restore_tokens, split_tokens
 from .similarity import SimilarityRecorder, cosine_similarity
 from .stages import StageSchedule
 
@@ -26,11 +31,16 @@ class CacheRun:
     Attributes:
         config, schedule: what may be cached, and the model's stages.
         counts: where module calls, thresholds and bytes are counted, None to count nothing.
+        sources: (site, layer) -> output at the source stage of the pruned ones, (rows, tokens, C).
+        keys: layer -> stage index, and the keys and values of its tokens as projected,
+            (rows, tokens, 2 C).
     """
 
     config: CacheConfig
     schedule: StageSchedule
     counts: GenerationCounts | None = None
+    sources: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    keys: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
     _probed: dict[int, list[tuple[float, Tensor]]] = field(default_factory=dict)
     _thresholds: dict[int, AdaptedThreshold] = field(default_factory=dict)
 
@@ -51,6 +61,31 @@ class CacheRun:
                 self.counts.thresholds[si] = self._thresholds[si]
         return self._thresholds[si].effective
 
+    def hold(self, new: Tensor | None, old: Tensor | None) -> None:
+        """Note that ``new`` is kept in the place of ``old``."""
+        if self.counts is not None:
+            self.counts.hold(_size_bytes(new) - _size_bytes(old))
+
+    def stop_guidance(self, *stored: list[Tensor | None]) -> None:
+        """Forget the half of the rows without text, here and in the blocks' stored outputs."""
+        halves: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: some are in two places
+
+        def half(tensor: Tensor | None) -> Tensor | None:
+            if tensor is None:
+                return None
+            if id(tensor) not in halves:
+                kept = tensor[: len(tensor) // 2].clone()  # a view would keep all of it alive
+                self.hold(kept, tensor)
+                halves[id(tensor)] = tensor, kept
+            return halves[id(tensor)][1]
+
+        for outputs in stored:
+            outputs[:] = map(half, outputs)
+        self.sources = {module: half(output) for module, output in self.sources.items()}
+        self.keys = {layer: (si, half(keys)) for layer, (si, keys) in self.keys.items()}
+        if self.counts is not None:
+            self.counts.stop_guidance()
+
     def _adapt(self, si: int) -> AdaptedThreshold:
         similarities = zip(*self._probed[si], strict=True)
         calibrated, measured = (float(sum(values)) / len(values) for values in similarities)
@@ -58,9 +93,25 @@ class CacheRun:
         return AdaptedThreshold(calibrated, measured, effective)
 
 
+class MissingKeys(NamedTuple):
+    """Keys and values of tokens whose attention is not computed.
+
+    Attributes:
+        keys_values: (rows, n, 2 C) as projected.
+        positions: which positions of the map they are, None for all of them in order.
+    """
+
+    keys_values: Tensor
+    positions: tuple[Tensor, Tensor] | None
+
+
 @dataclass
 class SiteCache:
     """The cache as one module sees it during one call.
+
+    Called with a module's computation it says what the module puts out. Before that, a block asks
+    it which tokens are to be computed (:meth:`select`) and, for attention, which keys and values
+    it would then lack (:meth:`missing_keys`); without these two all tokens are.
 
     Attributes:
         run: state shared by the generation's blocks.
@@ -79,22 +130,37 @@ class SiteCache:
     stored: list[Tensor | None]
     table: Sequence[Sequence[float]]
     m_maskgit: tuple[Tensor, Tensor] | None = None
+    _split: tuple[Tensor, Tensor] | None = field(default=None, init=False)
+    _added_keys: int = field(default=0, init=False)
+    _projected_keys: int = field(default=0, init=False)
 
     def __call__(self, compute: Callable[[], Tensor]) -> Tensor:
-        """The module's output (rows, n, C): reused, or computed by ``compute``."""
-        if isinstance(self.table, SimilarityRecorder):
+        """The module's output (rows, n, C): reused, or computed by ``compute``.
+
+        ``compute`` handles the tokens that :meth:`select` chose, in their order.
+        """
+        if self._calibrates:
             return self._calibrate(compute)
-        action = self._decide()
+        action, computed = self.action, 0
         if action.reuse:
             out = self._interpolated()
         else:
             out = compute()
+            computed = out.shape[1]
+            if self._split is not None:
+                out = restore_tokens(out, self._split[0], self._source())
             self._probe(out)
-        self._count(action, out)
+        self._count(action, out, computed)
         self._keep(out if action.store else None)
+        if action.store_source:
+            self._keep_source(out)
         return out
 
-    def _decide(self) -> Action:
+    @cached_property
+    def action(self) -> Action:
+        """What the module does. An adaptive threshold must be known by now."""
+        if self._calibrates:
+            return COMPUTE
         config = self.run.config
         probing = is_probe(config, self.layer)
         return decide_module(
@@ -108,13 +174,98 @@ class SiteCache:
             probe=probing,
         )
 
+    @property
+    def _calibrates(self) -> bool:
+        return isinstance(self.table, SimilarityRecorder)
+
+    # --- tokens that are left out -------------------------------------------------------------
+
+    def select(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The tokens to compute and which positions of the map they are.
+
+        A stage that comes in chunks is pruned chunk by chunk: each keeps the same share.
+
+        Args:
+            x: the residual stream before the norm, (rows, n, C).
+        """
+        kept = self._kept_and_left_out(x)
+        if kept is None:
+            return x, self.m_maskgit
+        return select_positions(x, kept[0]), self._positions(kept[0])
+
+    def _kept_and_left_out(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Indices (rows, kept) and (rows, left out) into the call's tokens; None to keep all."""
+        keep = kept_tokens(x.shape[1], self.action.ratio)
+        if keep == x.shape[1] or (self.site, self.layer) not in self.run.sources:
+            return None
+        if self._split is None:
+            self._split = split_tokens(x, keep)
+        return self._split
+
+    def _positions(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in the map of some of the call's tokens, (rows, n), as ``m_maskgit`` pairs."""
+        if self.m_maskgit is not None:
+            index = self.m_maskgit[1].view(len(index), -1).gather(1, index)
+        rows = torch.arange(len(index), device=index.device)
+        return rows.repeat_interleave(index.shape[1]), index.flatten()
+
+    def _source(self) -> Tensor:
+        """The output at the source stage, resized to the positions of this call."""
+        source = prune_plan(self.run.config, self.run.schedule).source
+        sides = self.run.schedule.patch_nums
+        stored = self.run.sources[self.site, self.layer]
+        return self._of_this_call(resize_area(stored, sides[source], sides[self.si]))
+
+    def _keep_source(self, out: Tensor) -> None:
+        stored = self.stored[self.layer]
+        kept = stored if stored is not None and self.action.store else self._as_map(out)
+        if kept is not stored:
+            self.run.hold(kept, None)
+        self.run.sources[self.site, self.layer] = kept
+
+    # --- keys and values of tokens whose attention is not computed -----------------------------
+
+    def missing_keys(self, x: Tensor, project: Callable[[Tensor], Tensor]) -> MissingKeys | None:
+        """Keys and values that the configuration wants to have although nothing computes them.
+
+        Args:
+            x: the residual stream before the norm, (rows, n, C).
+            project: from some of its tokens to their keys and values, (rows, n', 2 C).
+        """
+        mode = self.run.config.reuse_kv
+        split = None if self.action.reuse else self._kept_and_left_out(x)
+        if mode == "none" or not (self.action.reuse or split):
+            return None
+        if mode == "project":
+            keys = project(select_positions(x, split[1]) if split else x)
+            self._projected_keys = keys.shape[1]
+        elif self.layer in self.run.keys:
+            keys = self._interpolated_keys()
+            keys = select_positions(keys, split[1]) if split else keys
+        else:
+            return None
+        self._added_keys = keys.shape[1]
+        return MissingKeys(keys, self._positions(split[1]) if split else self.m_maskgit)
+
+    def keep_keys(self, keys_values: Tensor) -> None:
+        """Keep the keys and values (rows, n, 2 C) of a computed attention."""
+        kept = self._as_map(keys_values).contiguous()  # not a view that holds the queries too
+        self.run.hold(kept, self.run.keys.get(self.layer, (0, None))[1])
+        self.run.keys[self.layer] = (self.si, kept)
+
+    def _interpolated_keys(self) -> Tensor:
+        si, keys = self.run.keys[self.layer]
+        return self._resized(keys, si)
+
+    # --- outputs of the previous stage --------------------------------------------------------
+
     def _calibrate(self, compute: Callable[[], Tensor]) -> Tensor:
         out = compute()
         if self.stored[self.layer] is not None:
             similarity = cosine_similarity(self._interpolated(), out)
             column = self.run.schedule.column(self.si)
             self.table.record(self.layer, column, similarity, weight=out.shape[1])
-        self._count(Action(), out)
+        self._count(COMPUTE, out, out.shape[1])
         self._keep(out)
         return out
 
@@ -129,13 +280,14 @@ class SiteCache:
             self.run.probe(self.si, calibrated, cosine_similarity(self._interpolated(), out))
 
     def _interpolated(self) -> Tensor:
-        sides = self.run.schedule.patch_nums
-        full = interpolate_features(
-            self.stored[self.layer],
-            sides[self.si - 1],
-            sides[self.si],
-            self.run.config.interpolation_mode,
-        )
+        return self._resized(self.stored[self.layer], self.si - 1)
+
+    def _resized(self, stored: Tensor, si: int) -> Tensor:
+        """Stage ``si``'s map at the positions of this call."""
+        sides, mode = self.run.schedule.patch_nums, self.run.config.interpolation_mode
+        return self._of_this_call(interpolate_features(stored, sides[si], sides[self.si], mode))
+
+    def _of_this_call(self, full: Tensor) -> Tensor:
         return full if self.m_maskgit is None else select_positions(full, self.m_maskgit)
 
     def _keep(self, out: Tensor | None) -> None:
@@ -145,19 +297,33 @@ class SiteCache:
         """
         if self.si < 0 or self.si == self.run.schedule.num_stages - 1:
             return
-        kept = out
-        if self.si == 0 and out is not None:
-            kept = out[:, -self.run.schedule.lengths[0] :].clone()
-        if self.run.counts is not None:
-            self.run.counts.hold(_size_bytes(kept) - _size_bytes(self.stored[self.layer]))
+        kept = None if out is None else self._as_map(out)
+        before = self.stored[self.layer]
+        still_a_source = before is self.run.sources.get((self.site, self.layer))
+        self.run.hold(kept, None if still_a_source else before)
         self.stored[self.layer] = kept
 
-    def _count(self, action: Action, out: Tensor) -> None:
+    def _as_map(self, out: Tensor) -> Tensor:
+        """A stage's tokens as a map: of stage 0, the text, the last positions only."""
+        return out[:, -self.run.schedule.lengths[0] :].clone() if self.si == 0 else out
+
+    def _count(self, action: Action, out: Tensor, computed: int) -> None:
         run = self.run
-        if run.counts is not None:
-            eligible = is_eligible(run.config, run.schedule, self.site, self.si)
-            rows, tokens = out.shape[:2]
-            run.counts.count(self.layer, self.si, self.site, action, eligible, rows, tokens)
+        if run.counts is None:
+            return
+        rows, tokens = out.shape[:2]
+        run.counts.count(
+            self.layer,
+            self.si,
+            self.site,
+            action,
+            is_eligible(run.config, run.schedule, self.site, self.si),
+            rows,
+            tokens,
+            computed_tokens=computed,
+            added_keys=self._added_keys,
+            projected_keys=self._projected_keys,
+        )
 
 
 def _size_bytes(tensor: Tensor | None) -> int:

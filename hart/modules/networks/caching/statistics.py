@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import SITES
-from .generation_counts import CALLS, GenerationCounts, SiteCounts, no_counts
+from .generation_counts import CALLS, GenerationCounts, SiteCounts, no_counts, no_layer_counts
 from .multiply_adds import TransformerShape
 from .similarity import SimilarityTables
 
@@ -44,6 +44,8 @@ class CacheStatistics:
     Attributes:
         images: images drawn.
         peak_bytes: largest size of the stored outputs.
+        reused_by_layer: per site, stage index and layer the calls that reused.
+        peak_keys: largest number of tokens in the key/value cache, over rows and layers.
     """
 
     def __init__(self, shape: TransformerShape) -> None:
@@ -54,6 +56,8 @@ class CacheStatistics:
         """Forget everything."""
         self.images = 0
         self.peak_bytes = 0
+        self.reused_by_layer = no_layer_counts(self.shape)
+        self.peak_keys = 0
         self._stages = no_counts(self.shape)
         self._thresholds: dict[int, dict[str, Spread]] = {}
         self._stages_s = [0.0] * len(self.shape.patch_nums)
@@ -73,9 +77,15 @@ class CacheStatistics:
         """
         self.images += images
         self.peak_bytes = max(self.peak_bytes, counts.peak_bytes)
+        self.peak_keys = max(self.peak_keys, counts.peak_keys)
         for own, stage in zip(self._stages, counts.stages, strict=True):
             for site in SITES:
                 own[site].add(stage[site])
+        for site in SITES:
+            for total, added in zip(
+                self.reused_by_layer[site], counts.reused_by_layer[site], strict=True
+            ):
+                total[:] = map(sum, zip(total, added, strict=True))
         for si, threshold in counts.thresholds.items():
             spreads = self._thresholds.setdefault(si, {})
             for name, value in threshold._asdict().items():
@@ -156,6 +166,7 @@ class CacheStatistics:
                 "now": running.held_bytes if running else 0,
                 "peak": max(self.peak_bytes, running.peak_bytes if running else 0),
             },
+            "key_value_tokens": {"peak": self.peak_keys},
             "thresholds": {
                 names[si]: {name: spread.to_dict() for name, spread in spreads.items()}
                 for si, spreads in sorted(self._thresholds.items())

@@ -1,0 +1,60 @@
+"""Our re-creation of the habits of HART's repository, as a baseline for speed and memory.
+
+It is the plain model of this library, numerically equal to the public implementation, with what
+that one does around the same arithmetic: keys and values grow by concatenation, rotary tables are
+built anew in every layer (both are the plain path's own way), the token head looks at every text
+position, the quadratic training mask is resident, a second float32 copy of the weights (the
+averaged one) is too, half precision is autocast over float32 weights, and the decoder works in
+float32 in torch's default layout. It is not HART's code, whose fused kernels need a build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.pipeline import HARTPipeline
+from hart.utils.device import bfloat16_is_fast
+
+
+class AsPublished(HARTForT2IEnhanced):
+    """The plain path, with the token head on every text position."""
+
+    def run_blocks(self, x, run, si, m_maskgit=None):
+        hidden = super().run_blocks(x, run, si, m_maskgit)
+        if si == 0:
+            self.get_logits(hidden, run.cond)  # all but the last are thrown away
+        return hidden
+
+
+def as_published(pipeline: HARTPipeline) -> HARTPipeline:
+    """A pipeline on the weights of another one, which are shared and not copied."""
+    with torch.device("meta"):
+        model = AsPublished(pipeline.model.config)
+    model.load_state_dict(pipeline.model.state_dict(), assign=True)
+    model.attach_autoencoder(pipeline.model.vae_proxy[0])
+    model.set_cache_config("no-cache")
+    twin = HARTPipeline(model.eval(), pipeline.text_model, pipeline.text_tokenizer, "")
+    twin.use_engine = False
+    return twin
+
+
+@contextlib.contextmanager
+def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
+    """While inside: what is resident beside the weights, the decoder's layout, and autocast."""
+    model, device = pipeline.model, pipeline.device
+    autoencoder = model.vae_proxy[0]
+    autoencoder.decoder.to(memory_format=torch.contiguous_format)
+    # Written to, so that the operating system really hands the memory out.
+    resident = [p.float() if p.dtype != torch.float32 else p.clone() for p in model.parameters()]
+    resident.append(model.attn_bias_for_masking)
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    quick = device.type != "cpu" or bfloat16_is_fast()
+    try:
+        with torch.autocast(device.type, dtype=half, enabled=quick):
+            yield
+    finally:
+        resident.clear()

@@ -1,0 +1,120 @@
+"""How long the parts of drawing an image must take at least on this machine.
+
+Multiply-adds over the rate of a large matrix product, or bytes over the rate of a large copy,
+whichever is longer.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hart.modules.networks.caching.multiply_adds import transformer_macs
+from hart.pipeline import HARTPipeline
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Measured rates.
+
+    Attributes:
+        macs_per_s: multiply-adds per second of a square matrix product of side ``SIDE``.
+        bytes_per_s: bytes read and written per second by a copy.
+    """
+
+    macs_per_s: float
+    bytes_per_s: float
+
+    SIDE = 2048
+    COPY_BYTES = 2**28
+
+    @classmethod
+    def measure(cls, device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Machine:
+        """Best of ``repeats``."""
+        matrix = torch.ones(cls.SIDE, cls.SIDE, dtype=dtype, device=device)
+        source = torch.ones(cls.COPY_BYTES, dtype=torch.uint8, device=device)
+        target = torch.empty_like(source)
+        product_s = _best(lambda: matrix @ matrix, device, repeats)
+        copy_s = _best(lambda: target.copy_(source), device, repeats)
+        return cls(cls.SIDE**3 / product_s, 2 * cls.COPY_BYTES / copy_s)
+
+    def seconds(self, macs: float, bytes_moved: float) -> float:
+        """The longer of both limits."""
+        return max(macs / self.macs_per_s, bytes_moved / self.bytes_per_s)
+
+
+def _best(work, device: torch.device, repeats: int) -> float:
+    seconds = []
+    for _ in range(repeats + 1):  # the first one warms up
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+@torch.no_grad()
+def part_macs(pipeline: HARTPipeline, batch_size: int) -> dict[str, float]:
+    """Multiply-adds of every part of drawing a batch, nothing cached.
+
+    The blocks by formula; the token head, the diffusion head and the decoder by counting what
+    torch runs on tensors without data.
+
+    Returns:
+        ``stages`` by token count as ``stage N``, ``residual`` and ``decode``.
+    """
+    model = pipeline.model
+    rows, last = 2 * batch_size, model.last_level_pns
+    macs = {
+        f"stage {length}": rows * blocks + batch_size * length * model.C * model.V
+        for length, blocks in zip(
+            model.schedule.lengths, transformer_macs(model.transformer_shape), strict=True
+        )
+    }
+    network = _without_data(model.diffloss.net)
+    steps = model.diffloss.gen_diffusion.num_timesteps
+    x = torch.empty(rows * last, model.Cvae, device="meta")
+    y = torch.empty(rows * last, network.model_channels, device="meta")
+    macs["residual"] = steps * _count(lambda: network.denoise(x, y))
+    decoder = _without_data(model.vae_proxy[0].decoder)
+    side = model.patch_nums[-1]
+    f_hat = torch.empty(batch_size, model.Cvae, side, side, device="meta")
+    macs["decode"] = _count(lambda: decoder(f_hat))
+    return macs
+
+
+def part_bytes(pipeline: HARTPipeline, batch_size: int) -> dict[str, float]:
+    """Bytes that every part must move at least: its weights, and the keys and values it reads."""
+    model = pipeline.model
+    blocks = _size(model.blocks)
+    per_token = 2 * 2 * batch_size * model.depth * model.C * model.dtype.itemsize
+    sizes, tokens = {}, 0
+    new_tokens = model.transformer_shape.new_tokens
+    for length, new in zip(model.schedule.lengths, new_tokens, strict=True):
+        tokens += new
+        sizes[f"stage {length}"] = blocks + tokens * per_token
+    steps = model.diffloss.gen_diffusion.num_timesteps
+    sizes["residual"] = steps * _size(model.diffloss)
+    sizes["decode"] = _size(model.vae_proxy[0].decoder)
+    return sizes
+
+
+def _size(module: torch.nn.Module) -> int:
+    return sum(p.numel() * p.element_size() for p in module.parameters())
+
+
+def _without_data(module: torch.nn.Module) -> torch.nn.Module:
+    """The module's structure on the meta device; the module itself stays as it is."""
+    memo = {id(p): torch.nn.Parameter(p.to("meta"), False) for p in module.parameters()}
+    return copy.deepcopy(module, memo)
+
+
+def _count(work) -> float:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() / 2

@@ -1,0 +1,111 @@
+"""Checks of a cache configuration's values; every message names the field."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from numbers import Real
+
+from .stages import as_integer
+
+PruneStages = tuple[tuple[int, float], ...]
+"""Token count of a stage and the share of its tokens that is left out, ascending."""
+
+
+def stage_length(value: object, name: str) -> int:
+    """``value`` as the token count of a square map."""
+    length = as_integer(value, name)
+    if length < 1 or math.isqrt(length) ** 2 != length:
+        raise ValueError(
+            f"{name} must contain token counts of square maps (1, 4, 9, ...), got {length}"
+        )
+    return length
+
+
+def stage_tuple(stages: object, name: str) -> tuple[int, ...]:
+    """Token counts in ascending order without duplicates; None means none."""
+    if stages is None:
+        return ()
+    if isinstance(stages, str | bytes | Mapping) or not isinstance(stages, Iterable):
+        raise TypeError(f"{name} must be a collection of token counts, got {stages!r}")
+    return tuple(sorted({stage_length(stage, name) for stage in stages}))
+
+
+def optional_stage(value: object, name: str) -> int | None:
+    """None, or the token count of a square map."""
+    return None if value is None else stage_length(value, name)
+
+
+def unit_interval(value: object, name: str) -> float:
+    """``value`` as a float within [0, 1]."""
+    number = _number(value, name)
+    if not 0.0 <= number <= 1.0:  # also refuses NaN, which compares false
+        raise ValueError(f"{name} must be within [0, 1], got {value}")
+    return number
+
+
+def prune_ratio(value: object, name: str) -> float:
+    """``value`` as a float within [0, 1): something must be left."""
+    ratio = _number(value, name)
+    if not 0.0 <= ratio < 1.0:
+        raise ValueError(
+            f"{name} must map stages to the share of tokens left out, at least 0 and below 1, "
+            f"got {value}"
+        )
+    return ratio
+
+
+def prune_pairs(stages: object, name: str) -> PruneStages:
+    """Stages with ratios, from a mapping or from pairs, in ascending order; None means none.
+
+    Token counts may be texts of digits, which is what JSON makes of them.
+    """
+    if stages is None:
+        return ()
+    if isinstance(stages, Mapping):
+        stages = stages.items()
+    if isinstance(stages, str | bytes) or not isinstance(stages, Iterable):
+        raise TypeError(f"{name} must map token counts to ratios, got {stages!r}")
+    ratios: dict[int, float] = {}
+    for pair in stages:
+        if isinstance(pair, str | bytes) or not isinstance(pair, Iterable):
+            raise TypeError(f"{name} must map token counts to ratios, got {pair!r}")
+        items = tuple(pair)
+        if len(items) != 2:
+            raise ValueError(f"{name} must hold pairs of a token count and a ratio, got {items!r}")
+        length = stage_length(_digits(items[0]), name)
+        ratio = prune_ratio(items[1], name)
+        if ratios.setdefault(length, ratio) != ratio:
+            raise ValueError(f"{name} has two ratios for stage {length}: {ratios[length]}, {ratio}")
+    return tuple(sorted(ratios.items()))
+
+
+def parse_prune_stage(text: str) -> tuple[int, float]:
+    """``"2304:0.5"`` as (2304, 0.5), for a command line.
+
+    Raises:
+        ValueError: it is not a token count, a colon and a number.
+    """
+    length, colon, ratio = text.partition(":")
+    try:
+        if not colon:
+            raise ValueError
+        return int(length), float(ratio)
+    except ValueError:
+        raise ValueError(f"expected TOKENS:RATIO, for example 2304:0.5, got {text!r}") from None
+
+
+def one_of(value: object, allowed: tuple[str, ...], name: str) -> None:
+    """Refuse what is not in ``allowed``."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+
+
+def _number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
+def _digits(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value

@@ -1,0 +1,175 @@
+"""What a request leaves in the output folder, to be shown and downloaded."""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops
+
+from hart.evaluation.environment import environment
+from hart.evaluation.figures import save_figure
+from hart.evaluation.image_grid import image_grid
+from hart.evaluation.reuse_plot import plot_reuse
+from hart.evaluation.similarity_plot import plot_similarity
+from hart.modules.networks.caching.decisions import decide_all
+from hart.modules.networks.caching.presets import preset_config
+from hart.modules.networks.caching.similarity_formats import Provenance
+from hart.modules.networks.caching.similarity_io import (
+    SIMILARITY_FILE,
+    StoredSimilarity,
+    save_similarity,
+)
+from hart.pipeline import HARTPipeline
+from hart.pipeline.results import image_metadata
+from hart.utils.files import replacing, write_json
+from hart.utils.images import save_png
+from hart.version import __version__
+from hart.web.events import Calibrated, Drawn
+from hart.web.tables import image_qualities, image_table, stage_table
+
+DIFFERENCE_GAIN = 4
+
+StagePictures = Mapping[str, Sequence[Image.Image]]
+"""Stage -> one small picture per image."""
+
+
+@dataclass(frozen=True)
+class SavedDrawing:
+    """Files of a drawing.
+
+    Attributes:
+        pictures: file and caption of what the page shows; per image the asked-for configuration,
+            then, where compared, the one without caching and the difference.
+        heat_map: what was reused, layer by stage.
+        files: everything to download, an archive of all of it first.
+    """
+
+    pictures: list[tuple[Path, str]]
+    heat_map: Path
+    files: list[Path]
+
+
+@dataclass(frozen=True)
+class SavedCalibration:
+    """Files of a calibration: the heat map, and everything to download."""
+
+    heat_map: Path
+    files: list[Path]
+
+
+def new_folder(root: Path) -> Path:
+    """A folder of its own for one request; its name starts with the time."""
+    return root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
+
+
+def save_drawing(
+    drawn: Drawn, stages: StagePictures, pipeline: HARTPipeline, root: Path
+) -> SavedDrawing:
+    """Write images, tables, heat map and a report to a new folder below ``root``.
+
+    Args:
+        stages: pictures of the first images after each stage; may be empty.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder = new_folder(root)
+    pictures = _save_pictures(drawn, folder)
+    heat_map = folder / "reuse.png"
+    save_figure(plot_reuse(drawn.runs[0].reuse, drawn.request.name), heat_map)
+    files = [path for path, _ in pictures] + [heat_map]
+    if stages:
+        prompts = [result.prompt for result in drawn.runs[0].results]
+        shown = prompts[: len(next(iter(stages.values())))]
+        grid = image_grid(shown, {name: ("", images) for name, images in stages.items()})
+        files.append(save_png(grid, folder / "stage_by_stage.png"))
+    for name, table in (("stages", stage_table(drawn)), ("images", image_table(drawn))):
+        files.append(folder / f"{name}.csv")
+        with replacing(files[-1]) as beside:
+            beside.write_text(table.to_csv(), encoding="utf-8")
+    files.append(folder / "report.json")
+    write_json(files[-1], drawing_report(drawn, pipeline))
+    return SavedDrawing(pictures, heat_map, [_archive(folder / "all.zip", files), *files])
+
+
+def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
+    qualities = image_qualities(drawn)
+    pictures: list[tuple[Path, str]] = []
+    for index, results in enumerate(zip(*(run.results for run in drawn.runs), strict=True)):
+        for run, result in zip(drawn.runs, results, strict=True):
+            file = folder / f"{index:03d}-{run.name}.png"
+            save_png(result.image, file, image_metadata(result, drawn.request.options, run.config))
+            pictures.append((file, f"{run.name}, seed {result.seed}"))
+        if qualities:
+            difference = ImageChops.difference(*(result.image for result in results))
+            difference = difference.point(lambda level: min(255, DIFFERENCE_GAIN * level))
+            file = save_png(difference, folder / f"{index:03d}-difference.png")
+            caption = f"difference × {DIFFERENCE_GAIN}, {qualities[index].psnr_db:.1f} dB"
+            pictures.append((file, caption))
+    return pictures
+
+
+def drawing_report(drawn: Drawn, pipeline: HARTPipeline) -> dict[str, Any]:
+    """Everything about a drawing, JSON-able."""
+    qualities = [
+        {"psnr_db": None if math.isinf(q.psnr_db) else q.psnr_db, "ssim": q.ssim}
+        for q in image_qualities(drawn)
+    ]
+    return {
+        "options": drawn.request.options.to_dict(),
+        "environment": environment(pipeline),
+        "runs": {
+            run.name: {
+                "cache_config": run.config.to_dict(),
+                "statistics": run.statistics,
+                "reused_by_layer": run.reuse.to_dict(),
+                "images": [
+                    {"prompt": r.prompt, "seed": r.seed, "seconds": r.total_s} for r in run.results
+                ],
+            }
+            for run in drawn.runs
+        },
+        "distance_from_no_cache": qualities,
+        "notes": drawn.notes,
+    }
+
+
+def save_calibration(
+    calibrated: Calibrated, pipeline: HARTPipeline, preset: str, root: Path
+) -> SavedCalibration:
+    """Write the similarity table and its heat map to a new folder below ``root``.
+
+    Args:
+        preset: the heat map marks what it would reuse.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    folder = new_folder(root)
+    model, tables = pipeline.model, calibrated.tables
+    plan = decide_all(preset_config(preset, model.patch_nums), model.schedule, tables)
+    stored = StoredSimilarity(tables, Provenance(model.patch_nums, images=tables.images))
+    heat_map, table = folder / "similarity.png", folder / SIMILARITY_FILE
+    save_figure(plot_similarity(stored, "this calibration", plan, f"preset {preset}"), heat_map)
+    save_similarity(
+        table,
+        tables,
+        model.schedule,
+        fingerprint=model.weight_fingerprint(),
+        library_version=__version__,
+    )
+    return SavedCalibration(heat_map, [table, heat_map])
+
+
+def _archive(path: Path, files: Sequence[Path]) -> Path:
+    with replacing(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(file, file.name)
+    return path

@@ -1,0 +1,205 @@
+"""What the page's buttons do, without the page: updates by the name of the part they change."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.web import render
+from hart.web.events import Calibrated, Drawn, Progress
+from hart.web.files import save_calibration, save_drawing
+from hart.web.requests import (
+    CUSTOM,
+    MAX_CALIBRATION_PROMPTS,
+    CalibrationRequest,
+    DrawRequest,
+    read_config,
+    read_options,
+    read_prompts,
+)
+from hart.web.studio import Studio
+from hart.web.tables import headline, image_table, stage_table
+from hart.web.view import DrawingView, Updates
+
+DEFAULT_PRESET = "original"
+SPEEDUP_NOTE = (
+    "The speedup is of this one run, the first one of which may be warming up; "
+    "hart generate --compare_configs measures it in turns."
+)
+_log = logging.getLogger(__name__)
+
+
+class Handlers:
+    """Turns the page's values into requests and their events into updates.
+
+    Args:
+        studio: the model.
+        name: what the page calls the model.
+        folder: where results go.
+        max_images: images of one request.
+    """
+
+    def __init__(self, studio: Studio, name: str, folder: Path, max_images: int) -> None:
+        self.studio, self.folder, self.max_images = studio, folder, max_images
+        self._name = name
+
+    @property
+    def _schedule(self):
+        return self.studio.pipeline.model.schedule
+
+    # --- drawing ------------------------------------------------------------------------------
+
+    def draw(
+        self, prompts, seed, cfg_scale, preset, stages, sites, threshold, adaptive, interpolation,
+        compare, previews,
+    ) -> Iterator[Updates]:  # fmt: skip
+        """Draw what the page says; never raises.
+
+        Updates ``status``, ``gallery``, ``columns`` (of the gallery), ``strip``, ``cards``,
+        ``heat_map``, ``tables`` and ``files``.
+        """
+        try:
+            custom = (stages, sites, threshold, adaptive, interpolation)
+            request = DrawRequest(
+                read_prompts(prompts, self.max_images),
+                read_options(seed, cfg_scale),
+                str(preset),
+                read_config(preset, self._schedule, *custom),
+                compare=bool(compare),
+                previews=bool(previews),
+            )
+        except (ValueError, TypeError) as error:
+            yield {"status": render.failure(str(error))}
+            return
+        yield from self._guarded(self._draw(request))
+
+    def _draw(self, request: DrawRequest) -> Iterator[Updates]:
+        view = DrawingView(request)
+        yield {**view.cleared(), "status": render.message("Waiting for the model …")}
+        with contextlib.closing(self.studio.draw(request)) as events:
+            for event in events:
+                if isinstance(event, Drawn):
+                    yield {"status": render.message("Writing the results …")}
+                    yield self._finish(event, view)
+                else:
+                    yield {} if event is None else view.update(event)
+
+    def _finish(self, drawn: Drawn, view: DrawingView) -> Updates:
+        saved = save_drawing(drawn, view.stages, self.studio.pipeline, self.folder)
+        lines = [*drawn.notes, *(f"Nothing was reused: {r}" for r in drawn.runs[0].reasons)]
+        if drawn.request.compare and len(drawn.runs) == 1:
+            lines.append("This is what the others are compared with.")
+        elif drawn.request.compare:
+            lines.append(SPEEDUP_NOTE)
+        tables = render.table(stage_table(drawn), total=True) + render.table(image_table(drawn))
+        return {
+            "status": render.message(f"Done. {drawn.request.name}: {_config_line(drawn)}."),
+            "gallery": [(str(file), caption) for file, caption in saved.pictures],
+            "cards": render.cards(headline(drawn)) + render.notes(lines),
+            "heat_map": str(saved.heat_map),
+            "tables": render.folded("Times and reuse by stage, images", tables),
+            "files": [str(file) for file in saved.files],
+        }
+
+    # --- calibrating --------------------------------------------------------------------------
+
+    def calibrate(self, prompts, seed, cfg_scale, add, preset) -> Iterator[Updates]:
+        """Calibrate on what the page says; never raises.
+
+        Updates ``status``, ``heat_map``, ``files`` and ``about``.
+        """
+        try:
+            request = CalibrationRequest(
+                read_prompts(prompts, MAX_CALIBRATION_PROMPTS),
+                read_options(seed, cfg_scale),
+                add=bool(add),
+            )
+            read_config(preset, self._schedule)
+        except (ValueError, TypeError) as error:
+            yield {"status": render.failure(str(error))}
+            return
+        yield from self._guarded(self._calibrate(request, preset))
+
+    def _calibrate(self, request: CalibrationRequest, preset: str) -> Iterator[Updates]:
+        yield {"status": render.message("Waiting for the model …"), "heat_map": None, "files": []}
+        with contextlib.closing(self.studio.calibrate(request)) as events:
+            for event in events:
+                if isinstance(event, Calibrated):
+                    yield self._finish_calibration(event, preset)
+                elif isinstance(event, Progress):
+                    yield {"status": render.progress(event)}
+                else:
+                    yield {}
+
+    def _finish_calibration(self, calibrated: Calibrated, preset: str) -> Updates:
+        saved = save_calibration(calibrated, self.studio.pipeline, preset, self.folder)
+        images = calibrated.tables.images
+        done = f"Done: the table of {images} images is in use for everybody now."
+        return {
+            "status": render.message(done),
+            "heat_map": str(saved.heat_map),
+            "files": [str(file) for file in saved.files],
+            "about": self.about(),
+        }
+
+    def restore(self) -> Updates:
+        """Use the checkpoint's own table again. Updates ``status`` and ``about``."""
+        self.studio.restore_tables()
+        return {
+            "status": render.message("The table that the page started with is in use again."),
+            "about": self.about(),
+        }
+
+    # --- the rest -----------------------------------------------------------------------------
+
+    @staticmethod
+    def cancelled() -> Updates:
+        """After a request was cancelled."""
+        return {"status": render.message("Cancelled.")}
+
+    def preset_fields(self, preset: str) -> tuple[list[int], list[str], float, bool, str] | None:
+        """Stages, sites, threshold, adaptive and interpolation of a preset; None if custom."""
+        if preset not in CACHE_PRESETS:
+            return None
+        config = preset_config(preset, self._schedule.patch_nums)
+        return (
+            list(config.skip_stages),
+            list(config.enabled_sites),
+            config.threshold,
+            config.adaptive_threshold,
+            config.interpolation_mode,
+        )
+
+    def preset_choices(self) -> list[str]:
+        return [*CACHE_PRESETS, CUSTOM]
+
+    def about(self) -> str:
+        """One line about the model and its similarity table."""
+        pipeline = self.studio.pipeline
+        model, images = pipeline.model, pipeline.model.similarity.images
+        table = f"similarities of {images} images"
+        if model.similarity.is_empty:
+            table = "no similarity table yet: calibrate before anything can be reused"
+        first, last = (f"{side}×{side}" for side in (model.patch_nums[0], model.patch_nums[-1]))
+        return render.message(
+            f"{self._name} · {model.depth} layers · {len(model.patch_nums)} stages, "
+            f"{first} to {last} · {pipeline.device} {str(pipeline.dtype).removeprefix('torch.')} · "
+            f"{table}"
+        )
+
+    def _guarded(self, updates: Iterator[Updates]) -> Iterator[Updates]:
+        """Whatever goes wrong becomes a line on the page, which lives on."""
+        try:
+            yield from updates
+        except (ValueError, OSError) as error:
+            yield {"status": render.failure(str(error))}
+        except Exception as error:
+            _log.exception("a request failed")
+            yield {"status": render.failure(f"This failed ({type(error).__name__}: {error}).")}
+
+
+def _config_line(drawn: Drawn) -> str:
+    return str(drawn.request.config).removeprefix("CacheConfig(").removesuffix(")")

@@ -1,0 +1,341 @@
+"""The page: what is where, and which button calls which handler."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from hart.evaluation.extras import import_extra
+from hart.evaluation.figures import matplotlib_module
+from hart.evaluation.image_metrics import import_ssim
+from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
+from hart.modules.networks.caching.presets import CACHE_PRESETS
+from hart.pipeline import GenerationOptions
+from hart.web import render
+from hart.web.handlers import DEFAULT_PRESET, Handlers
+from hart.web.requests import CUSTOM
+from hart.web.view import Updates
+
+if TYPE_CHECKING:
+    import gradio
+
+STYLE_FILE = Path(__file__).parent / "style.css"
+
+_CACHE_SWEEP_S, _CACHE_AGE_S = 3600, 86400
+# One queue for everything that needs the model; light events do not wait in it.
+_MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+_LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
+Parts = dict[str, Any]
+"""Components by the name under which the handlers update them."""
+
+
+@dataclass(frozen=True)
+class PageOptions:
+    """What the page starts with.
+
+    Attributes:
+        prompts: examples; the first one is filled in.
+        calibration_prompts: filled in on the calibration tab.
+        seed: filled in on both.
+        max_waiting: requests that may wait for the model; further ones are turned away.
+    """
+
+    prompts: Sequence[str]
+    calibration_prompts: Sequence[str]
+    seed: int = 1
+    max_waiting: int = 8
+
+
+def gradio_module() -> ModuleType:
+    """Import gradio and make sure that the page's other packages are there.
+
+    Raises:
+        MissingExtraError: one of them is not installed.
+    """
+    gr = import_extra("gradio", "hart web", extra="web")
+    matplotlib_module("figure")
+    import_ssim()
+    return gr
+
+
+def build_page(handlers: Handlers, options: PageOptions) -> gradio.Blocks:
+    """Lay out the page and connect it to the handlers.
+
+    Raises:
+        MissingExtraError: gradio, matplotlib or scikit-image is not installed.
+    """
+    gr = gradio_module()
+    sweep = (_CACHE_SWEEP_S, _CACHE_AGE_S)
+    with gr.Blocks(title="hart", analytics_enabled=False, delete_cache=sweep) as page:
+        gr.Markdown(
+            "# HART with feature caching\nDraw, and see what reuse saves and what it changes.",
+            elem_classes="hart-title",
+        )
+        about = gr.HTML(handlers.about(), elem_id="about")
+        with gr.Tabs():
+            with gr.Tab("Draw", id="draw"):
+                _draw_tab(gr, handlers, options)
+            with gr.Tab("Calibrate", id="calibrate"):
+                _calibrate_tab(gr, handlers, options, about)
+    page.queue(max_size=options.max_waiting, default_concurrency_limit=1, api_open=False)
+    return page
+
+
+# --- drawing ----------------------------------------------------------------------------------
+
+
+def _draw_tab(gr: ModuleType, handlers: Handlers, options: PageOptions) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            prompts = gr.Textbox(
+                options.prompts[0],
+                label=f"Prompts, one per line (at most {handlers.max_images})",
+                lines=3,
+                max_lines=8,
+                elem_id="prompts",
+            )
+            gr.Examples([[prompt] for prompt in options.prompts], prompts, label="Examples")
+            sampling = _sampling_fields(gr, options.seed, "seed")
+            cache = _cache_fields(gr, handlers)
+            compare = gr.Checkbox(False, label="Compare with no-cache", elem_id="compare")
+            previews = gr.Checkbox(
+                True,
+                label="Show every stage",
+                info="Decodes once per stage; the times below do not include it.",
+            )
+            start, cancel = _buttons(gr, "Draw", "draw")
+        with gr.Column(scale=3, min_width=320):
+            parts = _results(gr)
+    inputs = [prompts, *sampling, *cache, compare, previews]
+    _connect(gr, handlers.draw, start, cancel, inputs, parts)
+
+
+def _sampling_fields(gr: ModuleType, seed: int, name: str) -> list[Any]:
+    with gr.Row():
+        return [
+            gr.Number(
+                seed, label="Seed", info="Image i uses seed + i.", min_width=120, elem_id=name
+            ),
+            gr.Number(
+                GenerationOptions.cfg_scale,
+                label="Guidance",
+                info="How strictly to follow the prompt.",
+                min_width=120,
+            ),
+        ]
+
+
+def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
+    """Preset, then its fields: choosing one fills them in, changing one makes it custom."""
+    stages, sites, threshold, adaptive, interpolation = handlers.preset_fields(DEFAULT_PRESET)
+    lengths = handlers.studio.pipeline.model.schedule.lengths
+    preset = gr.Dropdown(
+        [(_preset_label(name), name) for name in handlers.preset_choices()],
+        value=DEFAULT_PRESET,
+        label="Cache preset",
+        filterable=False,
+        elem_id="preset",
+    )
+    with gr.Accordion("Custom caching", open=False, elem_id="custom"):
+        fields = [
+            gr.CheckboxGroup(
+                [(str(n), n) for n in lengths[1:]],
+                value=stages,
+                label="Stages that may reuse the one before (tokens)",
+            ),
+            gr.CheckboxGroup(
+                [("attention", "attn"), ("MLP", "mlp")], value=sites, label="What may be reused"
+            ),
+            gr.Number(
+                threshold,
+                label="Threshold",
+                info="Reuse what calibration found more similar than this, 0 to 1.",
+                step=0.05,
+            ),
+            gr.Checkbox(adaptive, label="Adapt the threshold to the image"),
+            gr.Dropdown(list(INTERPOLATION_MODES), value=interpolation, label="Interpolation"),
+        ]
+
+    def fill(name: str) -> list[Any]:
+        values = handlers.preset_fields(name)
+        return list(values) if values else [gr.skip() for _ in fields]
+
+    preset.input(fill, preset, fields, **_LIGHT)
+    for field in fields:
+        field.input(lambda: CUSTOM, None, preset, **_LIGHT)
+    return [preset, *fields]
+
+
+def _preset_label(name: str) -> str:
+    if name == CUSTOM:
+        return "custom: as set below"
+    return f"{name}: {CACHE_PRESETS[name].description}"
+
+
+def _results(gr: ModuleType) -> Parts:
+    hint = render.message("Press Draw: the images appear here, stage by stage.")
+    return {
+        "status": gr.HTML(hint, elem_id="draw-status"),
+        "gallery": gr.Gallery(
+            label="Images",
+            show_label=False,
+            object_fit="contain",
+            height="auto",
+            buttons=["download", "fullscreen"],
+            visible=False,
+            elem_id="gallery",
+        ),
+        "strip": gr.HTML("", elem_id="strip"),
+        "cards": gr.HTML("", elem_id="cards"),
+        "heat_map": _figure(gr, "What was reused, layer by stage", "heat-map"),
+        "tables": gr.HTML("", elem_id="tables"),
+        "files": _downloads(gr, "files"),
+    }
+
+
+def _figure(gr: ModuleType, label: str, name: str) -> Any:
+    return gr.Image(
+        label=label,
+        show_label=False,  # the figure has its own title
+        alt_text=label,
+        type="filepath",
+        format="png",
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        visible=False,
+        elem_id=name,
+    )
+
+
+def _downloads(gr: ModuleType, name: str) -> Any:
+    return gr.File(
+        label="Download",
+        file_count="multiple",
+        interactive=False,
+        visible=False,
+        elem_id=name,
+        elem_classes="hart-files",
+    )
+
+
+# --- calibrating ------------------------------------------------------------------------------
+
+
+def _calibrate_tab(gr: ModuleType, handlers: Handlers, options: PageOptions, about: Any) -> None:
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=320):
+            gr.Markdown(
+                "Draws every prompt without reuse and measures how similar each module's output "
+                "is to that of the stage before. The new table is used for all drawings on this "
+                "page, whoever makes them."
+            )
+            prompts = gr.Textbox(
+                "\n".join(options.calibration_prompts),
+                label="Prompts, one per line",
+                lines=6,
+                max_lines=12,
+                elem_id="calibration-prompts",
+            )
+            sampling = _sampling_fields(gr, options.seed, "calibration-seed")
+            add = gr.Checkbox(False, label="Add to the table in use")
+            preset = gr.Dropdown(
+                [name for name in CACHE_PRESETS if name != "no-cache"],
+                value=DEFAULT_PRESET,
+                label="Mark in the heat map what this preset would reuse",
+                filterable=False,
+            )
+            start, cancel = _buttons(gr, "Calibrate", "calibrate")
+            restore = gr.Button("Use the first table again", size="sm", elem_id="restore")
+        with gr.Column(scale=3, min_width=320):
+            parts = {
+                "status": gr.HTML("", elem_id="calibrate-status"),
+                "heat_map": _figure(gr, "Similarity, layer by transition", "similarity"),
+                "files": _downloads(gr, "calibration-files"),
+                "about": about,
+            }
+    inputs = [prompts, *sampling, add, preset]
+    _connect(gr, handlers.calibrate, start, cancel, inputs, parts)
+    restore.click(
+        lambda: _components(gr, parts, handlers.restore()),
+        None,
+        [parts["status"], about],
+        show_progress="hidden",
+        **_MODEL,
+    )
+
+
+# --- shared -----------------------------------------------------------------------------------
+
+
+def _buttons(gr: ModuleType, text: str, name: str) -> tuple[Any, Any]:
+    with gr.Row():
+        start = gr.Button(text, variant="primary", elem_id=f"{name}-button", min_width=120)
+        cancel = gr.Button("Cancel", variant="stop", elem_id=f"{name}-cancel", min_width=120)
+    return start, cancel
+
+
+def _connect(
+    gr: ModuleType,
+    handler: Callable[..., Iterator[Updates]],
+    start: Any,
+    cancel: Any,
+    inputs: list[Any],
+    parts: Parts,
+) -> None:
+    """Let ``start`` run a handler that yields updates, and ``cancel`` end it."""
+
+    def run(*values: Any) -> Iterator[dict[Any, Any]]:
+        with contextlib.closing(handler(*values)) as stream:
+            for updates in stream:
+                yield _components(gr, parts, updates)
+
+    event = start.click(
+        run,
+        inputs,
+        list(parts.values()),
+        show_progress="minimal",
+        show_progress_on=parts["status"],
+        **_MODEL,
+    )
+    cancel.click(
+        lambda: _components(gr, parts, Handlers.cancelled()),
+        None,
+        [parts["status"]],
+        cancels=event,
+        **_LIGHT,
+    )
+
+
+def _components(gr: ModuleType, parts: Parts, updates: Updates) -> dict[Any, Any]:
+    """The handlers' updates as gradio's: pictures and files are only there when there are any."""
+    changes: dict[Any, Any] = {}
+    for name, value in updates.items():
+        if name in ("gallery", "heat_map", "files"):
+            more = {}
+            if name == "gallery" and "columns" in updates:
+                more["columns"] = updates["columns"]
+            changes[parts[name]] = gr.update(value=value, visible=bool(value), **more)
+        elif name != "columns":
+            changes[parts[name]] = value
+    return changes or {parts["status"]: gr.skip()}  # gradio wants at least one
+
+
+# Names of the theme's fonts: the system's own, so that nothing is fetched from elsewhere.
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+MONOSPACE = ("ui-monospace", "Consolas", "monospace")
+
+
+def page_theme(gr: ModuleType) -> Any:
+    """Colours and fonts."""
+    return gr.themes.Soft(
+        primary_hue="blue", neutral_hue="slate", font=list(FONTS), font_mono=list(MONOSPACE)
+    ).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_text_color="white",
+    )

@@ -1,0 +1,94 @@
+"""Pieces of HTML. Everything that comes from a visitor or a file is escaped here."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+from PIL import Image
+
+from hart.web.events import Progress
+from hart.web.tables import Table
+
+TEXT_COLUMNS = ("part", "prompt")
+
+
+def message(text: str) -> str:
+    """A line about what is going on."""
+    return f'<div class="hart-status" role="status">{escape(text)}</div>'
+
+
+def failure(text: str) -> str:
+    """A line about what went wrong and what would be right."""
+    return f'<div class="hart-status hart-failure" role="alert">{escape(text)}</div>'
+
+
+def progress(event: Progress) -> str:
+    """A bar over all stages of the request, and which one it is."""
+    batch = f"image {event.first}"
+    if event.last > event.first:
+        batch = f"images {event.first} to {event.last}"
+    text = f"{event.name}: {batch} of {event.images}, stage of {event.stage} tokens"
+    bar = f'<progress max="{event.total}" value="{event.done}"></progress>'
+    return f'<div class="hart-status" role="status">{escape(text)}{bar}</div>'
+
+
+def cards(numbers: Sequence[tuple[str, str]]) -> str:
+    """Large numbers side by side, each with its label below."""
+    items = "".join(
+        f"<li><b>{escape(value)}</b><span>{escape(label)}</span></li>" for label, value in numbers
+    )
+    return f'<ul class="hart-cards">{items}</ul>'
+
+
+def notes(lines: Sequence[str]) -> str:
+    """Sentences in small print; empty without any."""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="hart-notes">{items}</ul>' if items else ""
+
+
+def folded(title: str, content: str) -> str:
+    """HTML under a title that opens and closes it; open at first."""
+    return f"<details open><summary>{escape(title)}</summary>{content}</details>"
+
+
+def strip(title: str, rows: Iterable[Sequence[tuple[Image.Image, str]]]) -> str:
+    """Rows of small pictures with captions; empty without any."""
+    lines = "".join(f"<div>{''.join(_figure(*item) for item in row)}</div>" for row in rows)
+    return f'<div class="hart-strip"><b>{escape(title)}</b>{lines}</div>' if lines else ""
+
+
+def _figure(image: Image.Image, caption: str) -> str:
+    data = io.BytesIO()
+    image.save(data, "WEBP", quality=80)
+    source = "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode("ascii")
+    text = escape(caption)
+    return f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def table(content: Table, total: bool = False) -> str:
+    """A table that scrolls sideways where it does not fit; ``total``: the last row sums it up."""
+    kinds = ['class="text"' if name in TEXT_COLUMNS else "" for name in content.header]
+    pairs = zip(kinds, content.header, strict=True)
+    head = "".join(f"<th {kind}>{escape(name)}</th>" for kind, name in pairs)
+    body = "".join(f"<tr>{_cells(kinds, content.header, row)}</tr>" for row in content.rows)
+    return (
+        f'<div class="hart-table{" hart-total" if total else ""}"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _cells(kinds: Sequence[str], header: Sequence[str], row: Sequence[Any]) -> str:
+    cells = zip(kinds, header, row, strict=True)
+    return "".join(f"<td {kind}>{_cell(name, value)}</td>" for kind, name, value in cells)
+
+
+def _cell(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str | int):
+        return escape(str(value))
+    return f"{value:.1%}" if column.endswith(("reused", "saved")) else f"{value:.3f}"

@@ -1,0 +1,153 @@
+"""What a visitor asks for: the values on the page, checked, with messages for people."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.modules.networks.caching.stages import StageSchedule
+from hart.pipeline import GenerationOptions
+
+CUSTOM = "custom"
+"""Beside the presets' names: the visitor's own stages, sites and threshold."""
+
+MAX_PROMPT_CHARACTERS = 4000
+MAX_CFG_SCALE = 30.0
+MAX_CALIBRATION_PROMPTS = 64
+# Above it a browser's numbers have gaps.
+_MAX_SEED = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """Images to draw.
+
+    Attributes:
+        prompts: one per image.
+        options: sampling options.
+        name: what the page calls the cache configuration.
+        config: the cache configuration.
+        compare: also draw the images without caching and compare.
+        previews: show the pictures of every stage.
+    """
+
+    prompts: list[str]
+    options: GenerationOptions
+    name: str
+    config: CacheConfig
+    compare: bool = False
+    previews: bool = True
+
+
+@dataclass(frozen=True)
+class CalibrationRequest:
+    """Images to measure similarities on.
+
+    Attributes:
+        prompts: one per image.
+        options: sampling options.
+        add: add to the table that is in use instead of starting from nothing.
+    """
+
+    prompts: list[str]
+    options: GenerationOptions
+    add: bool = False
+
+
+def read_prompts(text: object, limit: int) -> list[str]:
+    """One prompt per line; empty lines are skipped.
+
+    Raises:
+        ValueError: none, too many, or one is too long.
+    """
+    lines = (line.strip() for line in (text if isinstance(text, str) else "").splitlines())
+    prompts = [line for line in lines if line]
+    if not prompts:
+        raise ValueError("Write at least one prompt, one per line.")
+    if len(prompts) > limit:
+        raise ValueError(f"{len(prompts)} prompts are too many; this page takes {limit} at a time.")
+    for number, prompt in enumerate(prompts, start=1):
+        if len(prompt) > MAX_PROMPT_CHARACTERS:
+            raise ValueError(
+                f"Prompt {number} has {len(prompt)} characters; at most {MAX_PROMPT_CHARACTERS} "
+                "are allowed."
+            )
+    return prompts
+
+
+def read_options(seed: object, cfg_scale: object) -> GenerationOptions:
+    """Sampling options from two numbers.
+
+    Raises:
+        ValueError: one is not a number, or out of range.
+    """
+    seed = _number("seed", seed)
+    if seed != int(seed) or not 0 <= seed <= _MAX_SEED:
+        raise ValueError(f"The seed must be a whole number from 0 to {_MAX_SEED}, got {seed:g}.")
+    scale = _number("guidance scale", cfg_scale)
+    if not 0 <= scale <= MAX_CFG_SCALE:
+        raise ValueError(
+            f"The guidance scale must be within 0 and {MAX_CFG_SCALE:g}, got {scale:g}."
+        )
+    return GenerationOptions(seed=int(seed), cfg_scale=float(scale))
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"The {name} must be a number.")
+    return value
+
+
+def read_config(
+    preset: object,
+    schedule: StageSchedule,
+    stages: object = (),
+    sites: object = (),
+    threshold: object = CacheConfig.threshold,
+    adaptive: object = False,
+    interpolation: object = CacheConfig.interpolation_mode,
+) -> CacheConfig:
+    """The cache configuration of a preset, or :data:`CUSTOM` with the other arguments.
+
+    Args:
+        stages: token counts of the stages that may reuse; each is fed from the stage before it.
+        sites: ``attn``, ``mlp``.
+
+    Raises:
+        ValueError: unknown preset, a stage that the model does not have or that has none before
+            it, an unknown site, or a field that :class:`CacheConfig` refuses.
+    """
+    if preset in CACHE_PRESETS:
+        return preset_config(preset, schedule.patch_nums)
+    if preset != CUSTOM:
+        raise ValueError(f"Unknown preset {preset!r:.80}.")
+    skip = sorted({int(_number("list of stages", stage)) for stage in _list(stages)})
+    unknown = [n for n in skip if n not in schedule.lengths[1:]]
+    if unknown:
+        raise ValueError(
+            f"Stage {unknown[0]} cannot reuse; the stages that can are "
+            f"{', '.join(map(str, schedule.lengths[1:]))}."
+        )
+    chosen = _list(sites)
+    for site in chosen:
+        if site not in SITES:
+            raise ValueError(f"Unknown site {site!r:.80}; choose from {', '.join(SITES)}.")
+    threshold = _number("threshold", threshold)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"The threshold must be within 0 and 1, got {threshold:g}.")
+    return CacheConfig(
+        skip_stages=skip,
+        cache_stages=[schedule.lengths[schedule.index_of(n) - 1] for n in skip],
+        enable_attn_cache="attn" in chosen,
+        enable_mlp_cache="mlp" in chosen,
+        threshold=threshold,
+        adaptive_threshold=bool(adaptive),
+        interpolation_mode=interpolation,
+    )
+
+
+def _list(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set) else []

@@ -1,0 +1,82 @@
+"""What the galleries show while a drawing runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from hart.web import render
+from hart.web.events import BatchDone, Preview, Progress
+from hart.web.requests import DrawRequest
+
+MAX_SHOWN, MAX_THUMBNAIL = 512, 96
+"""Longest side in pixels of a picture that is being drawn, and of its earlier stages."""
+
+Updates = dict[str, Any]
+"""New content by the name of the part of the page that shows it."""
+
+
+class DrawingView:
+    """Collects the pictures of one drawing.
+
+    Attributes:
+        stages: per stage the first configuration's pictures, small; empty without previews.
+    """
+
+    def __init__(self, request: DrawRequest) -> None:
+        self._name = request.name
+        self._columns = 3 if request.compare else min(2, len(request.prompts))
+        self._shown: dict[tuple[int, str], tuple[Image.Image, str]] = {}
+        self._thumbnails: dict[int, list[tuple[Image.Image, str]]] = {}
+        self.stages: dict[str, list[Image.Image]] = {}
+
+    def cleared(self) -> Updates:
+        """Updates that empty everything."""
+        empty: Updates = dict.fromkeys(("heat_map", "files"))
+        texts = dict.fromkeys(("strip", "cards", "tables"), "")
+        return {**empty, **texts, "gallery": [], "columns": self._columns}
+
+    def update(self, event: Progress | Preview | BatchDone) -> Updates:
+        """What an event changes on the page."""
+        if isinstance(event, Progress):
+            return {"status": render.progress(event)}
+        if isinstance(event, Preview):
+            preview = event.preview
+            seeds = [(request.index, request.seed) for request in preview.requests]
+            self._add(event.name, preview.si, seeds, preview.images)
+        else:
+            seeds = [(result.index, result.seed) for result in event.results]
+            images = [result.image for result in event.results]
+            self._add(event.name, len(event.results[0].stages_s) - 1, seeds, images)
+        return {"gallery": self._gallery(), "strip": self._strip()}
+
+    def _add(
+        self, name: str, si: int, seeds: list[tuple[int, int]], images: list[Image.Image]
+    ) -> None:
+        """Show the pictures of a batch after stage ``si``."""
+        label = f"stage {si + 1}"
+        for (index, seed), image in zip(seeds, images, strict=True):
+            small = _small(image, MAX_SHOWN)
+            self._shown[index, name] = (small, f"{name}, seed {seed}")
+            if name == self._name and (index in self._thumbnails or si == 0):
+                row = self._thumbnails.setdefault(index, [])
+                row.append((_small(image, MAX_THUMBNAIL), str(si + 1)))
+                self.stages.setdefault(label, []).append(small)
+
+    def _strip(self) -> str:
+        return render.strip("Stage by stage", self._thumbnails.values())
+
+    def _gallery(self) -> list[tuple[Image.Image, str]]:
+        """By image, the asked-for configuration first."""
+        order = sorted(self._shown, key=lambda key: (key[0], key[1] != self._name))
+        return [self._shown[key] for key in order]
+
+
+def _small(image: Image.Image, side: int) -> Image.Image:
+    """At most ``side`` pixels wide and high; smaller ones as they are."""
+    if max(image.size) <= side:
+        return image
+    small = image.copy()
+    small.thumbnail((side, side))
+    return small

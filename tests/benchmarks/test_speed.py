@@ -1,0 +1,81 @@
+"""The speed benchmark on tiny shapes: its baseline is the plain model, its tables are complete."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.as_published import as_published, published_habits
+from benchmarks.roofline import part_macs
+from benchmarks.speed import demo_tables, main
+from hart.evaluation.random_weights import random_pipeline
+from hart.modules.networks.caching.multiply_adds import transformer_macs
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return random_pipeline("tiny", device="cpu", dtype="float32")
+
+
+def test_the_baseline_draws_what_the_plain_model_draws(pipeline):
+    baseline = as_published(pipeline)
+    shared = baseline.model.head.weight, pipeline.model.head.weight
+    assert shared[0].data_ptr() == shared[1].data_ptr()
+    pipeline.use_engine = False
+    (expected,) = pipeline("a lighthouse", seed=1, quiet=True).images
+    pipeline.use_engine = True
+    with published_habits(baseline):
+        (drawn,) = baseline("a lighthouse", seed=1, quiet=True).images
+    difference = np.asarray(drawn, float) - np.asarray(expected, float)
+    # Autocast rounds where the CPU is quick at half precision.
+    assert np.abs(difference).mean() < 2
+
+
+def test_the_decoder_is_back_in_the_default_layout_for_the_baseline(pipeline):
+    weight = pipeline.model.vae_proxy[0].decoder.conv_in.weight
+    pipeline("a lighthouse", seed=1, quiet=True)
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    with published_habits(as_published(pipeline)):
+        assert weight.is_contiguous()
+
+
+def test_counted_parts_agree_with_the_formulas(pipeline):
+    model = pipeline.model
+    macs = part_macs(pipeline, 1)
+    blocks = transformer_macs(model.transformer_shape)
+    head = [n * model.C * model.V for n in model.schedule.lengths]
+    assert [macs[f"stage {n}"] for n in model.schedule.lengths] == [
+        2 * b + h for b, h in zip(blocks, head, strict=True)
+    ]
+    width, channels, steps = 32, 4, 8
+    row = channels * width + (2 + 3) * width**2 + (2 + 2 * channels / width) * width**2
+    assert macs["residual"] == pytest.approx(2 * 49 * steps * row)
+    assert macs["decode"] > 0
+    assert not model.diffloss.net.input_proj.weight.is_meta
+
+
+def test_the_demos_table_is_taken_by_relative_depth_and_from_the_end(pipeline):
+    table = demo_tables(pipeline.model)
+    assert len(table.attn) == 3
+    assert all(any(row) for row in table.attn)
+    table.validate(3, pipeline.model.schedule)
+
+
+def test_the_command_writes_its_tables_and_its_plot(tmp_path):
+    output = tmp_path / "speed.json"
+    arguments = ["--shape", "tiny", "--dtype", "float32", "--device", "cpu", "--no-demo-table"]
+    assert main([*arguments, "--quiet", "--output", str(output)]) == 0
+    report = json.loads(output.read_text())
+    paths = report["batches"]["1"]["paths"]
+    assert list(paths)[:2] == ["as published", "no-cache"]
+    assert len(paths) == 6
+    assert paths["no-cache"]["saved_share"] == 0 < paths["original, ceiling"]["saved_share"]
+    for name, path in paths.items():
+        seconds = path["median_s"]
+        parts = seconds["text"] + seconds["transformer"] + seconds["residual"] + seconds["decode"]
+        assert seconds["total"] == pytest.approx(parts)
+        assert f"| {name} |" in output.with_suffix(".md").read_text()
+    assert output.with_suffix(".png").stat().st_size > 10_000

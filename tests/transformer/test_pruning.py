@@ -1,0 +1,363 @@
+"""Leaving out tokens in the whole model: both families, chunks, guidance, keys, statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.attention import LlamaAttention, SelfAttention
+from hart.modules.networks.basic_hart import FFN, LlamaMLP
+from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
+from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
+
+GPT2 = {"attn_type": "gpt2", "mlp_type": "gpt2", "use_context_norm": False}
+VARIANTS = {
+    "llama": {},
+    "llama, shared AdaLN": {"shared_aln": True},
+    "llama, separate AdaLN": {"disable_aln": False},
+    "llama, l2": {"attn_l2_norm": True},
+    "gpt2": GPT2,
+    "gpt2, separate AdaLN, l2": {**GPT2, "disable_aln": False, "attn_l2_norm": True},
+    "llama, gpt2 MLP": {"mlp_type": "gpt2"},
+}
+PRUNE = {25: 0.5, 49: 0.75}  # keeps 13 of 25 and 13 of 49 tokens
+KEPT = {25: 13, 49: 13}
+MODULES = {"attn": (LlamaAttention, SelfAttention), "mlp": (LlamaMLP, FFN)}
+
+
+@pytest.fixture
+def model():
+    return tiny_model(HARTForT2IEnhanced)
+
+
+@pytest.fixture
+def computed(monkeypatch):
+    """Tokens per module call, per site."""
+    calls = {"attn": [], "mlp": []}
+    for site, modules in MODULES.items():
+        for module in modules:
+            original = module.forward
+
+            def counting(self, x, *args, _original=original, _site=site, **kwargs):
+                calls[_site].append(x.shape[1])
+                return _original(self, x, *args, **kwargs)
+
+            monkeypatch.setattr(module, "forward", counting)
+    return calls
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Per call of the blocks: stage index, rows, and keys in the cache per layer afterwards."""
+    seen, original = [], HARTForT2IEnhanced.run_blocks
+
+    def recording(self, x, run, si, m_maskgit=None):
+        out = original(self, x, run, si, m_maskgit)
+        caches = [run.kv[layer] for layer in range(self.depth)]
+        assert all(len(cache.k) == len(cache.v) == len(x) for cache in caches if cache.num_tokens)
+        seen.append((si, len(x), [cache.num_tokens for cache in caches]))
+        return out
+
+    monkeypatch.setattr(HARTForT2IEnhanced, "run_blocks", recording)
+    return seen
+
+
+def is_clean(model) -> bool:
+    empty = [None] * model.depth
+    return model.cache_attn == model.cache_mlp == empty and model._cache_run is None
+
+
+# --- which tokens are computed ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_computes_the_kept_tokens_only(computed, stages, fields):
+    model = tiny_model(HARTForT2IEnhanced, **fields)
+    plain = draw(model, 2)
+    for calls in computed.values():
+        calls.clear()
+    model.set_cache_config(CacheConfig(prune_stages=PRUNE))
+    stages.clear()
+    image = draw(model, 2)
+    assert image.isfinite().all()
+    assert not image.equal(plain)
+    expected = [n for n in (6, 4, 9, 16, KEPT[25], KEPT[49]) for _ in range(model.depth)]
+    assert computed == {"attn": expected, "mlp": expected}
+    assert stages[-1][2] == [6 + 4 + 9 + 16 + 13 + 13] * model.depth
+    assert is_clean(model)
+
+
+@pytest.mark.parametrize("fields", [{}, GPT2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_an_image_does_not_depend_on_its_batch(fields, iterations):
+    model = tiny_model(HARTForT2IEnhanced, **fields)
+    model.set_cache_config(CacheConfig(prune_stages=PRUNE, reuse_kv="project"))
+    together = draw(model, 3, num_maskgit_iters=iterations)
+    for i in range(3):
+        one = {name: tensor[i : i + 1] for name, tensor in text(model, 3).items()}
+        alone = draw(model, 1, seed=100 + i, num_maskgit_iters=iterations, **one)
+        torch.testing.assert_close(alone, together[i : i + 1], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        CacheConfig(prune_stages={25: 0.0, 49: 0.01}),  # 0.01 of 49 tokens is none
+        CacheConfig(prune_stages={1: 0.5}),
+        CacheConfig(prune_stages={49: 0.5}, prune_source=36),
+        CacheConfig(reuse_kv="interpolate"),
+        CacheConfig(guidance_stop_stage=36),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:cache stages", "ignore:prune stages")
+def test_what_leaves_out_nothing_is_the_plain_model_bit_for_bit(model, config):
+    model.set_cache_config(config)
+    assert draw(model, 2).equal(draw(tiny_model(HARTForT2I), 2))
+
+
+def test_switched_off_or_calibrating_nothing_is_left_out(model):
+    plain = draw(model)
+    model.set_cache_config(CacheConfig(prune_stages=PRUNE, guidance_stop_stage=16))
+    model.use_cache = False
+    assert draw(model).equal(plain)
+    model.use_cache = model.calibration = True
+    assert draw(model).equal(plain)
+
+
+def test_only_the_enabled_sites_are_pruned(model, computed):
+    model.set_cache_config(CacheConfig(enable_attn_cache=False, prune_stages=PRUNE))
+    draw(model)
+    assert computed["attn"][-1] == 49
+    assert computed["mlp"][-1] == KEPT[49]
+
+
+@pytest.mark.parametrize("sides", [(1, 2, 3), (1, 3, 4, 6)])
+def test_other_schedules_with_an_earlier_source(sides, computed):
+    model = tiny_model(HARTForT2IEnhanced, patch_nums=sides)
+    model.set_cache_config(CacheConfig(prune_stages={sides[-1] ** 2: 0.5}, prune_source=1))
+    draw(model)
+    assert computed["mlp"][-1] == sides[-1] ** 2 - sides[-1] ** 2 // 2
+
+
+def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(model, stages):
+    """Each token's output is the source's at its own position, unless it is computed."""
+    model.set_cache_config(CacheConfig(prune_stages={49: 0.5}, prune_source=25))
+    seen = []
+    mlp = model.blocks[0].ffn
+    original = mlp.forward
+
+    def recording(x, cache=None, **kwargs):
+        out = original(x, cache=cache, **kwargs)
+        if cache is not None and cache.si == 5:
+            seen.append((cache.m_maskgit, cache._split, out, cache._source()))
+        return out
+
+    mlp.forward = recording
+    draw(model, 2, num_maskgit_iters=3)
+    assert len(seen) == 3
+    covered = torch.cat([chunk[1].view(4, -1) for chunk, *_ in seen], dim=1)
+    assert covered.sort(dim=1).values.equal(torch.arange(49).expand(4, -1))
+    for (_, positions), (kept, left_out), out, source in seen:
+        tokens = positions.numel() // 4
+        assert kept.shape[1] == tokens - tokens // 2
+        assert select_positions(out, left_out).equal(select_positions(source, left_out))
+        assert not select_positions(out, kept).equal(select_positions(source, kept))
+
+
+def test_after_a_failure_the_model_is_clean_and_draws_again(model):
+    model.set_cache_config(CacheConfig(prune_stages=PRUNE, guidance_stop_stage=25))
+    expected = draw(model)
+
+    def fail(si, num_stages):
+        if si == 4:
+            raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"):
+        draw(model, callback=fail)
+    assert is_clean(model)
+    assert draw(model).equal(expected)
+
+
+# --- together with reuse ------------------------------------------------------------------------
+
+
+def test_hybrid_reuses_similar_modules_whole_and_prunes_the_others(model, computed):
+    fill(model, 0.5)
+    for si in (4, 5):
+        column = model.schedule.column(si)
+        model.similarity.attn[0][column] = model.similarity.mlp[2][column] = 0.9
+    model.set_cache_config("hybrid")
+    plan = model.decision_plan()
+    for site in SITES:
+        assert [plan.reused(site, si) for si in (4, 5)] == [1, 1]
+        assert [plan.pruned(site, si) for si in (4, 5)] == [2, 2]
+    draw(model)
+    for site in SITES:
+        assert computed[site] == [6] * 3 + [4] * 3 + [9] * 3 + [16] * 3 + [13] * 2 + [13] * 2
+        for si in (4, 5):
+            counts = model.cache_statistics.counts(si, site)
+            assert (counts.reused, counts.pruned, counts.computed) == (1, 2, 2)
+
+
+def test_the_adaptive_thresholds_probe_computes_every_token(model, computed):
+    fill(model, 0.5)
+    model.set_cache_config(
+        CacheConfig([49], [25], threshold=0.99, adaptive_threshold=True, prune_stages=PRUNE)
+    )
+    draw(model)
+    assert computed["mlp"][-3:] == [49, KEPT[49], KEPT[49]]
+    assert computed["mlp"][-6:-3] == [KEPT[25]] * 3  # 25 is no skip stage: nothing is compared
+
+
+# --- keys and values of what is not computed ----------------------------------------------------
+
+TO_16 = 6 + 4 + 9 + 16
+
+
+@pytest.mark.parametrize(
+    ("mode", "keys"),
+    [("none", TO_16 + 13), ("project", TO_16 + 25 + 49), ("interpolate", TO_16 + 25 + 49)],
+)
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_keys_of_reused_and_pruned_attentions(stages, mode, keys, iterations, fields):
+    """25 is pruned, 49 reused."""
+    model = tiny_model(HARTForT2IEnhanced, **fields)
+    fill(model, 0.9)
+    model.set_cache_config(CacheConfig([49], [25], prune_stages={25: 0.5}, reuse_kv=mode))
+    assert draw(model, 2, num_maskgit_iters=iterations).isfinite().all()
+    assert stages[-1][2] == [keys] * model.depth
+
+
+@pytest.mark.parametrize("fields", [{}, {"attn_l2_norm": True}, GPT2], ids=["rope", "l2", "gpt2"])
+@torch.no_grad()
+def test_projected_keys_are_those_that_computing_would_have_added(fields):
+    model = tiny_model(HARTForT2IEnhanced, **fields)
+    attention = model.blocks[1].attn
+    arguments = text(model, 2)
+    x = torch.randn(2, 25, model.C)
+    index = torch.stack([torch.randperm(25)[:10] for _ in range(2)])
+    rows, positions = torch.arange(2).repeat_interleave(10), index.flatten()
+    chosen = select_positions(x, index)
+    place = (4, arguments["context_position_ids"])
+    attention.kv_caching(True)
+    attention(chosen, None, *place, None, (rows, positions))
+    k, v = attention.cached_k, attention.cached_v
+    attention.kv_caching(True)
+    attention.add_keys_values(attention.project_keys_values(chosen), *place, (rows, positions))
+    torch.testing.assert_close(attention.cached_k, k, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention.cached_v, v, atol=1e-5, rtol=1e-5)
+
+
+def test_interpolated_keys_are_the_kept_ones_resized_and_placed(model, monkeypatch):
+    fill(model, 0.9)
+    model.set_cache_config(CacheConfig([49], [25], reuse_kv="interpolate"))
+    kept, added = [], []
+
+    def refuse(self, x):
+        raise AssertionError("keys are projected")
+
+    original = LlamaAttention.add_keys_values
+
+    def recording(self, keys_values, si, *args, **kwargs):
+        added.append((si, keys_values))
+        return original(self, keys_values, si, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaAttention, "project_keys_values", refuse)
+    monkeypatch.setattr(LlamaAttention, "add_keys_values", recording)
+    project = LlamaAttention._project
+
+    def recording_project(self, x, weight, keep_keys=None):
+        if keep_keys is not None:
+            kept.append(torch.nn.functional.linear(x, weight)[..., model.C :])
+        return project(self, x, weight, keep_keys)
+
+    monkeypatch.setattr(LlamaAttention, "_project", recording_project)
+    draw(model)
+    assert len(kept) == len(added) == model.depth
+    for raw, (si, keys_values) in zip(kept, added, strict=True):
+        assert si == 5
+        bias = torch.cat((model.blocks[0].attn.zero_k_bias, model.blocks[0].attn.v_bias))
+        assert not bias.any()  # so that the linear map above is all there is
+        expected = interpolate_features(raw, 5, 7, "bilinear")
+        torch.testing.assert_close(keys_values, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_modes_draw_different_images(model):
+    fill(model, 0.9)
+    images = []
+    for mode in ("none", "project", "interpolate"):
+        model.set_cache_config(CacheConfig([25], [16], prune_stages={49: 0.5}, reuse_kv=mode))
+        images.append(draw(model))
+    assert not any(a.equal(b) for a, b in zip(images, images[1:] + images[:1], strict=True))
+
+
+# --- guidance that ends early -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("fields", [{}, GPT2, {"disable_aln": False}], ids=["llama", "gpt2", "aln"])
+def test_no_guidance_at_all_is_a_guidance_scale_of_zero(stages, fields, iterations):
+    model = tiny_model(HARTForT2IEnhanced, **fields)
+    expected = draw(model, 2, cfg=0.0, num_maskgit_iters=iterations)
+    stages.clear()
+    model.set_cache_config(CacheConfig(guidance_stop_stage=1))
+    found = draw(model, 2, num_maskgit_iters=iterations)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert {rows for _, rows, _ in stages} == {2}
+
+
+@pytest.mark.parametrize("stop", [16, 49])
+def test_from_the_stage_on_only_the_rows_with_text_are_left(model, stages, stop):
+    model.set_cache_config(CacheConfig(guidance_stop_stage=stop))
+    image = draw(model, 2)
+    assert not image.equal(draw(tiny_model(HARTForT2I), 2))
+    first = model.schedule.lengths.index(stop)
+    assert [rows for _, rows, _ in stages] == [4] * first + [2] * (len(HART_SIDES) - first)
+
+
+def test_stored_outputs_and_keys_follow(model, stages):
+    """The outputs stored at 25 are halved before 49 uses them; in bytes, too."""
+    fill(model, 0.9)
+    held = []
+
+    def note(si, num_stages):
+        held.append(model.get_cache_statistics()["feature_cache_bytes"]["now"])
+
+    model.set_cache_config(
+        CacheConfig([25], [16], prune_stages={49: 0.5}, prune_source=25, reuse_kv="interpolate",
+                    guidance_stop_stage=49)
+    )  # fmt: skip
+    assert draw(model, 2, callback=note).isfinite().all()
+    assert [rows for _, rows, _ in stages] == [4] * 5 + [2]
+    row = model.depth * model.C * 4
+    sources, keys = 2 * 25 * row, 2 * 16 * row  # both sites; keys and values of the stage before
+    assert held[4] == 4 * (sources + keys)
+    assert held[5] == 2 * (sources + keys)
+
+
+def test_the_upstream_draws_work_without_guidance(model):
+    model.set_cache_config(CacheConfig(guidance_stop_stage=49))
+    images = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        images.append(model.autoregressive_infer_cfg(2, g_seed=4, cfg=3.0, **text(model, 2)))
+    assert images[0].isfinite().all()
+    assert images[0].equal(images[1])
+
+
+def test_generators_are_not_used_up_differently(model):
+    """The noise of an image is the same with and without guidance."""
+    used = []
+    for stop in (None, 49):
+        model.set_cache_config(CacheConfig(guidance_stop_stage=stop))
+        own = generators(1)
+        model.autoregressive_infer_cfg(1, generator=own, cfg=3.0, **text(model))
+        used.append(own[0].get_state())
+    assert used[0].equal(used[1])

@@ -1,0 +1,215 @@
+"""The page in a real browser: draw, compare, cancel, mistakes, two people at once."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import urllib.error
+import urllib.request
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hart.web.handlers import Handlers
+from hart.web.page import PageOptions, build_page
+from hart.web.server import page_folder, serving
+from hart.web.studio import Studio
+from tests.pipeline.checkpoint_folder import STAGES
+from tests.web.browser import Person, open_chromium
+from tests.web.conftest import similar_pipeline
+
+PROMPT, OTHER = "a red fox", "two boats"
+MANY = "\n".join(f"prompt {i}" for i in range(600))
+OPTIONS = PageOptions([PROMPT, OTHER], [PROMPT, OTHER], max_waiting=1)
+
+
+class Site:
+    """The page on a tiny model, and the folder that it serves files from."""
+
+    def __init__(self, checkpoint: Path, folder: Path) -> None:
+        self.pipeline = similar_pipeline(checkpoint)
+        self.folder = folder
+        self.checkpoint = checkpoint
+        self.address = ""
+
+    def fetch(self, link: str) -> bytes:
+        with urllib.request.urlopen(link, timeout=30) as answer:
+            return answer.read()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, web_checkpoint):
+    pytest.importorskip("gradio")
+    site = Site(web_checkpoint, tmp_path_factory.mktemp("served"))
+    with page_folder(site.folder):
+        handlers = Handlers(Studio(site.pipeline), "a tiny model", site.folder, max_images=600)
+        with serving(build_page(handlers, OPTIONS), site.folder, port=free_port()) as address:
+            site.address = address
+            yield site
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    driver = open_chromium()
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def first(site, chromium):
+    """Somebody who stays on the page for all tests: it lives on, whatever happened before."""
+    return Person(chromium, site.address)
+
+
+def download(site: Site, person: Person) -> zipfile.ZipFile:
+    """The archive of everything."""
+    link = person.run("return document.querySelector('#files a[download=\"all.zip\"]').href")
+    return zipfile.ZipFile(io.BytesIO(site.fetch(link)))
+
+
+def test_a_drawing_appears_stage_by_stage_and_can_be_downloaded(site, first):
+    first.run(
+        "window.seen = []; const strip = document.getElementById('strip');"
+        "new MutationObserver(() => seen.push(strip.querySelectorAll('figure').length))"
+        ".observe(strip, {childList: true, subtree: true, characterData: true})"
+    )
+    first.draw(PROMPT, seed=5)
+    first.wait_for("Done. original")
+    assert first.count("#strip figure") == len(STAGES)
+    assert len({*first.run("return seen")} - {0, len(STAGES)}) >= 2
+    assert "6 of 36" in first.text("#cards")
+    assert first.count("#heat-map img") == 1
+    assert "stage 64" in first.text("#tables")
+    with download(site, first) as archive:
+        names = {"000-original.png", "reuse.png", "stages.csv", "images.csv", "report.json"}
+        assert names <= set(archive.namelist())
+        picture = Image.open(io.BytesIO(archive.read("000-original.png")))
+        report = json.loads(archive.read("report.json"))
+    assert (picture.text["prompt"], picture.text["seed"]) == (PROMPT, "5")
+    assert report["runs"]["original"]["statistics"]["images"] == 1
+    site.pipeline.model.set_cache_config("original")
+    expected = site.pipeline(PROMPT, seed=5).images[0]
+    assert np.array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_a_comparison_shows_both_and_their_distance(site, first):
+    first.click("#compare input")
+    first.draw(f"{PROMPT}\n{OTHER}", seed=2)
+    first.wait_for("Done.")
+    assert "PSNR" in first.text("#cards")
+    first.wait(lambda: first.count("#gallery .grid-container img") == 6, "three pictures each")
+    assert "SSIM" in first.text("#cards")
+    with download(site, first) as archive:
+        assert {"001-original.png", "001-no-cache.png", "001-difference.png"} <= set(
+            archive.namelist()
+        )
+        (row, _) = json.loads(archive.read("report.json"))["distance_from_no_cache"]
+    assert 0 < row["psnr_db"] < 100
+    first.click("#compare input")
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_the_window(first, width):
+    """After the comparison, with everything on the page."""
+    screen = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    driver = first.look()
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    window, content = first.run("return [innerWidth, document.documentElement.scrollWidth]")
+    assert content <= window == width  # on a phone, content that is too wide widens the window
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_mistake_is_explained_and_the_page_lives_on(first):
+    first.draw(PROMPT, seed=-1)
+    said = first.wait_for("seed")
+    assert said == "The seed must be a whole number from 0 to 9007199254740991, got -1."
+    first.draw("")
+    first.wait_for("Write at least one prompt")
+    assert first.count("#draw-status [role=alert]") == 1
+    first.draw(PROMPT)
+    first.wait_for("Done.")
+
+
+def test_a_preset_fills_the_fields_in_and_a_change_makes_it_custom(first):
+    boxes = "#custom input[type=checkbox]:checked"
+    first.click("#custom button")
+    first.wait(lambda: first.count(boxes) == 4, "two stages and two sites")
+    first.choose("#preset", "attn-only")
+    first.wait(lambda: first.count(boxes) == 3, "one site less")
+    first.click(boxes)
+    first.wait(
+        lambda: first.run("return document.querySelector('#preset input').value").startswith(
+            "custom"
+        ),
+        "the preset to become custom",
+    )
+    first.draw(PROMPT)
+    first.wait_for("Done. custom: skip")
+
+
+def test_two_people_at_once_a_third_is_turned_away_and_cancel_makes_room(site, first, chromium):
+    second, third = Person(chromium, site.address), Person(chromium, site.address)
+    first.draw(MANY)
+    first.wait_for("of 600")
+    second.draw(OTHER, seed=9)
+    second.wait(lambda: re.search(r"\ds", second.text("#draw-status")), "the queue's clock")
+    assert not second.count("#gallery img")
+    third.draw(PROMPT)
+    third.wait(lambda: "currently busy" in third.text("body"), "being turned away")
+    first.click("#draw-cancel")
+    first.wait_for("Cancelled.")
+    second.wait_for("Done.")
+    with download(site, second) as archive:
+        picture = Image.open(io.BytesIO(archive.read("000-original.png")))
+    assert (picture.text["prompt"], picture.text["seed"]) == (OTHER, "9")
+    third.draw(PROMPT, seed=4)
+    first.draw(OTHER, seed=4)
+    assert "Done." in third.wait_for("Done.")
+    assert "Done." in first.wait_for("Done.")
+    second.leave()
+    third.leave()
+
+
+def test_somebody_who_leaves_does_not_keep_the_model(site, first, chromium):
+    leaving = Person(chromium, site.address)
+    leaving.draw(MANY)
+    leaving.wait_for("of 600")
+    leaving.leave()
+    first.draw(PROMPT)
+    first.wait_for("Done.")
+
+
+def test_calibration_shows_progress_and_the_heat_map(site, first):
+    first.run("[...document.querySelectorAll('[role=tab]')].at(-1).click()")
+    first.wait(lambda: first.all("#calibrate-button"), "the tab")
+    first.click("#calibrate-button")
+    first.wait_for("Done: the table of 2 images is in use", "#calibrate-status")
+    first.wait(lambda: first.count("#similarity img"), "the heat map")
+    assert "similarities of 2 images" in first.text("#about")
+    link = first.run("return document.querySelector('#calibration-files a').href")
+    stored = json.loads(site.fetch(link))
+    assert stored["images"] == 2
+    assert site.pipeline.model.similarity.attn[0][0] != 0.9
+    first.click("#restore")
+    first.wait_for("is in use again", "#calibrate-status")
+    assert site.pipeline.model.similarity.attn[0][0] == 0.9
+
+
+def test_files_elsewhere_are_not_served(site):
+    config = site.checkpoint / "llm" / "config.json"
+    for path in ("/etc/passwd", config, __file__, f"{site.folder}/../{config}", "pyproject.toml"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            site.fetch(f"{site.address}gradio_api/file={path}")
+        assert refused.value.code in (403, 404), path
