@@ -140,3 +140,12 @@ def test_a_failing_generation_leaves_nothing(model):
         model.generate_feature_map(1, [3], callback=fail)
     assert model.cache_attn == model.cache_mlp == [None] * DEPTH
     assert feature_map(model, "r1").equal(before)
+
+
+@pytest.mark.parametrize("stage", [1, -1])
+def test_guidance_can_end_early(model, stage):
+    """The first stage has none anyway: ending it at the second leaves the scale no effect."""
+    model.set_cache_config(CacheConfig(guidance_stop_stage=model.schedule.lengths[stage]))
+    maps = [model.generate_feature_map(2, torch.tensor([1, 2]), 5, cfg) for cfg in (0.0, 4.0)]
+    assert torch.isfinite(maps[1]).all()
+    assert torch.allclose(maps[0], maps[1]) == (stage == 1)

@@ -12,6 +12,7 @@ import torch
 
 from hart.modules.models.transformer.generation import GenerationMixin
 from hart.modules.models.transformer.generation_state import (
+    FeatureMapCallback,
     Generation,
     GenerationSteps,
     SamplingOptions,
@@ -98,11 +99,12 @@ class ClassGenerationMixin(GenerationMixin):
         callback: StageCallback | None = None,
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
+        on_feature_map: FeatureMapCallback | None = None,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
         Args:
-            timeline, steps: as in :meth:`GenerationMixin.generate_feature_map`.
+            timeline, steps, on_feature_map: as in :meth:`GenerationMixin.generate_feature_map`.
         """
         if B < 1:
             raise ValueError(f"B must be at least 1, got {B}")
@@ -113,6 +115,7 @@ class ClassGenerationMixin(GenerationMixin):
             if labels is None:
                 labels = random.classes(B, self.num_classes, self.device)
             run = self._begin_class_generation(labels, options, random, callback, marks)
+            run.on_feature_map = on_feature_map
             return self._run_stages(run, steps or self)
 
     def _checked_labels(self, B: int, label_B: Labels) -> torch.Tensor | None:
@@ -162,8 +165,10 @@ class ClassGenerationMixin(GenerationMixin):
     def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
         steps.begin(run)
         x = run.cond[:, None] + run.levels[0] + self._position_embedding(0)
-        last = self.num_stages_minus_1
+        last, stop = self.num_stages_minus_1, self._guidance_stop()
         for si in range(last + 1):
+            if si == stop:
+                x = self._stop_guidance(x, run)
             hidden = steps.run_blocks(x, run, si)
             ratio = si / last
             logits = steps.guided_logits(hidden, run, run.options.cfg * ratio)

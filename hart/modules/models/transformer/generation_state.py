@@ -100,8 +100,9 @@ class Generation:
         """Drop the rows without text, and their keys and values."""
         self.guided = False
         self.cond = self.cond[: self.bsz]
-        self.context_position_ids = self.context_position_ids[: self.bsz]
-        self.context_mask = self.context_mask[: self.bsz]
+        if self.context_mask is not None:  # class-conditional models have no text
+            self.context_position_ids = self.context_position_ids[: self.bsz]
+            self.context_mask = self.context_mask[: self.bsz]
         for layer in self.kv.layers:
             layer.keep_rows(self.bsz)
 
