@@ -26,30 +26,18 @@ class Supply:
     Attributes:
         seed: chunk k is rendered from the generator seeded with (seed, k).
         chunk: pictures in a chunk.
-        first: chunks at the first step.
-        last: chunks in the end.
-        steps_per_chunk: after so many steps another chunk joins; None if all are there from the
-            first step.
+        chunks: number of them.
     """
 
     seed: int
     chunk: int
-    first: int
-    last: int
-    steps_per_chunk: int | None = None
-
-    def chunks_at(self, step: int) -> int:
-        """Number of chunks that training step ``step`` draws from."""
-        if self.steps_per_chunk is None:
-            return self.last
-        return min(self.last, self.first + step // self.steps_per_chunk)
+    chunks: int
 
 
 class TokenData:
     """Token ids, last-stage values and several captions of many pictures.
 
-    Chunks are files in ``folder``; what is not there yet is rendered and tokenised when it is
-    first needed.
+    Chunks are files in ``folder``; what is not there yet is rendered and tokenised.
 
     Attributes:
         ids: (n, tokens before the last stage + last stage) int16.
@@ -61,34 +49,20 @@ class TokenData:
         self, vae: HARTAutoEncoder, folder: Path, supply: Supply, quiet: bool, device: str
     ) -> None:
         self.vae, self.folder, self.supply = vae, folder, supply
-        self.quiet, self.device = quiet, device
+        self.device = device
         self.sides = vae.config.v_patch_nums
-        self.loaded = 0
-        self.ids = self.rest = None
-        self.captions: list[list[str]] = []
+        wanted = tqdm(range(supply.chunks), desc="tokens", disable=True if quiet else None)
+        chunks = [self.chunk(k) for k in wanted]
+        self.ids = torch.cat([chunk["ids"] for chunk in chunks])
+        self.rest = torch.cat([chunk["rest"] for chunk in chunks])
+        self.captions = [captions for chunk in chunks for captions in chunk["captions"]]
 
-    def sample(self, step: int, rng: np.random.Generator, n: int):
+    def sample(self, rng: np.random.Generator, n: int):
         """Ids per stage, last-stage values (n, last, Z) and captions of random pictures."""
-        self._load(self.supply.chunks_at(step))
         rows = rng.integers(0, len(self.ids), n)
         ids = self.ids[rows].long().to(self.device).split([side**2 for side in self.sides], dim=1)
         captions = [self.captions[r][rng.integers(CAPTIONS_PER_PICTURE)] for r in rows]
         return list(ids), self.rest[rows].float().to(self.device), captions
-
-    def _load(self, chunks: int) -> None:
-        if chunks <= self.loaded:
-            return
-        many = chunks - self.loaded > 1
-        hidden = None if many and not self.quiet else True
-        wanted = tqdm(range(self.loaded, chunks), desc="tokens", disable=hidden)
-        new = [self.chunk(k) for k in wanted]
-        for name in ("ids", "rest"):
-            old = getattr(self, name)
-            parts = ([] if old is None else [old]) + [part[name] for part in new]
-            setattr(self, name, torch.cat(parts))
-        for part in new:
-            self.captions += part["captions"]
-        self.loaded = chunks
 
     def chunk(self, k: int) -> dict:
         """Chunk k from its file, which is made first if it is not there."""

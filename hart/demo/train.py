@@ -54,7 +54,7 @@ def train_demo(
     text_model, tokenizer, text_report = train_text(run_dir / "text", scale, quiet, device)
     vae, vae_reports = train_autoencoder(run_dir / "autoencoder", scale, quiet, device)
     text_model.requires_grad_(False).eval()
-    model, transformer_reports = train_transformer(
+    model, report = train_transformer(
         vae, text_model, tokenizer, run_dir / "transformer", scale, quiet, device, compile_blocks
     )
     reader_file = out / "reader" / "model.safetensors"
@@ -63,7 +63,7 @@ def train_demo(
     checkpoint = out / "checkpoint"
     save_checkpoint(model, vae, text_model, tokenizer, checkpoint)
     calibrate_checkpoint(checkpoint, max(1, round(CALIBRATION_PROMPTS * min(1.0, scale))), quiet)
-    reports = {"text": text_report, **vae_reports, **transformer_reports}
+    reports = {"text": text_report, **vae_reports, "transformer": report}
     manifest = write_manifest(out, reports, scale, device)
     return manifest
 

@@ -1,14 +1,12 @@
 """Training the demo's transformer and residual diffusion head, teacher-forced over all stages.
 
 The pictures' tokens are computed once by the finished autoencoder; captions are drawn anew for
-every picture several times, and the frozen text model encodes them in every step. A first phase
-repeats a fixed set of pictures; a second one goes on with pictures that were never shown, ever
-more of them, since the first ends up knowing its own by heart.
+every picture several times, and the frozen text model encodes them in every step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
@@ -32,46 +30,11 @@ DROPPED_TEXT = 0.1
 WITHOUT_SYSTEM_PROMPT = 0.15
 
 
-@dataclass(frozen=True)
-class TransformerPhase:
-    """One phase of the transformer's training.
-
-    Attributes:
-        muon_learning_rate: peak for matrices; the phase's own is AdamW's, for everything else.
-        early_share: share of the steps that see the first stages only, of a larger batch.
-    """
-
-    phase: Phase
-    supply: Supply
-    muon_learning_rate: float
-    early_share: float
-
-    def scaled(self, factor: float) -> TransformerPhase:
-        """Fewer steps and pictures, for tests."""
-        supply = self.supply
-        if factor < 1:
-            supply = replace(
-                supply, chunk=max(BATCH, round(supply.chunk * factor)), first=1, last=1
-            )
-        steps = max(2, round(self.phase.steps * factor))
-        return replace(self, phase=replace(self.phase, steps=steps), supply=supply)
-
-
-BATCH, EARLY_BATCH, EARLY_STAGES = 16, 32, 7
-PHASES = (
-    TransformerPhase(
-        Phase("transformer", steps=3000, learning_rate=2e-3, seed=21, warmup=0.03),
-        Supply(seed=21, chunk=512, first=16, last=16),
-        muon_learning_rate=0.02,
-        early_share=0.6,
-    ),
-    TransformerPhase(
-        Phase("fresh", steps=360, learning_rate=1e-3, seed=22, warmup=0.03),
-        Supply(seed=31, chunk=512, first=4, last=18, steps_per_chunk=25),
-        muon_learning_rate=0.01,
-        early_share=0.75,
-    ),
-)
+BATCH = 16
+EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.6, 32, 7
+TRANSFORMER = Phase("transformer", steps=3000, learning_rate=2e-3, seed=21, warmup=0.03)
+MUON_LEARNING_RATE = 0.02
+PICTURES = Supply(seed=21, chunk=512, chunks=16)
 
 
 def demo_transformer_config(vae: HARTAutoEncoder, context_dim: int) -> HARTForT2IConfig:
@@ -107,7 +70,7 @@ def train_transformer(
     quiet: bool = False,
     device: str = "cpu",
     compile_blocks: bool = False,
-) -> tuple[HARTForT2I, dict[str, PhaseReport]]:
+) -> tuple[HARTForT2I, PhaseReport]:
     """Train from nothing, or go on where ``folder`` left off.
 
     Args:
@@ -117,10 +80,10 @@ def train_transformer(
         compile_blocks: run the blocks through torch.compile, which needs a C++ compiler.
 
     Returns:
-        The model in eval mode and a report per phase.
+        The model in eval mode and what was done.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(PHASES[0].phase.seed)
+    torch.manual_seed(TRANSFORMER.seed)
     model = HARTForT2I(demo_transformer_config(vae, text_model.config.hidden_size))
     model.init_weights(init_std=-1)
     model.attach_autoencoder(vae)
@@ -128,27 +91,19 @@ def train_transformer(
     if compile_blocks:
         for block in model.blocks:
             block.forward_function = torch.compile(block.forward_function, dynamic=True)
-    reports = {}
-    for part in PHASES:
-        part = part.scaled(scale)
-        data = TokenData(vae, folder, part.supply, quiet, device)
-        loss = TeacherForcing(model, data, text_model, tokenizer, part.early_share)
-        reports[part.phase.name] = train_part(part, model, loss, folder, quiet)
+    supply = PICTURES
+    if scale < 1:
+        supply = replace(supply, chunk=max(BATCH, round(supply.chunk * scale)), chunks=1)
+    phase = replace(TRANSFORMER, steps=max(2, round(TRANSFORMER.steps * scale)))
+    data = TokenData(vae, folder, supply, quiet, device)
+    loss = TeacherForcing(model, data, text_model, tokenizer)
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
+    optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
+    report = run_phase(phase, model, loss, folder, quiet, optimizers)
     if compile_blocks:
         for block in model.blocks:
             del block.forward_function  # the class's own again
-    return model.eval(), reports
-
-
-def train_part(
-    part: TransformerPhase, model: HARTForT2I, loss: TeacherForcing, folder: Path, quiet: bool
-) -> PhaseReport:
-    """Train the model in place through one phase; resumes from ``folder`` when it can."""
-    matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
-    rates = part.muon_learning_rate, part.phase.learning_rate
-    return run_phase(
-        part.phase, model, loss, folder, quiet, muon_and_adamw(model, matrices, *rates)
-    )
+    return model.eval(), report
 
 
 class TeacherForcing:
@@ -158,11 +113,9 @@ class TeacherForcing:
     hardest to learn, and cost little without the many tokens of the late ones.
     """
 
-    def __init__(
-        self, model: HARTForT2I, data: TokenData, text_model, tokenizer, early_share: float
-    ) -> None:
+    def __init__(self, model: HARTForT2I, data: TokenData, text_model, tokenizer) -> None:
         self.model, self.data, self.device = model, data, data.device
-        self.text_model, self.tokenizer, self.early_share = text_model, tokenizer, early_share
+        self.text_model, self.tokenizer = text_model, tokenizer
         device = self.device
         self.counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]], device=device)
         self.stage_of = torch.arange(len(self.counts), device=device).repeat_interleave(self.counts)
@@ -171,12 +124,12 @@ class TeacherForcing:
 
     def __call__(self, step: int, rng: np.random.Generator):
         np.random.seed(int(rng.integers(2**32)))
-        if rng.random() < self.early_share:
-            return self._early_stages(step, rng)
-        return self._all_stages(step, rng)
+        if rng.random() < EARLY_SHARE:
+            return self._early_stages(rng)
+        return self._all_stages(rng)
 
-    def _early_stages(self, step: int, rng: np.random.Generator):
-        ids, _, text, maps = self._sample(step, rng, EARLY_BATCH)
+    def _early_stages(self, rng: np.random.Generator):
+        ids, _, text, maps = self._sample(rng, EARLY_BATCH)
         with training_autocast(self.device):
             logits = self.model.early_logits(
                 text.context, maps, text.positions, text.mask, EARLY_STAGES
@@ -185,8 +138,8 @@ class TeacherForcing:
         shown = {"ce_early": per_stage[:5].mean().item()}
         return self._weighted(per_stage), shown
 
-    def _all_stages(self, step: int, rng: np.random.Generator):
-        ids, rest, text, maps = self._sample(step, rng, BATCH)
+    def _all_stages(self, rng: np.random.Generator):
+        ids, rest, text, maps = self._sample(rng, BATCH)
         with training_autocast(self.device):
             logits, diff_loss, kept = self.model(
                 text.context, maps, text.positions, text.mask, rest, ids[-1]
@@ -204,8 +157,8 @@ class TeacherForcing:
         return loss + 0.5 * diff_loss, shown
 
     @torch.no_grad()
-    def _sample(self, step: int, rng: np.random.Generator, n: int):
-        ids, rest, captions = self.data.sample(step, rng, n)
+    def _sample(self, rng: np.random.Generator, n: int):
+        ids, rest, captions = self.data.sample(rng, n)
         _, mask, positions, context = encode_prompts(
             captions,
             self.text_model,
