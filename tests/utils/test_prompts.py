@@ -66,7 +66,7 @@ def test_a_cut_prompt_is_named_with_its_length_and_the_limit(model, tokenizer):
     with pytest.warns(UserWarning, match="the prompt") as caught:
         tokens, *_ = encode_prompts([prompt, "a"], model, tokenizer, 12)
     (message,) = [str(w.message) for w in caught]
-    assert repr(prompt) in message
+    assert repr(prompt)[:60] in message  # long ones are shortened
     assert f"{count} tokens" in message
     assert "12" in message
     assert caught[0].filename == __file__
