@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import adaptive_threshold, statistics_cost
+from benchmarks import adaptive_threshold, soak, statistics_cost
 
-BENCHMARKS = (statistics_cost, adaptive_threshold)
+BENCHMARKS = (statistics_cost, adaptive_threshold, soak)
 
 
 def main() -> int:

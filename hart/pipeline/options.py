@@ -79,7 +79,7 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
     """Every image of a run in order: all images of the first prompt, then of the second, ...
 
     Raises:
-        ValueError: there is no prompt, or one is empty.
+        ValueError: there is no prompt, or one is empty or not Unicode text.
         TypeError: a prompt is not a string.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -90,8 +90,19 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
             raise TypeError(f"prompts[{index}] must be a string, got {type(prompt).__name__}")
         if not prompt.strip():
             raise ValueError(f"prompts[{index}] is empty; every prompt needs some text")
+        if not prompt.isascii():
+            _check_text(index, prompt)
     repeated = [prompt for prompt in prompts for _ in range(options.num_images_per_prompt)]
     return [ImageRequest(i, prompt, options.seed + i) for i, prompt in enumerate(repeated)]
+
+
+def _check_text(index: int, prompt: str) -> None:
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:  # bytes of a command line that are not UTF-8, for example
+        raise ValueError(
+            f"prompts[{index}] is not Unicode text: character {error.start} is half of a pair"
+        ) from None
 
 
 def batches(
