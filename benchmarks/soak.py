@@ -41,6 +41,8 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"cfg_scale": 7.0},
 )
 FAIL_EVERY = 20
+WINDOW = len(BATCH_SIZES) * len(OPTIONS)
+"""Batches after which sizes and options begin again together."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +156,18 @@ def run(pipeline: HARTPipeline, images: int, quiet: bool) -> list[tuple[int, int
 
 
 def growth(memory: list[tuple[int, int]], settled: int) -> dict[str, Any]:
-    """Resident memory once ``settled`` images are drawn, afterwards, and the share it grew by."""
-    start = next(held for images, held in memory if images >= settled)
+    """Most resident memory in a window after ``settled`` images and in the last one.
+
+    How much a process holds between two batches depends on the size of the last one, so windows
+    are compared in which every batch size and every set of options had its turn.
+    """
     later = [held for images, held in memory if images >= settled]
+    first, last = max(later[:WINDOW]), max(later[-WINDOW:])
     return {
-        "resident_bytes_settled": start,
-        "resident_bytes_end": later[-1],
+        "resident_bytes_settled": first,
+        "resident_bytes_end": last,
         "resident_bytes_most": max(later),
-        "growth_end": later[-1] / start - 1,
-        "growth_most": max(later) / start - 1,
+        "growth": last / first - 1,
     }
 
 
@@ -174,15 +179,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true")
     add_output(parser, "soak")
     args = parser.parse_args(argv)
-    if not 0 < args.settled <= args.images:
-        parser.error("--settled must be from 1 to --images")
+    window = WINDOW * sum(BATCH_SIZES) // len(BATCH_SIZES)
+    if not 0 <= args.settled <= args.images - 2 * window:
+        parser.error(f"--images must be at least --settled + {2 * window}")
     pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
     memory = run(pipeline, args.images, args.quiet)
     found = growth(memory, args.settled)
     print(
         f"{args.images} images, every count exact, first image unchanged; resident memory "
-        f"{found['resident_bytes_settled'] / 2**20:.0f} MiB after {args.settled} images, "
-        f"{found['growth_end']:+.2%} at the end, {found['growth_most']:+.2%} at most"
+        f"{found['resident_bytes_settled'] / 2**20:.1f} MiB after {args.settled} images, "
+        f"{found['resident_bytes_end'] / 2**20:.1f} MiB at the end ({found['growth']:+.2%})"
     )
     results = {"images": args.images, "settled": args.settled, **found, "memory": memory}
     save_results(args.output, pipeline, results)

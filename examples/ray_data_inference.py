@@ -64,6 +64,12 @@ def _seed(given: float | None, default: int) -> int:
     return default if given is None or np.isnan(given) else int(given)
 
 
+def cpus_of_each(workers: int) -> float:
+    """What a worker may book, so that reading and writing find a free CPU and nothing waits."""
+    cpus = ray.cluster_resources().get("CPU", 1)
+    return min(1.0, (cpus - 1) / workers) if cpus > 1 else 0.5 / workers
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompts")
@@ -84,6 +90,7 @@ def main() -> None:
         fn_constructor_args=(args.model_path, args.cache_preset),
         batch_size=args.batch_size,
         compute=ray.data.ActorPoolStrategy(size=args.workers),
+        num_cpus=cpus_of_each(args.workers),
         num_gpus=args.gpus,
     )
     drawn.write_parquet(args.output)

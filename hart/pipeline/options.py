@@ -120,7 +120,7 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
     """Every image of a run in order: all images of the first prompt, then of the second, ...
 
     Raises:
-        ValueError: there is no prompt, or one is empty.
+        ValueError: there is no prompt, or one is empty or not Unicode text.
         TypeError: a prompt is not a string.
     """
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -131,6 +131,8 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
             raise TypeError(f"prompts[{index}] must be a string, got {type(prompt).__name__}")
         if not prompt.strip():
             raise ValueError(f"prompts[{index}] is empty; every prompt needs some text")
+        if not prompt.isascii():
+            _check_text(index, prompt)
     return _requests(prompts, options)
 
 
@@ -159,6 +161,15 @@ def plan_classes(
 def _requests(conditions: Sequence[str | int], options: SamplingChoices) -> list[ImageRequest]:
     repeated = [each for each in conditions for _ in range(options.num_images_per_prompt)]
     return [ImageRequest(i, condition, options.seed + i) for i, condition in enumerate(repeated)]
+
+
+def _check_text(index: int, prompt: str) -> None:
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError as error:  # bytes of a command line that are not UTF-8, for example
+        raise ValueError(
+            f"prompts[{index}] is not Unicode text: character {error.start} is half of a pair"
+        ) from None
 
 
 def batches(

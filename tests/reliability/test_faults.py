@@ -107,4 +107,4 @@ def _full_disk(image, path, **options):
 
 def test_every_place_was_made_to_fail_in_every_mode():
     assert len(PLACES) == 1 + 2 * len(PATCH_NUMS) + 3
-    assert len(FAULTS) == len(set(FAULTS)) == 64
+    assert len(FAULTS) == len(set(FAULTS)) == 48

@@ -109,16 +109,19 @@ WORDS = st.lists(st.one_of(st.sampled_from(FLAGS), VALUES), max_size=6)
 
 
 @pytest.mark.parametrize("command", ["generate", "batch", "merge-similarity", "convert-similarity"])
-@examples(60)
+@examples(30)
 @given(words=WORDS)
 def test_command_lines(commands, checkpoint, command, words):
-    draws = command in ("generate", "batch")
-    fixed = ["--output_dir", "out", "--model_path", str(checkpoint)] if draws else []
-    output = [] if draws or command != "merge-similarity" else ["--output", "out/table.json"]
-    commands(command, *words, *fixed, *output)
+    fixed = ["--output_dir", "out", "--model_path", str(checkpoint)]
+    if command == "batch":
+        (commands.folder / "one.txt").write_text("a fox\n")
+        fixed += ["--prompts_file", "one.txt"]
+    elif command != "generate":
+        fixed = ["--output", "out/table.json"] if command == "merge-similarity" else []
+    commands(command, *words, *fixed)
 
 
-@examples(40)
+@examples(25)
 @given(text=TEXTS, seed=st.one_of(st.none(), st.integers(0, 3)))
 def test_prompts(commands, checkpoint, text, seed):
     prompts = commands.folder / "prompts.jsonl"
@@ -130,7 +133,7 @@ def test_prompts(commands, checkpoint, text, seed):
     assert names == ({"000000.png", "000001.png"} if code == 0 else {"000001.png"})
 
 
-@examples(150)
+@examples(100)
 @given(
     content=st.one_of(
         st.binary(max_size=100),
@@ -149,7 +152,7 @@ def test_files_of_prompts(commands, content, suffix):
         assert found.jobs or found.bad
 
 
-@examples(200)
+@examples(100)
 @given(fields=st.dictionaries(st.sampled_from([*CacheConfig().to_dict(), "other"]), JSON))
 def test_cache_configurations(fields):
     with contextlib.suppress(ValueError, TypeError):
@@ -157,7 +160,7 @@ def test_cache_configurations(fields):
         assert CacheConfig.from_dict(config.to_dict()) == config
 
 
-@examples(200)
+@examples(100)
 @given(fields=st.dictionaries(st.sampled_from(MODEL_FIELDS), JSON, max_size=3))
 def test_model_configurations(commands, fields):
     known = tiny_config().to_dict()
@@ -180,7 +183,7 @@ def similarity_bytes(folder: Path, suffix: str) -> bytes:
 
 
 @pytest.mark.parametrize("suffix", [".json", ".pt", ".pkl"])
-@examples(100)
+@examples(80)
 @given(data=st.data())
 def test_similarity_files(tmp_path_factory, suffix, data):
     folder = tmp_path_factory.getbasetemp()
@@ -207,7 +210,7 @@ def test_similarity_documents(tmp_path_factory, document, key):
         read_similarity(file)
 
 
-@examples(200)
+@examples(100)
 @given(data=st.data())
 def test_checkpoint_headers(commands, checkpoint, data):
     content = (checkpoint / "text_model" / "model.safetensors").read_bytes()
