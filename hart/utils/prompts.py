@@ -125,5 +125,5 @@ def _warn_if_cut(
             )
 
 
-def _shortened(text: str, limit: int = 80) -> str:
+def _shortened(text: str, limit: int = 200) -> str:
     return repr(text) if len(text) <= limit else repr(text[:limit]) + "..."
