@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import io
 import json
 import os
 import re
@@ -110,7 +111,8 @@ class FullDisk:
 
     def __init__(self, monkeypatch, room: int) -> None:
         self.room = room
-        for owner, name in ((os, "fsync"), (os, "replace"), (builtins, "open")):
+        opens = ((builtins, "open"), (io, "open"))  # the second one is pathlib's
+        for owner, name in ((os, "fsync"), (os, "replace"), *opens):
             monkeypatch.setattr(owner, name, self._limited(getattr(owner, name)))
 
     def _limited(self, function):
