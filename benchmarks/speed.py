@@ -21,7 +21,7 @@ from tqdm import tqdm
 from benchmarks.as_published import as_published, published_habits
 from benchmarks.results_file import add_output, save_results
 from benchmarks.roofline import Machine, part_bytes, part_macs
-from benchmarks.speed_report import growth_plot, markdown
+from benchmarks.speed_report import AS_PUBLISHED, OURS, growth_plot, markdown
 from hart.demo import DEMO_CHECKPOINT
 from hart.evaluation.memory import MemoryWatch
 from hart.evaluation.random_weights import assumed_similarity, random_pipeline
@@ -31,7 +31,6 @@ from hart.modules.networks.caching.similarity_io import read_similarity
 from hart.pipeline import HARTPipeline
 
 PRESETS = ("conservative", "original", "aggressive", "ultra-fast")
-AS_PUBLISHED, OURS = "as published", "no-cache"
 PROMPT = "a lighthouse in a storm"
 
 
@@ -108,14 +107,7 @@ def measure(path: Path, batch_size: int) -> dict[str, Any]:
     lengths = path.pipeline.model.schedule.lengths
     stages = {f"stage {n}": s for n, s in zip(lengths, result.stages_s, strict=True)}
     return {
-        "seconds": {
-            "total": result.total_s,
-            "text": result.text_s,
-            "transformer": result.transformer_s,
-            **stages,
-            "residual": result.residual_s,
-            "decode": result.decode_s,
-        },
+        "seconds": {**result.seconds, **stages},
         "peak_bytes": memory["device_bytes"] or memory["process_bytes"],
         "saved_share": output.statistics["saved_share"],
     }

@@ -15,12 +15,6 @@ from hart.modules.networks.caching.similarity_merge import merge_similarity
 from hart.pipeline import GenerationOptions, HARTPipeline
 
 
-def clear_tables(pipeline: HARTPipeline) -> None:
-    """Let the next generation's measurements stand alone."""
-    model = pipeline.model
-    model.similarity = SimilarityTables.empty(model.depth, model.schedule)
-
-
 def tables_to_dict(tables: SimilarityTables) -> dict[str, Any]:
     """JSON-able, without loss."""
     return {"attn": tables.attn, "mlp": tables.mlp, "images": tables.images}
@@ -63,7 +57,7 @@ def calibrate_together(
     hidden = True if quiet or not processes.is_main else None
     share = processes.split(list(enumerate(prompts)))
     for number, prompt in tqdm(share, desc="calibrating", unit="image", disable=hidden):
-        clear_tables(pipeline)
+        pipeline.model.clear_similarity_data()  # every image stands alone
         fields["seed"] = options.seed + number
         measured.append(
             (number, tables_to_dict(pipeline.calibrate([prompt], quiet=True, **fields)))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from hart.batch.calibration import clear_tables, merged_tables, tables_to_dict
+from hart.batch.calibration import merged_tables, tables_to_dict
 from hart.batch.drawing import Drawer
 from hart.batch.folder import BatchFolder, Record, Row
 from hart.batch.jobs import Job, JobList, plan_batches
@@ -135,7 +135,7 @@ class BatchRun:
     def _measure_anew(self) -> None:
         """A generation may be measured and fail when it is decoded; it is drawn again then."""
         if self.calibrating:
-            clear_tables(self.run.pipeline)
+            self.run.pipeline.model.clear_similarity_data()
 
     def _keep(self, results: list[ImageResult], batch: list[Job], tables: Any) -> None:
         jobs = {job.index: job for job in batch}
@@ -155,13 +155,7 @@ class BatchRun:
             "cache_preset": job.cache_preset,
             "file": job.file if self.keep_images else None,
             "batch_size": result.batch_size,
-            "seconds": {
-                "text": result.text_s,
-                "transformer": result.transformer_s,
-                "residual": result.residual_s,
-                "decode": result.decode_s,
-                "total": result.total_s,
-            },
+            "seconds": result.seconds,
             "modules": {kind: sum(s[kind] for s in calls) for kind in ("computed", "reused")},
         }
 

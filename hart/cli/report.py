@@ -27,11 +27,7 @@ def image_entry(result: ImageResult, file: Path | None, schedule: StageSchedule)
         "file": None if file is None else file.name,
         "batch_size": result.batch_size,
         "seconds": {
-            "text": result.text_s,
-            "transformer": result.transformer_s,
-            "residual": result.residual_s,
-            "decode": result.decode_s,
-            "total": result.total_s,
+            **result.seconds,
             "stages": {str(n): s for n, s in zip(lengths, result.stages_s, strict=True)},
         },
         "modules": result.stages,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hart.cli.run import Run
-from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.similarity_io import (
     SIMILARITY_FILE,
     SimilarityFileError,
@@ -15,7 +14,6 @@ from hart.modules.networks.caching.similarity_io import (
     read_similarity,
 )
 from hart.modules.networks.caching.stages import format_stages
-from hart.pipeline import HARTPipeline
 
 MAX_CALIBRATION_PROMPTS = 8
 
@@ -61,7 +59,7 @@ def prepare_similarity(run: Run) -> SimilaritySource:
 def calibrate_first(run: Run) -> SimilaritySource:
     """Measure a table on some of the run's prompts and save it once it is complete."""
     source = SimilaritySource("calibration", calibration_file(run))
-    clear_similarity(run.pipeline)
+    run.pipeline.model.clear_similarity_data()
     prompts = run.prompts[:MAX_CALIBRATION_PROMPTS]
     run.say(
         f"no similarity table for this checkpoint: calibrating on {len(prompts)} {run.kind} first"
@@ -81,7 +79,7 @@ def start_calibration(run: Run) -> SimilaritySource:
         OSError: it cannot be read or written.
     """
     path = calibration_file(run)
-    clear_similarity(run.pipeline)
+    run.pipeline.model.clear_similarity_data()
     if path.exists():
         model = run.pipeline.model
         stored = read_similarity(path, model.schedule, model.depth)
@@ -110,12 +108,6 @@ def _require_same_origin(run: Run, path: Path, stored: StoredSimilarity) -> None
             f"{path}: the calibration cannot be continued, {reason}; "
             "delete the file to start anew, or choose another --sim-path"
         )
-
-
-def clear_similarity(pipeline: HARTPipeline) -> None:
-    """Start a calibration from nothing."""
-    model = pipeline.model
-    model.similarity = SimilarityTables.empty(model.depth, model.schedule)
 
 
 def calibration_file(run: Run) -> Path:

@@ -84,9 +84,9 @@ class BlockRunner:
         self.model, self.run, self.programs = model, run, programs
         self.mode, self.token_wise = interpolation_mode, token_wise
         self.last = model.num_stages_minus_1
+        self.cond = model.shared_ada_lin(run.cond)
         self.modulation = [
-            block.modulation(model.shared_ada_lin(run.cond), run.context_mask) or (None,) * 6
-            for block in model.blocks
+            block.modulation(self.cond, run.context_mask) or (None,) * 6 for block in model.blocks
         ]
         tokens = [model.context_token] + [side**2 for side in model.patch_nums[1:]]
         self.buffers = KeyValueBuffers(
@@ -220,8 +220,7 @@ class BlockRunner:
     def _cross_attend(self, stream: Stream, layer: int, si: int) -> None:
         block = self.model.blocks[layer]
         if block.cross_attn is not None and si > 0:
-            cond = self.model.shared_ada_lin(self.run.cond)
-            stream.x += block.cross_attn(stream.x, cond, self.run.context_mask)
+            stream.x += block.cross_attn(stream.x, self.cond, self.run.context_mask)
 
     def _finish(self, si: int, kept: list[dict[Run, torch.Tensor]]) -> None:
         """Keep the stage's sums for the next one; the last stage's chunks share theirs."""

@@ -86,6 +86,17 @@ class ImageResult:
     def total_s(self) -> float:
         return self.text_s + self.transformer_s + self.residual_s + self.decode_s
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The parts' seconds by name, and ``total``, as reports have them."""
+        return {
+            "text": self.text_s,
+            "transformer": self.transformer_s,
+            "residual": self.residual_s,
+            "decode": self.decode_s,
+            "total": self.total_s,
+        }
+
 
 @dataclass(frozen=True)
 class HARTPipelineOutput:

@@ -12,7 +12,6 @@ from typing import Any
 
 from hart.evaluation.reuse_plot import ReuseMap
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline import HARTPipeline, ImageResult
 from hart.web.background import Emit, in_background
 from hart.web.events import BatchDone, Calibrated, Drawn, FinishedRun, Tracker
@@ -145,8 +144,10 @@ class Studio:
         model = self.pipeline.model
         with self._turn(emit, request.prompts) as notes:
             before = model.similarity
-            empty = SimilarityTables.empty(model.depth, model.schedule)
-            model.similarity = copy.deepcopy(before) if request.add else empty
+            if request.add:
+                model.similarity = copy.deepcopy(before)
+            else:
+                model.clear_similarity_data()
             tracker = Tracker(self.pipeline, emit, "calibration", request, 1, 0)
             try:
                 self.pipeline.calibrate(

@@ -65,7 +65,7 @@ class FeatureCachingMixin:
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         self.schedule = StageSchedule(self.patch_nums)
-        self.similarity = SimilarityTables.empty(self.depth, self.schedule)
+        self.clear_similarity_data()
         self.cache_statistics = CacheStatistics(self.transformer_shape)
         self.collect_cache_statistics = True
         self.use_cache = resolve_use_cache(None, config)
@@ -201,6 +201,10 @@ class FeatureCachingMixin:
         self.similarity = loaded.tables
         self._warned_empty = False
         return loaded
+
+    def clear_similarity_data(self) -> None:
+        """Forget the similarity data, so that a calibration starts from nothing."""
+        self.similarity = SimilarityTables.empty(self.depth, self.schedule)
 
     def _default_similarity_file(self) -> Path:
         checkpoint = Path(self.config.name_or_path or ".")
