@@ -11,7 +11,7 @@ Equal to the model's own blocks up to rounding. The differences:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,13 +22,17 @@ from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.attention import attend
+from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
+from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.rope import MaskIndex
 
 TOKENS_AT_ONCE = 1024
 """Rows times tokens of a piece on a CPU; bounds the memory of the MLP's wide layer."""
 
 Modulation = tuple[torch.Tensor | None, ...]
+Observer = Callable[[str, int, int, MaskIndex | None], SiteCache]
+"""(site, layer, stage index, positions) to the cache of one module's call."""
 
 
 @dataclass
@@ -71,6 +75,7 @@ class BlockRunner:
         programs: what every stage does.
         interpolation_mode: of reused outputs.
         token_wise: what the blocks do token by token.
+        observer: makes the cache that looks at a module's output, before gamma; None for none.
     """
 
     def __init__(
@@ -80,9 +85,11 @@ class BlockRunner:
         programs: tuple[StageProgram, ...],
         interpolation_mode: str,
         token_wise: TokenWise,
+        observer: Observer | None = None,
     ) -> None:
         self.model, self.run, self.programs = model, run, programs
-        self.mode, self.token_wise = interpolation_mode, token_wise
+        self.mode, self.token_wise, self.observer = interpolation_mode, token_wise, observer
+        self._text_outputs: dict[int, list[torch.Tensor]] = {}
         self.last = model.num_stages_minus_1
         self.cond = model.shared_ada_lin(run.cond)
         self.modulation = [
@@ -151,7 +158,7 @@ class BlockRunner:
                 self._reuse(stream, si, step, m_maskgit, program.kept_run(step.start), kept)
             else:
                 after = step + 1
-                self._compute(stream, si, step, program.kept_run(step), kept)
+                self._compute(stream, si, step, m_maskgit, program.kept_run(step), kept)
             stream.halves_equal = False
             if after % 2:
                 self._cross_attend(stream, after // 2, si)
@@ -166,10 +173,14 @@ class BlockRunner:
         if kept_run is not None:
             _accumulate(kept, kept_run, change, slice(None), stream.x.shape)
 
-    def _compute(self, stream: Stream, si: int, module: int, kept_run, kept) -> None:
+    def _compute(self, stream: Stream, si: int, module: int, m_maskgit, kept_run, kept) -> None:
         layer, is_mlp = divmod(module, 2)
         block = self.model.blocks[layer]
         gamma1, gamma2, _, scale2, _, shift2 = stream.modulation[layer]
+        gamma = gamma2 if is_mlp else gamma1
+        observed = None
+        if self.observer is not None:
+            observed, gamma1, gamma2 = torch.empty_like(stream.x), None, None
         attended = None if is_mlp else self._attend(stream, layer, si)
         for piece in stream.pieces():
             x = stream.x[:, piece]
@@ -177,9 +188,28 @@ class BlockRunner:
                 out = self.token_wise.mlp_output(block, x, scale2, shift2, gamma2)
             else:
                 out = self.token_wise.attention_output(block, attended[:, piece], gamma1)
+            if observed is not None:
+                observed[:, piece] = out
+                out = out if gamma is None else out * gamma
             x += out
             if kept_run is not None:
                 _accumulate(kept, kept_run, out, piece, stream.x.shape)
+
+        if observed is not None:
+            self._observe(si, module, observed, m_maskgit)
+
+    def _observe(self, si: int, module: int, out: torch.Tensor, m_maskgit) -> None:
+        """Show a module's output to the observer; of the text once both streams have been run."""
+        if si == 0:
+            parts = self._text_outputs.setdefault(module, [])
+            parts.append(out)
+            if len(parts) < 2:
+                return
+            with_text, without = self._text_outputs.pop(module)
+            out = _whole_batch(
+                [with_text, without.expand(-1, with_text.shape[1], -1)], self.run.bsz
+            )
+        self.observer(SITES[module % 2], module // 2, si, m_maskgit)(lambda: out)
 
     def _attend(self, stream: Stream, layer: int, si: int) -> torch.Tensor:
         """Attention before its projection, (r, n, C)."""

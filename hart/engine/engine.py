@@ -19,8 +19,9 @@ from hart.modules.networks.rope import MaskIndex
 class Engine:
     """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
 
-    Calibration, the adaptive threshold, token pruning and their like look at single modules or
-    tokens while they run: there, the blocks are the model's own, and the engine does the rest.
+    The adaptive threshold, token pruning and their like decide about single modules or tokens while
+    they run: there, the blocks are the model's own, and the engine does the rest. Calibration only
+    looks on: it draws what the engine draws without caching, bit for bit.
 
     Args:
         model: any HART model in evaluation mode.
@@ -33,16 +34,19 @@ class Engine:
         self._token_wise = compiled() if compile else TokenWise()
         self._runner: BlockRunner | None = None
         self._plan: DecisionPlan | None = None
+        self._calibrating = False
 
     def begin(self, run: Generation) -> None:
         """See ``GenerationSteps``."""
         model = self.model
         cached = isinstance(model, FeatureCachingMixin)
+        self._calibrating = cached and model.calibration
         if cached and model.decides_while_running:
             return
         self._plan = model.decision_plan() if cached else None
         mode = self._plan.config.interpolation_mode if cached else ""
-        self._runner = BlockRunner(model, run, self._programs(), mode, self._token_wise)
+        observer = model.site_cache if self._calibrating else None
+        self._runner = BlockRunner(model, run, self._programs(), mode, self._token_wise, observer)
 
     def _programs(self) -> tuple[StageProgram, ...]:
         if self._plan is None:
@@ -63,8 +67,11 @@ class Engine:
         return out
 
     def _count(self, si: int, rows: int, tokens: int, change_bytes: int) -> None:
-        """Count module calls as the model's own blocks do, and the bytes that are really kept."""
-        if self._plan is None or self.model.generation_counts is None:
+        """Count module calls as the model's own blocks do, and the bytes that are really kept.
+
+        A calibrating cache counts by itself.
+        """
+        if self._plan is None or self._calibrating or self.model.generation_counts is None:
             return
         counts, plan = self.model.generation_counts, self._plan
         for layer in range(plan.depth):

@@ -151,19 +151,39 @@ def test_statistics_are_those_of_the_plain_path_and_fewer_bytes():
     assert fast["feature_cache_bytes"]["peak"] * 6 == plain["feature_cache_bytes"]["peak"]
 
 
-@pytest.mark.parametrize("what", ["calibration", "adaptive"])
-def test_what_looks_at_single_modules_is_left_to_the_model(what):
+def test_the_adaptive_threshold_is_left_to_the_model():
     model = lively_model()
     model.set_cache_config("original")
-    if what == "adaptive":
-        model.set_cache_config(replace(model.cache_config, adaptive_threshold=True))
-    else:
-        model.calibration = True
+    model.set_cache_config(replace(model.cache_config, adaptive_threshold=True))
     assert_same(model, 2)
-    if what == "calibration":
-        assert model.similarity.images == 1 + 2 * 2
-    else:
-        assert model.get_cache_statistics()["thresholds"]
+    assert model.get_cache_statistics()["thresholds"]
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "separate-adaln"])
+def test_calibration_draws_what_caching_off_draws_and_measures_what_the_model_measures(
+    family, iterations
+):
+    model = lively_model(**FAMILIES[family])
+    options = {"num_maskgit_iters": iterations}
+    off, _ = draw_map(model, Engine(model), 2, **options)
+    model.calibration = True
+    tables, statistics = [], []
+    for steps in (model, Engine(model)):
+        model.clear_similarity_data()
+        model.reset_cache_statistics()
+        f_hat, _ = draw_map(model, steps, 2, **options)
+        tables.append(model.similarity)
+        found = model.get_cache_statistics()
+        statistics.append([found[k] for k in ("stages", "totals", "feature_cache_bytes")])
+    assert f_hat.equal(off)
+    assert statistics[0] == statistics[1]
+    plain, fast = tables
+    assert plain.images == fast.images == 2
+    for site in ("attn", "mlp"):
+        ours, theirs = torch.tensor(fast.site(site)), torch.tensor(plain.site(site))
+        assert theirs.any()
+        assert torch.allclose(ours, theirs, atol=1e-5)
 
 
 def test_the_plain_model_has_an_engine_too():

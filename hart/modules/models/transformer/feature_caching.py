@@ -35,7 +35,7 @@ from hart.modules.networks.caching.similarity_io import (
     save_similarity,
     similarity_file_of,
 )
-from hart.modules.networks.caching.site_cache import CacheRun
+from hart.modules.networks.caching.site_cache import CacheRun, SiteCache
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.modules.networks.rope import MaskIndex
@@ -241,13 +241,14 @@ class FeatureCachingMixin:
 
     @property
     def decides_while_running(self) -> bool:
-        """Whether the next generation looks at single modules or tokens while it runs.
+        """Whether the next generation decides about single modules or tokens while it runs.
 
         If not, :meth:`decision_plan` holds every decision, and they are about whole modules.
         """
+        if self.calibration or not self.use_cache:
+            return False
         config = self.cache_config
-        adaptive = config.adaptive_threshold and config.caches_anything
-        return self.calibration or (self.use_cache and (adaptive or not config.is_basic))
+        return (config.adaptive_threshold and config.caches_anything) or not config.is_basic
 
     def get_cache_statistics(self) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.
@@ -280,6 +281,13 @@ class FeatureCachingMixin:
         self.cache_statistics.reset()
 
     # --- one generation -----------------------------------------------------------------------
+
+    def site_cache(
+        self, site: str, layer: int, si: int, m_maskgit: MaskIndex | None = None
+    ) -> SiteCache:
+        """The cache of the running generation as one module sees it, see :class:`SiteCache`."""
+        stored = self.cache_attn if site == "attn" else self.cache_mlp
+        return SiteCache(self._cache_run, site, layer, si, stored, self._tables[site], m_maskgit)
 
     @property
     def generation_counts(self) -> GenerationCounts | None:
