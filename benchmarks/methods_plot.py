@@ -21,8 +21,9 @@ FAMILIES = {
     "fastvar": (ORANGE, "o"),
     "": (BLUE, "X"),
 }
-LABELS = {"kv ": "keys of what is not computed", "": "reuse", "unguided": "unguided last stages"}
-_WIDTH, _HEIGHT = 13, 6  # inches
+_WIDTH, _HEIGHT = 15, 7  # inches
+_WIDTHS = (5, 5, 2.6)  # of the two plots and the key
+_KEY_TOP, _KEY_LINE = 0.99, 0.031  # in the key's own height
 
 
 def family(name: str) -> str:
@@ -32,6 +33,8 @@ def family(name: str) -> str:
 def methods_plot(configurations: Mapping[str, Entry]) -> Figure:
     """Multiply-adds saved and transformer speedup against SSIM and attributes right.
 
+    Every configuration is a numbered marker; the key beside the plots says what the numbers mean.
+
     Args:
         configurations: finished entries of a comparison report, by name; at least one.
 
@@ -39,12 +42,13 @@ def methods_plot(configurations: Mapping[str, Entry]) -> Figure:
         MissingExtraError: matplotlib is not installed.
     """
     figure = new_figure(_WIDTH, _HEIGHT)
-    left, right = figure.subplots(1, 2)
-    for name, entry in configurations.items():
+    left, right, key = figure.subplots(1, 3, width_ratios=_WIDTHS)
+    for number, (name, entry) in enumerate(_by_family(configurations), start=1):
         point = entry["quality"]["ssim"]
-        _add(left, name, 100 * entry["multiply_adds_saved"], point)
+        _add(left, number, name, 100 * entry["multiply_adds_saved"], point)
         speed = entry["speedup"]["transformer"]["median"]
-        _add(right, name, speed, 100 * entry["quality"].get("attribute_accuracy", point))
+        _add(right, number, name, speed, 100 * entry["quality"].get("attribute_accuracy", point))
+        _add_to_key(key, number, name)
     judged = any("attribute_accuracy" in e["quality"] for e in configurations.values())
     left.set_xlabel("multiply-adds of the transformer saved, %")
     left.set_ylabel("SSIM to the no-cache images")
@@ -52,19 +56,24 @@ def methods_plot(configurations: Mapping[str, Entry]) -> Figure:
     right.set_ylabel("attributes right, %" if judged else "SSIM to the no-cache images, %")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    _add_legend(left, configurations)
+    key.set_axis_off()
     return figure
 
 
-def _add(axes: Axes, name: str, x: float, y: float) -> None:
+def _by_family(configurations: Mapping[str, Entry]) -> list[tuple[str, Entry]]:
+    order = [*reversed(FAMILIES)]
+    return sorted(configurations.items(), key=lambda item: order.index(family(item[0])))
+
+
+def _add(axes: Axes, number: int, name: str, x: float, y: float) -> None:
     colour, marker = FAMILIES[family(name)]
     axes.plot(x, y, marker, color=colour, markersize=7, alpha=0.85)
-    axes.annotate(name, (x, y), xytext=(4, 3), textcoords="offset points", fontsize=6)
+    axes.annotate(str(number), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
 
 
-def _add_legend(axes: Axes, configurations: Mapping[str, Entry]) -> None:
-    present = {family(name) for name in configurations}
-    for word, (colour, marker) in FAMILIES.items():
-        if word in present:
-            axes.plot([], [], marker, color=colour, label=LABELS.get(word, word))
-    axes.legend(loc="lower left", frameon=False)
+def _add_to_key(axes: Axes, number: int, name: str) -> None:
+    height = _KEY_TOP - (number - 1) * _KEY_LINE
+    colour, marker = FAMILIES[family(name)]
+    where = {"transform": axes.transAxes, "clip_on": False}
+    axes.plot(0.02, height, marker, color=colour, markersize=6, **where)
+    axes.text(0.08, height, f"{number}  {name}", fontsize=8, va="center", **where)

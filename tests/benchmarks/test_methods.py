@@ -1,0 +1,48 @@
+"""The comparison of methods: what it compares, and its plot."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.methods import choose, configurations
+from benchmarks.methods_plot import methods_plot
+from hart.evaluation.comparison import REFERENCE
+from hart.modules.networks.caching.presets import CACHE_PRESETS
+
+PATCH_NUMS = (1, 2, 3, 4, 5, 7, 9, 12, 16)
+
+
+def test_everything_compared_is_there_once_and_different():
+    found = configurations(PATCH_NUMS)
+    assert next(iter(found)) == REFERENCE
+    assert set(CACHE_PRESETS) < set(found)
+    assert len({str(vars(config)) for config in found.values()}) == len(found)
+    assert found["fastvar 40%"].prune_stages == ((144, 0.4), (256, 0.4))
+    assert found["unguided last 2"].guidance_stop_stage == 144
+
+
+def test_named_configurations_come_with_the_reference():
+    assert list(choose(PATCH_NUMS, ["hybrid"])) == [REFERENCE, "hybrid"]
+    with pytest.raises(ValueError, match=r"unknown no-such; known are .*hybrid 40%"):
+        choose(PATCH_NUMS, ["no-such"])
+
+
+def test_plot_numbers_every_configuration_and_its_key_says_which():
+    pytest.importorskip("matplotlib")
+    names = configurations(PATCH_NUMS)
+    entries = {
+        name: {
+            "multiply_adds_saved": i / 100,
+            "quality": {"ssim": 1 - i / 100, "attribute_accuracy": 0.9},
+            "speedup": {"transformer": {"median": 1 + i / 10}},
+        }
+        for i, name in enumerate(names)
+    }
+    left, right, key = methods_plot(entries).axes
+    numbers = [str(i) for i in range(1, len(names) + 1)]
+    for axes in (left, right):
+        assert [text.get_text() for text in axes.texts] == numbers
+    keyed = dict(text.get_text().split("  ", 1) for text in key.texts)
+    assert list(keyed) == numbers
+    assert set(keyed.values()) == set(names)
+    assert key.texts[-1].get_position()[1] > 0  # inside the figure
