@@ -16,7 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python enhanced_inference_cli.py --cache-preset original --output_dir $(OUTPUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks

@@ -44,7 +44,7 @@ def set_up(args: argparse.Namespace) -> Run:
         plan_images(prompts, options)  # refuses empty prompts
         folder = prepare_output_folder(Path(args.output_dir))
         pipeline = load_pipeline(args, say)
-        pipeline.use_engine, pipeline.compile = args.engine, args.compile
+    pipeline.use_engine, pipeline.compile = args.engine, args.compile
     if args.assume_similarity is not None:
         pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
         pipeline.similarity_path = None

@@ -30,8 +30,8 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.utils.files import replacing
 from hart.utils.prompts import encode_prompts
 
-ADAPTATION = Phase("adaptation", steps=1200, learning_rate=6e-4, seed=15)
-PICTURES = Supply(seed=15, chunk=192, chunks=6)
+ADAPTATION = Phase("adaptation", steps=640, learning_rate=8e-4, seed=15)
+PICTURES = Supply(seed=15, chunk=192, chunks=7)
 PICTURES_AT_ONCE, BATCH = 16, 6
 # The true stages end so late that what is drawn after them is still the same picture.
 TRUE_STAGES = (6, 7, 8, 8)

@@ -4,7 +4,7 @@ Equal to the model's own blocks up to rounding. The differences:
 
 - keys and values go into buffers of known size, rotary tables and modulation are made once;
 - runs of reused modules are one interpolation and one addition, see ``merged_runs``;
-- the text-free half of the batch sees a text of equal features at equal positions, so that in
+- HART's text-free half of the batch sees a text of equal features at equal positions, so that in
   llama blocks one of its tokens, of one image, stands for all of them;
 - on a CPU, whatever works token by token runs in pieces, which bounds the memory it needs.
 """
@@ -20,7 +20,7 @@ from hart.engine.key_value_buffers import KeyValueBuffers, keys_per_layer
 from hart.engine.merged_runs import Run, StageProgram
 from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import Generation
-from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.networks.attention import attend
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
@@ -80,7 +80,7 @@ class BlockRunner:
 
     def __init__(
         self,
-        model: HARTForT2I,
+        model: StageTransformer,
         run: Generation,
         programs: tuple[StageProgram, ...],
         interpolation_mode: str,
@@ -91,11 +91,12 @@ class BlockRunner:
         self.mode, self.token_wise, self.observer = interpolation_mode, token_wise, observer
         self._text_outputs: dict[int, list[torch.Tensor]] = {}
         self.last = model.num_stages_minus_1
+        self.has_text = model.context_token > 0
         self.cond = model.shared_ada_lin(run.cond)
         self.modulation = [
             block.modulation(self.cond, run.context_mask) or (None,) * 6 for block in model.blocks
         ]
-        tokens = [model.context_token] + [side**2 for side in model.patch_nums[1:]]
+        tokens = [end - begin for begin, end in model.begin_ends]
         self.buffers = KeyValueBuffers(
             keys_per_layer(programs, tokens, model.depth),
             (len(run.cond), model.num_heads, model.C // model.num_heads),
@@ -112,10 +113,10 @@ class BlockRunner:
 
     def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
         """As ``GenerationSteps.run_blocks``; ``x`` is changed. Of the text, the last position."""
-        if si == 0:
+        if si == 0 and self.has_text:
             return self._text(x)
         stream = Stream(x, slice(None), self.modulation, self._tables(x, si, m_maskgit), x.shape[1])
-        stream.halves_equal = True
+        stream.halves_equal = si > 0
         self._finish(si, [self._run(stream, si, m_maskgit)])
         return stream.x
 
@@ -179,7 +180,7 @@ class BlockRunner:
         gamma1, gamma2, _, scale2, _, shift2 = stream.modulation[layer]
         gamma = gamma2 if is_mlp else gamma1
         observed = None
-        if self.observer is not None:
+        if self._observes(layer):
             observed, gamma1, gamma2 = torch.empty_like(stream.x), None, None
         attended = None if is_mlp else self._attend(stream, layer, si)
         for piece in stream.pieces():
@@ -198,9 +199,13 @@ class BlockRunner:
         if observed is not None:
             self._observe(si, module, observed, m_maskgit)
 
+    def _observes(self, layer: int) -> bool:
+        """Whether the observer looks at the outputs of a layer's modules."""
+        return self.observer is not None
+
     def _observe(self, si: int, module: int, out: torch.Tensor, m_maskgit) -> None:
         """Show a module's output to the observer; of the text once both streams have been run."""
-        if si == 0:
+        if si == 0 and self.has_text:
             parts = self._text_outputs.setdefault(module, [])
             parts.append(out)
             if len(parts) < 2:
@@ -214,7 +219,7 @@ class BlockRunner:
     def _attend(self, stream: Stream, layer: int, si: int) -> torch.Tensor:
         """Attention before its projection, (r, n, C)."""
         attention = self.model.blocks[layer].attn
-        if si == 0:
+        if si == 0 and self.has_text:
             return self._attend_to_text(stream, layer)
         k, v, start = self.buffers.extend(layer, stream.tokens)
         rows, n, width = stream.x.shape
@@ -256,7 +261,7 @@ class BlockRunner:
         """Keep the stage's sums for the next one; the last stage's chunks share theirs."""
         if si == self.last:
             return
-        if si == 0:
+        if si == 0 and self.has_text:
             kept = [{run: change[:, -1:].clone() for run, change in part.items()} for part in kept]
             self.sums = {run: _whole_batch([p[run] for p in kept], self.run.bsz) for run in kept[0]}
         else:

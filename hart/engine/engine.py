@@ -1,16 +1,17 @@
-"""Faster execution of a HART model: the same images up to rounding."""
+"""Faster execution of a HART or VAR model: the same images up to rounding."""
 
 from __future__ import annotations
 
 import torch
 
+from hart.engine.adaptive_runner import AdaptiveRunner
 from hart.engine.block_runner import BlockRunner
 from hart.engine.denoiser import GuidedDenoiser
 from hart.engine.merged_runs import StageProgram, merge_runs
 from hart.engine.token_wise import TokenWise, compiled
 from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
 from hart.modules.models.transformer.generation_state import Generation
-from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.decisions import DecisionPlan, is_eligible
 from hart.modules.networks.rope import MaskIndex
@@ -19,17 +20,17 @@ from hart.modules.networks.rope import MaskIndex
 class Engine:
     """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
 
-    The adaptive threshold, token pruning and their like decide about single modules or tokens while
-    they run: there, the blocks are the model's own, and the engine does the rest. Calibration only
-    looks on: it draws what the engine draws without caching, bit for bit.
+    An adaptive threshold has a runner of its own. Token pruning and its like decide about tokens
+    while they run: there, the blocks are the model's own, and the engine does the rest. Calibration
+    only looks on: it draws what the engine draws without caching, bit for bit.
 
     Args:
-        model: any HART model in evaluation mode.
+        model: any HART or VAR model in evaluation mode.
         compile: run what the blocks do token by token through ``torch.compile``. The first images
             wait for it; on a CPU it needs a C++ compiler.
     """
 
-    def __init__(self, model: HARTForT2I, compile: bool = False) -> None:
+    def __init__(self, model: StageTransformer, compile: bool = False) -> None:
         self.model = model
         self._token_wise = compiled() if compile else TokenWise()
         self._runner: BlockRunner | None = None
@@ -42,6 +43,8 @@ class Engine:
         cached = isinstance(model, FeatureCachingMixin)
         self._calibrating = cached and model.calibration
         if cached and model.decides_while_running:
+            if AdaptiveRunner.serves(model):
+                self._runner = AdaptiveRunner(model, run, self._token_wise)
             return
         self._plan = model.decision_plan() if cached else None
         mode = self._plan.config.interpolation_mode if cached else ""
@@ -52,7 +55,7 @@ class Engine:
         if self._plan is None:
             everything = StageProgram(tuple(range(2 * self.model.depth)), ())
             return (everything,) * len(self.model.patch_nums)
-        return merge_runs(self._plan, cut_inside_layers=self.model.use_cross_attn)
+        return merge_runs(self._plan, cut_inside_layers=self.model.config.use_cross_attn)
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
@@ -109,7 +112,7 @@ class Engine:
 
 
 @torch.no_grad()
-def decode(model: HARTForT2I, f_hat: torch.Tensor) -> torch.Tensor:
+def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
     """As ``model.decode_feature_map``, up to rounding: (B, Z, P, P) to (B, 3, H, W) in [0, 1].
 
     The decoder's kernels are laid out channels-last from now on, in which its convolutions and

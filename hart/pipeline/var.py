@@ -33,7 +33,6 @@ class VARPipeline(HARTPipeline):
 
     def __init__(self, model: VARForC2IEnhanced, folders: VARFiles | None = None) -> None:
         super().__init__(model, None, None, "", folders)
-        self.use_engine = False  # the engine knows HART's text stage only
 
     @classmethod
     def from_pretrained(

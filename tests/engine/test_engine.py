@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from hart.engine import Engine, block_runner, denoiser, token_wise
+from hart.engine.adaptive_runner import AdaptiveRunner
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
+from tests.engine.comparison import Recorded, assert_same_maps, assert_same_steps
 from tests.tiny_models import fill, generators, text, tiny_model
-
-# Float32 sums in another order: relative to the largest value of hidden states and logits, in
-# which the head and guidance amplify it, and of the map, in which the diffusion head does.
-HIDDEN_TOLERANCE, LOGIT_TOLERANCE, MAP_TOLERANCE = 1e-5, 5e-5, 2e-4
 
 FAMILIES = {
     "llama": {},
@@ -26,25 +25,6 @@ FAMILIES = {
     "cross-attention": {"use_cross_attn": True},
     "l2-norm": {"attn_l2_norm": True},
 }
-
-
-class Recorded:
-    """Steps that note what the blocks and the guided logits were."""
-
-    def __init__(self, steps) -> None:
-        self.steps = steps
-        self.begin, self.residual = steps.begin, steps.residual
-        self.hidden, self.logits = [], []
-
-    def run_blocks(self, x, run, si, m_maskgit=None):
-        hidden = self.steps.run_blocks(x, run, si, m_maskgit)
-        self.hidden.append(hidden[:, -1:] if si == 0 else hidden)
-        return hidden
-
-    def guided_logits(self, hidden, run, t):
-        logits = self.steps.guided_logits(hidden, run, t)
-        self.logits.append(logits.clone())
-        return logits
 
 
 def lively_model(model_class=HARTForT2IEnhanced, **overrides):
@@ -71,11 +51,8 @@ def draw_map(model, steps, bsz: int, **options) -> tuple[torch.Tensor, Recorded]
 def assert_same(model, bsz: int, **options) -> None:
     plain, by_model = draw_map(model, model, bsz, **options)
     fast, by_engine = draw_map(model, Engine(model), bsz, **options)
-    for ours, theirs in zip(by_engine.hidden, by_model.hidden, strict=True):
-        assert (ours - theirs).abs().max() < HIDDEN_TOLERANCE * theirs.abs().max()
-    for ours, theirs in zip(by_engine.logits, by_model.logits, strict=True):
-        assert (ours - theirs).abs().max() < LOGIT_TOLERANCE * theirs.abs().max()
-    assert (fast - plain).abs().max() < MAP_TOLERANCE
+    assert_same_steps(by_engine, by_model)
+    assert_same_maps(fast, plain)
 
 
 @pytest.mark.parametrize("bsz", [1, 3])
@@ -151,12 +128,58 @@ def test_statistics_are_those_of_the_plain_path_and_fewer_bytes():
     assert fast["feature_cache_bytes"]["peak"] * 6 == plain["feature_cache_bytes"]["peak"]
 
 
-def test_the_adaptive_threshold_is_left_to_the_model():
-    model = lively_model()
-    model.set_cache_config("original")
-    model.set_cache_config(replace(model.cache_config, adaptive_threshold=True))
+def adaptive_model(skip_last: int, sites: str = "both", **overrides):
+    """A model whose modules pass its adaptive threshold here and there."""
+    model = lively_model(depth=4, **overrides)
+    generator = torch.Generator().manual_seed(5)
+    for site in ("attn", "mlp"):
+        values = torch.rand(model.depth, model.schedule.width, generator=generator).tolist()
+        setattr(model, f"cache_similarity_{site}", values)
+    lengths = model.schedule.lengths
+    config = CacheConfig(
+        lengths[-skip_last:],
+        lengths[-skip_last - 1 : -1],
+        threshold=0.4,
+        adaptive_threshold=True,
+        enable_attn_cache=sites != "mlp",
+        enable_mlp_cache=sites != "attn",
+    )
+    model.set_cache_config(config)
+    return model
+
+
+def thresholds(model) -> list[float]:
+    found = model.get_cache_statistics()["thresholds"].values()
+    return [stage[value]["mean"] for stage in found for value in ("measured", "effective")]
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("sites", ["both", "attn", "mlp"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites, iterations):
+    model = adaptive_model(4, sites, **FAMILIES[family])
+    options = {"num_maskgit_iters": iterations}
+    assert AdaptiveRunner.serves(model)
+    assert_same(model, 2, **options)
+    statistics, measured = [], []
+    for steps in (model, Engine(model)):
+        model.reset_cache_statistics()
+        draw_map(model, steps, 2, **options)
+        statistics.append(model.get_cache_statistics())
+        measured.append(thresholds(model))
+    plain, fast = statistics
+    assert fast["stages"] == plain["stages"]
+    assert sum(site["reused"] for site in fast["totals"].values()) > 0
+    assert measured[1] == pytest.approx(measured[0], abs=1e-5)
+    assert fast["feature_cache_bytes"]["now"] == 0
+    assert fast["feature_cache_bytes"]["peak"] <= plain["feature_cache_bytes"]["peak"]
+
+
+def test_a_text_that_is_kept_is_left_to_the_model_blocks():
+    model = adaptive_model(len(lively_model().patch_nums) - 1)
+    assert not AdaptiveRunner.serves(model)
     assert_same(model, 2)
-    assert model.get_cache_statistics()["thresholds"]
+    assert thresholds(model)
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
@@ -215,7 +238,7 @@ def test_compiled_functions_draw_the_same(monkeypatch):
     monkeypatch.setattr("hart.engine.engine.compiled", lambda: token_wise.compiled("eager"))
     plain, _ = draw_map(model, model, 1)
     fast, _ = draw_map(model, Engine(model, compile=True), 1)
-    assert (fast - plain).abs().max() < MAP_TOLERANCE
+    assert_same_maps(fast, plain)
 
 
 def test_a_failure_leaves_nothing_behind():

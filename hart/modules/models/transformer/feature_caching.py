@@ -289,6 +289,10 @@ class FeatureCachingMixin:
         stored = self.cache_attn if site == "attn" else self.cache_mlp
         return SiteCache(self._cache_run, site, layer, si, stored, self._tables[site], m_maskgit)
 
+    def running_threshold(self, si: int) -> float:
+        """Threshold of stage ``si`` in the generation that is running, see :class:`CacheRun`."""
+        return self._cache_run.threshold(si)
+
     @property
     def generation_counts(self) -> GenerationCounts | None:
         """Counts of the generation that is running; None without one or without statistics."""
