@@ -51,6 +51,11 @@ def add_model_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--compile", action="store_true", help="torch.compile parts of the engine (slow start)"
     )
+    group.add_argument(
+        "--tiled_decode",
+        action="store_true",
+        help="decode in overlapping tiles: less memory, slightly other images",
+    )
     on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
 
 

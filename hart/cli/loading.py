@@ -45,6 +45,7 @@ def set_up(args: argparse.Namespace) -> Run:
         folder = prepare_output_folder(Path(args.output_dir))
         pipeline = load_pipeline(args, say)
     pipeline.use_engine, pipeline.compile = args.engine, args.compile
+    pipeline.tiled_decode = args.tiled_decode
     if args.assume_similarity is not None:
         pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
         pipeline.similarity_path = None

@@ -21,6 +21,7 @@ from hart.demo.data import scene_labels
 from hart.demo.reader import AttributeReader, load_reader
 from hart.demo.scene import sample_scene
 from hart.pipeline import HARTPipeline
+from hart.pipeline.options import SamplingChoices
 
 CAPTION_SEED = 2024
 
@@ -52,9 +53,17 @@ def attribute_accuracy(
 
 
 def evaluate(
-    pipeline: HARTPipeline, n: int, seed: int = 1, batch_size: int = 8, quiet: bool = False
+    pipeline: HARTPipeline,
+    n: int,
+    seed: int = 1,
+    batch_size: int = 8,
+    quiet: bool = False,
+    **sampling,
 ) -> dict:
     """Draw ``n`` held-out captions and read the attributes back.
+
+    Args:
+        sampling: fields of :class:`SamplingChoices` that are not at their default.
 
     Returns:
         accuracy per attribute, the share with shape, colour and background all right, the number
@@ -62,7 +71,7 @@ def evaluate(
     """
     prompts, labels = held_out_prompts(n)
     started = time.perf_counter()
-    output = pipeline(prompts, seed=seed, batch_size=batch_size, quiet=quiet)
+    output = pipeline(prompts, seed=seed, batch_size=batch_size, quiet=quiet, **sampling)
     seconds = time.perf_counter() - started
     reader = load_reader()
     accuracy = attribute_accuracy(output.images, labels, reader)
@@ -73,6 +82,7 @@ def evaluate(
         "accuracy": accuracy,
         "shape_colour_background": torch.stack(main).all(dim=0).float().mean().item(),
         "seconds_per_image": seconds / n,
+        "sampling": sampling,
         "cache_config": str(pipeline.model.cache_config),
         "saved_share": pipeline.model.get_cache_statistics()["saved_share"],
     }
@@ -86,6 +96,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--cache-preset", default="no-cache")
+    for name in ("cfg_scale", "top_p"):
+        parser.add_argument(f"--{name}", type=float, default=getattr(SamplingChoices, name))
+    parser.add_argument(
+        "--more_smooth",
+        action=argparse.BooleanOptionalAction,
+        default=SamplingChoices.more_smooth,
+    )
     parser.add_argument("--device")
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
@@ -95,7 +112,8 @@ def main(argv: list[str] | None = None) -> int:
     similarity = args.checkpoint / "llm" / "cache_similarity.json"
     if similarity.is_file():
         pipeline.model.load_similarity_data(similarity)
-    result = evaluate(pipeline, args.n, args.seed, args.batch_size, args.quiet)
+    sampling = {name: getattr(args, name) for name in ("cfg_scale", "top_p", "more_smooth")}
+    result = evaluate(pipeline, args.n, args.seed, args.batch_size, args.quiet, **sampling)
     json.dump(result, sys.stdout, indent=1)
     print()
     return 0

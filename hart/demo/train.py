@@ -1,8 +1,8 @@
 """Train the bundled demo from nothing: ``python -m hart.demo.train --run-dir RUN --out FOLDER``.
 
-Phases: text encoder, autoencoder, transformer, the decoder once more, attribute reader, then the
-checkpoint folder with calibrated similarity data. A run that is interrupted continues where it
-was when the command is given again. The manifest beside the checkpoint says what was done.
+Phases: text encoder, autoencoder, transformer, attribute reader, then the checkpoint folder with
+calibrated similarity data. A run that is interrupted continues where it was when the command is
+given again. The manifest beside the checkpoint says what was done.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from torch import nn
 from hart.demo import DEMO_ASSETS
 from hart.demo.captions import corpus
 from hart.demo.train_autoencoder import train_autoencoder
-from hart.demo.train_decoder import adapt_decoder
 from hart.demo.train_reader import train_reader
 from hart.demo.train_text import DEMO_SYSTEM_PROMPT, save_text_model, train_text
 from hart.demo.train_transformer import train_transformer
@@ -58,16 +57,13 @@ def train_demo(
     model, report = train_transformer(
         vae, text_model, tokenizer, run_dir / "transformer", scale, quiet, device, compile_blocks
     )
-    adaptation = adapt_decoder(
-        model, text_model, tokenizer, run_dir / "decoder", scale, quiet, device
-    )
     reader_file = out / "reader" / "model.safetensors"
     if not reader_file.is_file():
         train_reader(reader_file, max(2, round(READER_STEPS * scale)), seed=0)
     checkpoint = out / "checkpoint"
     save_checkpoint(model, vae, text_model, tokenizer, checkpoint)
     calibrate_checkpoint(checkpoint, max(1, round(CALIBRATION_PROMPTS * min(1.0, scale))), quiet)
-    reports = {"text": text_report, **vae_reports, "transformer": report, "adaptation": adaptation}
+    reports = {"text": text_report, **vae_reports, "transformer": report}
     manifest = write_manifest(out, reports, scale, device)
     return manifest
 

@@ -107,13 +107,13 @@ def _images(rng: np.random.Generator, n: int, device: str) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def encode(vae: HARTAutoEncoder, images: torch.Tensor) -> torch.Tensor:
+def _encode(vae: HARTAutoEncoder, images: torch.Tensor) -> torch.Tensor:
     """float32 maps (B, Z, h, w); the convolutions run in bfloat16."""
     with training_autocast(images.device.type):
         return vae.quant_conv(vae.encoder(images)).float()
 
 
-def decode(vae: HARTAutoEncoder, f: torch.Tensor) -> torch.Tensor:
+def _decode(vae: HARTAutoEncoder, f: torch.Tensor) -> torch.Tensor:
     """float32 pictures, not clamped."""
     with training_autocast(f.device.type):
         return vae.decoder(vae.post_quant_conv(f)).float()
@@ -150,9 +150,9 @@ def _crops(rng: np.random.Generator, device: str) -> torch.Tensor:
 def _pixel_loss(vae: HARTAutoEncoder, draw_images, device: str):
     def loss(step: int, rng: np.random.Generator):
         images = draw_images(rng, device)
-        f = encode(vae, images)
+        f = _encode(vae, images)
         std, mean = f.std(dim=(0, 2, 3)), f.mean(dim=(0, 2, 3))
-        out = decode(vae, f + LATENT_NOISE * torch.randn_like(f))
+        out = _decode(vae, f + LATENT_NOISE * torch.randn_like(f))
         error = reconstruction_loss(out, images)
         unit_scale = 0.1 * (std - 1).square().mean() + 0.01 * mean.square().mean()
         return error + unit_scale, {"l1": F.l1_loss(out, images).item()}
@@ -165,7 +165,7 @@ def _latents(vae, n: int, folder: Path, quiet: bool, device: str) -> torch.Tenso
     """Continuous maps (n, Z, 16, 16) of fresh pictures, kept in the run folder."""
     rng = np.random.default_rng([CODEBOOK.seed, n])
     maps = [
-        encode(vae, _images(rng, 32, device))
+        _encode(vae, _images(rng, 32, device))
         for _ in tqdm(range(0, n, 32), desc="latents", disable=None if not quiet else True)
     ]
     latents = torch.cat(maps).contiguous()
@@ -278,14 +278,14 @@ def _decoder_loss(vae: HARTAutoEncoder, device: str):
     def loss(step: int, rng: np.random.Generator):
         images = _images(rng, 6, device)
         with torch.no_grad():
-            f = encode(vae, images)
+            f = _encode(vae, images)
             *ids, rest = quantizer.f_to_idxBl_and_frest(f)
             residual = _as_map(rest - quantizer.embedding(ids[-1]))
             # Half of the pictures lose most of the residual, as when the head predicts it badly.
             keep = torch.from_numpy(rng.choice([0.0, 1.0], len(images))).to(f)[:, None, None, None]
             noise = LATENT_NOISE * f.std() * torch.randn_like(f)
             f_hat = f - residual * (1 - keep) + noise
-        out = decode(vae, f_hat)
+        out = _decode(vae, f_hat)
         return reconstruction_loss(out, images), {"l1": F.l1_loss(out, images).item()}
 
     return loss

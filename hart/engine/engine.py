@@ -109,14 +109,3 @@ class Engine:
             denoiser=GuidedDenoiser(model.diffloss.net, condition, t),
         )
         return residual.view(2, *ids.shape, model.Cvae)[0]
-
-
-@torch.no_grad()
-def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
-    """As ``model.decode_feature_map``, up to rounding: (B, Z, P, P) to (B, 3, H, W) in [0, 1].
-
-    The decoder's kernels are laid out channels-last from now on, in which its convolutions and
-    norms are faster; their values stay what they are.
-    """
-    model.vae_proxy[0].decoder.to(memory_format=torch.channels_last)
-    return model.decode_feature_map(f_hat.contiguous(memory_format=torch.channels_last))

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hart.engine import Engine, decode
+from hart.engine import Engine, decode, decode_in_tiles
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -65,6 +65,8 @@ class HARTPipeline:
             rounding; otherwise the model's own, plain path does.
         compile: let the engine compile what the blocks do token by token; the first image of every
             batch size waits for it.
+        tiled_decode: decode large feature maps in overlapping tiles, which needs less memory and
+            changes the images slightly; see ``decode_in_tiles``.
         similarity_path: the file that the model's similarity data were read from, if any.
     """
 
@@ -83,7 +85,7 @@ class HARTPipeline:
         self.text_tokenizer = text_tokenizer
         self.system_prompt = system_prompt
         self.folders = folders
-        self.use_engine, self.compile = True, False
+        self.use_engine, self.compile, self.tiled_decode = True, False, False
         self.similarity_path: Path | None = None
 
     @classmethod
@@ -344,6 +346,8 @@ class HARTPipeline:
 
     def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Feature maps (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
+        if self.tiled_decode:
+            return decode_in_tiles(self.model, f_hat)
         return (
             decode(self.model, f_hat) if self.use_engine else self.model.decode_feature_map(f_hat)
         )

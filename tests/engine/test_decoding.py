@@ -1,0 +1,65 @@
+"""Decoding in tiles: near the image decoded at once, without seams, in less memory."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from hart.engine import decode, decode_in_tiles
+from hart.engine.decoding import _starts
+from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from tests.tiny_models import tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(HARTForT2IEnhanced)
+
+
+def smooth_maps(model, n: int, side: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    coarse = torch.randn(n, model.Cvae, 3, 3, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size=side, mode="bicubic", align_corners=True)
+
+
+@torch.no_grad()
+def test_small_maps_are_decoded_at_once(model):
+    maps = smooth_maps(model, 2, 7)
+    torch.testing.assert_close(decode_in_tiles(model, maps), decode(model, maps))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("side", "tile", "overlap"), [(12, 8, 3), (13, 5, 2), (9, 8, 0)])
+def test_tiles_stand_where_their_part_of_the_image_is(model, monkeypatch, side, tile, overlap):
+    """With a decoder that looks at single positions only, tiles change nothing."""
+    scale = model.vae_proxy[0].downsample
+
+    def decode_positions(_, f_hat):
+        return f_hat[:, :3].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+    monkeypatch.setattr("hart.engine.decoding.decode", decode_positions)
+    maps = smooth_maps(model, 2, side)
+    image = decode_in_tiles(model, maps, tile, overlap)
+    torch.testing.assert_close(image, decode_positions(None, maps))
+
+
+@pytest.mark.parametrize("side", range(9, 40))
+def test_neighbours_share_what_they_must_and_nothing_is_left_out(side):
+    starts = list(_starts(side, 8, 3))
+    assert starts[0] == 0
+    assert starts[-1] == side - 8
+    assert all(0 < b - a <= 5 for a, b in pairwise(starts))
+
+
+@torch.no_grad()
+def test_no_step_at_the_seams_is_larger_than_the_image_has_anyway(model):
+    maps = smooth_maps(model, 1, 24)
+    whole, tiled = decode(model, maps), decode_in_tiles(model, maps, 12, 6)
+    assert tiled.diff(dim=-1).abs().max() < 1.5 * whole.diff(dim=-1).abs().max()
+
+
+def test_an_overlap_of_a_whole_tile_is_refused(model):
+    with pytest.raises(ValueError, match=r"overlap must be within 0 \.\. 7 for tiles of 8: 8"):
+        decode_in_tiles(model, smooth_maps(model, 1, 9), 8, 8)
