@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import adaptive_threshold, methods, soak, speed, statistics_cost
+from benchmarks import adaptive_threshold, methods, module_errors, soak, speed, statistics_cost
 
-BENCHMARKS = (speed, statistics_cost, adaptive_threshold, methods, soak)
+BENCHMARKS = (speed, statistics_cost, module_errors, adaptive_threshold, methods, soak)
 
 
 def main() -> int:

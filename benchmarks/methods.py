@@ -32,6 +32,8 @@ from hart.utils.files import replacing
 
 EQUAL_SHARES = (0.4, 0.6, 0.75, 0.9)
 """Shares of tokens left out at both of the last two stages, beside the published ones."""
+THRESHOLDS = (0.6, 0.8, 0.9)
+"""Of the presets ``original`` and ``hybrid``, beside their own."""
 WITH_KEYS = ("original", "fastvar", "hybrid")
 SEED = 1
 
@@ -42,6 +44,9 @@ def configurations(patch_nums: tuple[int, ...]) -> Configurations:
     """Everything that is compared, by name; :data:`REFERENCE` comes first."""
     found = {name: preset_config(name, patch_nums) for name in CACHE_PRESETS}
     last, before = patch_nums[-1] ** 2, patch_nums[-2] ** 2
+    for name in ("original", "hybrid"):
+        for threshold in THRESHOLDS:
+            found[f"{name} > {threshold:g}"] = replace(found[name], threshold=threshold)
     for share in EQUAL_SHARES:
         for name in ("fastvar", "hybrid"):
             stages = {before: share, last: share}

@@ -23,7 +23,7 @@ FAMILIES = {
 }
 _WIDTH, _HEIGHT = 15, 7  # inches
 _WIDTHS = (5, 5, 2.6)  # of the two plots and the key
-_KEY_TOP, _KEY_LINE = 0.99, 0.031  # in the key's own height
+_KEY_TOP, _KEY_LINE = 0.99, 0.027  # in the key's own height
 
 
 def family(name: str) -> str:

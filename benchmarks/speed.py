@@ -160,17 +160,17 @@ def main(argv: list[str] | None = None) -> int:
     report = {"shape": args.shape, "runs": args.runs, "warmup": warmup, "batches": {}}
     for batch_size in args.batch_sizes or ([1] if cpu else [1, 8]):
         ways = paths(pipeline, args.demo_table)
+        limits = roofline(pipeline, batch_size)
         runs: dict[str, list] = {way.name: [] for way in ways}
         rounds = [(i, way) for i in range(warmup + args.runs) for way in ways]
         for i, way in tqdm(rounds, unit="run", disable=True if args.quiet else None):
             run = measure(way, batch_size)
-            if i >= warmup:
-                runs[way.name].append(run)
-        report["batches"][str(batch_size)] = {
-            "paths": {name: summary(of_path) for name, of_path in runs.items()},
-            "roofline": roofline(pipeline, batch_size),
-        }
-        save_results(args.output, pipeline, report)
+            if i < warmup:
+                continue
+            runs[way.name].append(run)
+            finished = {name: summary(of_path) for name, of_path in runs.items() if of_path}
+            report["batches"][str(batch_size)] = {"paths": finished, "roofline": limits}
+            save_results(args.output, pipeline, report)  # an interruption keeps what is done
     args.output.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
     growth_plot(report, args.output.with_suffix(".png"))
     print(markdown(report))

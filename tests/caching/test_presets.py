@@ -48,6 +48,16 @@ def test_original_at_1024_pixels_skips_the_last_two_stages_from_their_predecesso
     assert config.cache_stages == (1296, 2304)
 
 
+@pytest.mark.parametrize(("stages", "aggressive", "ultra_fast"), [(14, 4, 6), (9, 3, 4), (2, 1, 1)])
+def test_a_short_schedule_keeps_the_stages_that_decide_what_is_drawn(
+    stages, aggressive, ultra_fast
+):
+    sides = range(1, stages + 1)
+    assert len(preset_config("aggressive", sides).skip_stages) == aggressive
+    assert len(preset_config("ultra-fast", sides).skip_stages) == ultra_fast
+    assert len(preset_config("original", sides).skip_stages) == min(2, stages - 1)
+
+
 @pytest.mark.parametrize("name", CACHE_PRESETS)
 @pytest.mark.parametrize("sides", [(1, 2), (1, 2, 4, 6, 8), HART_1024])
 def test_every_skip_stage_of_a_preset_is_fed_on_every_schedule(name, sides, recwarn):

@@ -16,17 +16,20 @@ from hart.pipeline import HARTPipeline
 from hart.pipeline.options import ImageRequest
 from hart.utils.images import save_png
 
-MODES = ("off", "cached", "calibrating")
+PLAIN_MODES = ("off", "cached", "calibrating")
+ENGINE_MODES = ("engine-off", "engine-merged", "engine-adaptive", "engine-calibrating")
+MODES = PLAIN_MODES + ENGINE_MODES
+PRESETS = {"cached": "ultra-fast", "engine-merged": "aggressive", "engine-adaptive": "ultra-fast"}
+"""Of the modes that cache; ``ultra-fast`` has a probe."""
 PROMPT, SEED = "a red fox", 11
 
 
 def enter(pipeline: HARTPipeline, mode: str) -> None:
     """Configure the model; similarities differ between layers, so that some modules are reused."""
-    # Faults are put into single modules, whose calls the engine merges or passes by.
-    pipeline.use_engine = False
+    pipeline.use_engine = mode in ENGINE_MODES
     model = pipeline.model
-    model.calibration = mode == "calibrating"
-    model.set_cache_config("ultra-fast" if mode == "cached" else "no-cache")  # with a probe
+    model.calibration = mode.endswith("calibrating")
+    model.set_cache_config(PRESETS.get(mode, "no-cache"))
     width = model.schedule.width
     rows = [[0.9 if layer != 1 else 0.2] * width for layer in range(model.depth)]
     attn, mlp = rows, [list(row) for row in reversed(rows)]

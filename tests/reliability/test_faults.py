@@ -18,11 +18,15 @@ import pytest
 import torch
 from PIL import Image
 
+from hart.engine.adaptive_runner import AdaptiveRunner
+from hart.modules.models.transformer.generation_state import Generation
 from hart.utils.images import save_png
 from tests.pipeline.checkpoint_folder import PATCH_NUMS
-from tests.reliability.modes import MODES, draw, enter, traces
+from tests.reliability.modes import ENGINE_MODES, MODES, draw, enter, traces
 
-LAYER = 1  # between two others, so that stored outputs and keys are there before and missing after
+# Between two others, so that stored outputs and keys are there before and missing after. Its
+# similarities are below every threshold: it computes at every stage.
+LAYER = 1
 STAGE_FAULTS = [f"stage {si} {site}" for si in range(len(PATCH_NUMS)) for site in ("attn", "ffn")]
 PLACES = ["text", *STAGE_FAULTS, "diffusion", "decode", "save"]
 FAULTS = [(mode, place) for mode in MODES for place in PLACES]
@@ -50,25 +54,32 @@ def fault(pipeline, place: str):
         return
     model = pipeline.model
     kind, si, site = [*place.split(), 0, ""][:3]
+    block = model.blocks[LAYER]
     module = {
         "text": pipeline.text_model,
-        "stage": getattr(model.blocks[LAYER], site or "attn"),
+        "stage": block.ffn if site == "ffn" else block.attn.proj,  # the engine calls only this
         "diffusion": model.diffloss.net.final_layer,
         "decode": model.vae_proxy[0].decoder,
     }[kind]
-    calls = 0
+    finished = 0
+
+    def finish_stage(run: Generation, stage: int) -> None:
+        nonlocal finished
+        finish(run, stage)
+        finished += 1
 
     def fail(*_):
-        nonlocal calls
-        calls += 1
-        if calls > int(si):  # a module of a block is called once in every stage
+        if kind != "stage" or finished == int(si):
             raise InjectedError(place)
 
+    finish = Generation.finish_stage
     handle = module.register_forward_hook(fail)
+    Generation.finish_stage = finish_stage
     try:
         yield
     finally:
         handle.remove()
+        Generation.finish_stage = finish
 
 
 @pytest.mark.parametrize(("mode", "place"), FAULTS, ids=lambda value: value.replace(" ", "-"))
@@ -109,4 +120,15 @@ def _full_disk(image, path, **options):
 
 def test_every_place_was_made_to_fail_in_every_mode():
     assert len(PLACES) == 1 + 2 * len(PATCH_NUMS) + 3
-    assert len(FAULTS) == len(set(FAULTS)) == 48
+    assert len(FAULTS) == len(set(FAULTS)) == 112
+
+
+@pytest.mark.parametrize("mode", ENGINE_MODES)
+def test_the_engine_modes_are_what_their_names_say(pipeline, mode):
+    enter(pipeline, mode)
+    draw(pipeline)
+    statistics = traces(pipeline)
+    reused = sum(site["reused"] for site in statistics["totals"].values())
+    assert (reused > 0) == (mode in ("engine-merged", "engine-adaptive"))
+    assert bool(statistics["thresholds"]) == (mode == "engine-adaptive")
+    assert AdaptiveRunner.serves(pipeline.model)

@@ -16,6 +16,8 @@ class CachePreset:
     Attributes:
         description: one line for a command's help.
         skip_last: how many of the last stages may be skipped, each from its predecessor.
+        largest_share: but no larger share of all stages. What is drawn is decided in the first
+            ones, which a short schedule would else lose; it means nothing at 14 stages.
         attn, mlp: which sites take part.
         threshold, adaptive_threshold, interpolation_mode: as in :class:`CacheConfig`.
         prune_last: shares of tokens left out at the last stages, in the order of the stages; the
@@ -32,6 +34,11 @@ class CachePreset:
     interpolation_mode: str = CacheConfig.interpolation_mode
     prune_last: tuple[float, ...] = ()
     reuse_kv: str = CacheConfig.reuse_kv
+    largest_share: float = 1.0
+
+    def skipped(self, num_stages: int) -> int:
+        """How many of the last stages of a schedule may be skipped; the first one never is."""
+        return min(self.skip_last, max(1, round(self.largest_share * num_stages)), num_stages - 1)
 
 
 FASTVAR_RATIOS = (0.5, 0.75)
@@ -43,12 +50,15 @@ CACHE_PRESETS: dict[str, CachePreset] = {
         "reuse very similar modules, last stage only", skip_last=1, threshold=0.8
     ),
     "original": CachePreset("reuse similar modules in the last two stages", skip_last=2),
-    "aggressive": CachePreset("last four stages, lower threshold", skip_last=4, threshold=0.6),
+    "aggressive": CachePreset(
+        "last four of 14 stages, lower threshold", skip_last=4, threshold=0.6, largest_share=2 / 7
+    ),
     "ultra-fast": CachePreset(
-        "last six stages, lowest threshold, corrected per image",
+        "last six of 14 stages, lowest threshold, corrected per image",
         skip_last=6,
         threshold=0.5,
         adaptive_threshold=True,
+        largest_share=3 / 7,
     ),
     "attn-only": CachePreset("like original, attention only", skip_last=2, mlp=False),
     "mlp-only": CachePreset("like original, MLP only", skip_last=2, attn=False),
@@ -77,8 +87,8 @@ CACHE_PRESETS: dict[str, CachePreset] = {
 def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
     """The configuration that a preset means for a model.
 
-    Skips the preset's number of last stages, at most all but the first, and caches the stage
-    before each of them. Prunes likewise.
+    Skips the preset's number of last stages, see :meth:`CachePreset.skipped`, and caches the stage
+    before each of them. Prunes the last ones likewise.
 
     Args:
         name: a key of :data:`CACHE_PRESETS`.
@@ -91,7 +101,7 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
         raise ValueError(f"unknown cache preset {name!r}; known are {', '.join(CACHE_PRESETS)}")
     preset = CACHE_PRESETS[name]
     schedule = StageSchedule(tuple(patch_nums))
-    first = schedule.num_stages - min(preset.skip_last, schedule.num_transitions)
+    first = schedule.num_stages - preset.skipped(schedule.num_stages)
     pruned = min(len(preset.prune_last), schedule.num_transitions)
     ratios = preset.prune_last[len(preset.prune_last) - pruned :]
     return CacheConfig(
