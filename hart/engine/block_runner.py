@@ -98,13 +98,17 @@ class BlockRunner:
         ]
         tokens = [end - begin for begin, end in model.begin_ends]
         self.buffers = KeyValueBuffers(
-            keys_per_layer(programs, tokens, model.depth),
+            self._keys(tokens),
             (len(run.cond), model.num_heads, model.C // model.num_heads),
             run.options.num_maskgit_iters == 1,
             run.cond.dtype,
             run.cond.device,
         )
         self.sums: dict[Run, torch.Tensor] = {}
+
+    def _keys(self, tokens: list[int]) -> list[list[int]]:
+        """Per stage and layer, how many keys are added; ``tokens`` of each stage."""
+        return keys_per_layer(self.programs, tokens, self.model.depth)
 
     @property
     def kept_bytes(self) -> int:

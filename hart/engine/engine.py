@@ -8,21 +8,23 @@ from hart.engine.adaptive_runner import AdaptiveRunner
 from hart.engine.block_runner import BlockRunner
 from hart.engine.denoiser import GuidedDenoiser
 from hart.engine.merged_runs import StageProgram, merge_runs
+from hart.engine.pruning_runner import PruningRunner
 from hart.engine.token_wise import TokenWise, compiled
 from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.decisions import DecisionPlan, is_eligible
+from hart.modules.networks.caching.prune_plan import kept_tokens
 from hart.modules.networks.rope import MaskIndex
 
 
 class Engine:
     """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
 
-    An adaptive threshold has a runner of its own. Token pruning and its like decide about tokens
-    while they run: there, the blocks are the model's own, and the engine does the rest. Calibration
-    only looks on: it draws what the engine draws without caching, bit for bit.
+    An adaptive threshold and token pruning have runners of their own. What these do not serve is
+    left to the model's blocks, and the engine does the rest. Calibration only looks on: it draws
+    what the engine draws without caching, bit for bit.
 
     Args:
         model: any HART or VAR model in evaluation mode.
@@ -43,13 +45,22 @@ class Engine:
         cached = isinstance(model, FeatureCachingMixin)
         self._calibrating = cached and model.calibration
         if cached and model.decides_while_running:
-            if AdaptiveRunner.serves(model):
-                self._runner = AdaptiveRunner(model, run, self._token_wise)
+            self._runner = self._deciding_runner(run)
             return
         self._plan = model.decision_plan() if cached else None
         mode = self._plan.config.interpolation_mode if cached else ""
         observer = model.site_cache if self._calibrating else None
         self._runner = BlockRunner(model, run, self._programs(), mode, self._token_wise, observer)
+
+    def _deciding_runner(self, run: Generation) -> BlockRunner | None:
+        """The runner of a model that decides while it runs; None leaves it to its own blocks."""
+        model = self.model
+        if AdaptiveRunner.serves(model):
+            return AdaptiveRunner(model, run, self._token_wise)
+        if PruningRunner.serves(model):
+            self._plan = plan = model.decision_plan()
+            return PruningRunner(model, run, self._programs(), plan, self._token_wise)
+        return None
 
     def _programs(self) -> tuple[StageProgram, ...]:
         if self._plan is None:
@@ -81,7 +92,8 @@ class Engine:
             for site in SITES:
                 eligible = is_eligible(plan.config, plan.schedule, site, si)
                 action = plan.action(si, layer, site)
-                counts.count(layer, si, site, action, eligible, rows, tokens)
+                kept = kept_tokens(tokens, action.ratio) if action.ratio else None
+                counts.count(layer, si, site, action, eligible, rows, tokens, computed_tokens=kept)
         counts.hold(change_bytes)
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:

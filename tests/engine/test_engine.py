@@ -9,6 +9,7 @@ import torch
 
 from hart.engine import Engine, block_runner, denoiser, token_wise
 from hart.engine.adaptive_runner import AdaptiveRunner
+from hart.engine.pruning_runner import PruningRunner
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
@@ -173,6 +174,39 @@ def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites
     assert measured[1] == pytest.approx(measured[0], abs=1e-5)
     assert fast["feature_cache_bytes"]["now"] == 0
     assert fast["feature_cache_bytes"]["peak"] <= plain["feature_cache_bytes"]["peak"]
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("preset", ["fastvar", "hybrid"])
+def test_pruning_draws_the_same_and_counts_the_same(preset, family, iterations):
+    model = adaptive_model(2, **FAMILIES[family])  # its table lets some modules be reused
+    model.set_cache_config(preset)
+    model.set_cache_config(replace(model.cache_config, threshold=0.4))
+    options = {"num_maskgit_iters": iterations}
+    assert PruningRunner.serves(model)
+    # Without the residual: this random diffusion head makes 1e-3 of 2e-7 in a token or two.
+    assert_same(model, 2, final_stage=1, **options)
+    statistics = []
+    for steps in (model, Engine(model)):
+        model.reset_cache_statistics()
+        draw_map(model, steps, 2, **options)
+        statistics.append(model.get_cache_statistics())
+    plain, fast = statistics
+    for name in ("stages", "multiply_adds", "key_value_tokens"):
+        assert fast[name] == plain[name]
+    assert sum(site["pruned"] for site in fast["totals"].values()) > 0
+    assert (sum(site["reused"] for site in fast["totals"].values()) > 0) == (preset == "hybrid")
+
+
+def test_pruning_from_a_reused_stage_is_left_to_the_model_blocks():
+    model = adaptive_model(3)
+    model.set_cache_config("hybrid")
+    lengths = model.schedule.lengths
+    config = replace(model.cache_config, skip_stages=lengths[-3:], cache_stages=lengths[-4:-1])
+    model.set_cache_config(config)
+    assert not PruningRunner.serves(model)
+    assert_same(model, 2)
 
 
 def test_a_text_that_is_kept_is_left_to_the_model_blocks():
