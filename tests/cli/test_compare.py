@@ -71,8 +71,7 @@ def test_all_presets_are_compared_in_four_files(cli):
     assert reference["speedup"]["image"] == {"median": 1, "p5": 1, "p95": 1}
     assert (reference["multiply_adds_saved"], reference["memory"]["relative"]) == (0, 1)
     saved = {n: e["multiply_adds_saved"] for n, e in report["configurations"].items()}
-    assert saved["aggressive"] >= saved["original"]  # as many of six stages
-    assert saved["ultra-fast"] > saved["original"] > saved["conservative"] > saved["no-cache"]
+    assert saved["aggressive"] >= saved["original"] > saved["conservative"] > saved["no-cache"]
     assert report["settings"]["assume_similarity"] == 0.85
     assert report["environment"]["device"] == "cpu"
 
