@@ -81,22 +81,6 @@ class Person:
         option = f"[role=option][aria-label^='{name}']"
         self.wait(lambda: self.all(option), f"the option {name}")[0].click()
 
-    def cancel(self) -> None:
-        """Click Cancel, again every few seconds as a person would, until the page says so.
-
-        On a busy machine an update that was under way can overwrite the first answer.
-        """
-        answered_by = 0.0
-
-        def is_cancelled() -> bool:
-            nonlocal answered_by
-            if time.monotonic() > answered_by:
-                self.click("#draw-cancel")
-                answered_by = time.monotonic() + 5
-            return "Cancelled." in self.text("#draw-status")
-
-        self.wait(is_cancelled, "'Cancelled.' in #draw-status")
-
     def wait(self, condition: Callable[[], Any], what: str) -> Any:
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:

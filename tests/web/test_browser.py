@@ -168,7 +168,8 @@ def test_two_people_at_once_a_third_is_turned_away_and_cancel_makes_room(site, f
     assert not second.count("#gallery img")
     third.draw(PROMPT)
     third.wait(lambda: "currently busy" in third.text("body"), "being turned away")
-    first.cancel()
+    first.click("#draw-cancel")
+    first.wait_for("Cancelled.")
     second.wait_for("Done.")
     with download(site, second) as archive:
         picture = Image.open(io.BytesIO(archive.read("000-original.png")))
