@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from hart.engine.block_runner import BlockRunner, Stream
-from hart.engine.merged_runs import Run, StageProgram
+from hart.engine.block_runner import BlockRunner, Stream, of_this_call
+from hart.engine.merged_runs import Run, compute_everything
 from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
 from hart.modules.models.transformer.generation_state import Generation
@@ -25,7 +25,7 @@ from hart.modules.networks.caching.decisions import (
     is_eligible,
     is_probe,
 )
-from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
+from hart.modules.networks.caching.interpolate import interpolate_features
 
 FIRST_REUSED_STAGE = 2
 """Before it something would be kept of the text, which is run in two parts."""
@@ -48,8 +48,7 @@ class AdaptiveRunner(BlockRunner):
     """
 
     def __init__(self, model: FeatureCachingMixin, run: Generation, token_wise: TokenWise) -> None:
-        everything = StageProgram(tuple(range(2 * model.depth)), ())
-        programs = (everything,) * len(model.patch_nums)
+        programs = compute_everything(model.depth, len(model.patch_nums))
         mode = model.cache_config.interpolation_mode
         super().__init__(model, run, programs, mode, token_wise, model.site_cache)
         self._kept: dict[int, KeptOutput] = {}
@@ -119,9 +118,7 @@ class AdaptiveRunner(BlockRunner):
                 if kept.si == since:
                     total = kept.change.clone() if total is None else total.add_(kept.change)
             total = interpolate_features(total, sides[since], sides[since + 1], self.mode)
-        if m_maskgit is not None and stream.tokens < total.shape[1]:
-            total = select_positions(total, m_maskgit)
-        stream.x += total
+        stream.x += of_this_call(total, stream, m_maskgit)
         pending.clear()
 
     def _replace(self, kept: dict[int, KeptOutput]) -> None:
@@ -145,4 +142,4 @@ class AdaptiveRunner(BlockRunner):
 
 
 def _size_bytes(kept: dict[int, KeptOutput]) -> int:
-    return sum(output.change.numel() * output.change.element_size() for output in kept.values())
+    return sum(output.change.nbytes for output in kept.values())

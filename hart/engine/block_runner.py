@@ -113,7 +113,7 @@ class BlockRunner:
     @property
     def kept_bytes(self) -> int:
         """Memory of the sums kept for the next stage."""
-        return sum(kept.numel() * kept.element_size() for kept in self.sums.values())
+        return sum(kept.nbytes for kept in self.sums.values())
 
     def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
         """As ``GenerationSteps.run_blocks``; ``x`` is changed. Of the text, the last position."""
@@ -172,8 +172,7 @@ class BlockRunner:
     def _reuse(self, stream, si, run: Run, m_maskgit, kept_run, kept) -> None:
         sides = self.model.patch_nums
         change = interpolate_features(self.sums[run], sides[si - 1], sides[si], self.mode)
-        if m_maskgit is not None and stream.tokens < change.shape[1]:
-            change = select_positions(change, m_maskgit)
+        change = of_this_call(change, stream, m_maskgit)
         stream.x += change
         if kept_run is not None:
             _accumulate(kept, kept_run, change, slice(None), stream.x.shape)
@@ -270,6 +269,13 @@ class BlockRunner:
             self.sums = {run: _whole_batch([p[run] for p in kept], self.run.bsz) for run in kept[0]}
         else:
             self.sums = kept[0]
+
+
+def of_this_call(full: torch.Tensor, stream: Stream, m_maskgit: MaskIndex | None) -> torch.Tensor:
+    """Of a whole map (r, tokens, C), the positions that the stream holds."""
+    if m_maskgit is None or stream.tokens == full.shape[1]:
+        return full
+    return select_positions(full, m_maskgit)
 
 
 def _accumulate(kept: dict, run: Run, change: torch.Tensor, piece: slice, shape) -> None:

@@ -7,7 +7,7 @@ import torch
 from hart.engine.adaptive_runner import AdaptiveRunner
 from hart.engine.block_runner import BlockRunner
 from hart.engine.denoiser import GuidedDenoiser
-from hart.engine.merged_runs import StageProgram, merge_runs
+from hart.engine.merged_runs import StageProgram, compute_everything, merge_runs
 from hart.engine.pruning_runner import PruningRunner
 from hart.engine.token_wise import TokenWise, compiled
 from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
@@ -64,8 +64,7 @@ class Engine:
 
     def _programs(self) -> tuple[StageProgram, ...]:
         if self._plan is None:
-            everything = StageProgram(tuple(range(2 * self.model.depth)), ())
-            return (everything,) * len(self.model.patch_nums)
+            return compute_everything(self.model.depth, len(self.model.patch_nums))
         return merge_runs(self._plan, cut_inside_layers=self.model.config.use_cross_attn)
 
     def run_blocks(

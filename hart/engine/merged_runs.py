@@ -45,6 +45,11 @@ class StageProgram:
         return next((run for run in self.kept if module in run), None)
 
 
+def compute_everything(depth: int, num_stages: int) -> tuple[StageProgram, ...]:
+    """The program of every stage of a generation that reuses nothing."""
+    return (StageProgram(tuple(range(2 * depth)), ()),) * num_stages
+
+
 def merge_runs(plan: DecisionPlan, cut_inside_layers: bool = False) -> tuple[StageProgram, ...]:
     """The program of every stage of a generation, from its decisions.
 

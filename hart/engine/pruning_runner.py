@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from hart.engine.block_runner import BlockRunner, Stream
+from hart.engine.block_runner import BlockRunner, Stream, of_this_call
 from hart.engine.merged_runs import Run, StageProgram
 from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
@@ -68,8 +68,7 @@ class PruningRunner(BlockRunner):
     @property
     def kept_bytes(self) -> int:
         """Memory of what is kept for later stages."""
-        sources = self._sources.values()
-        return super().kept_bytes + sum(t.numel() * t.element_size() for t in sources)
+        return super().kept_bytes + sum(t.nbytes for t in self._sources.values())
 
     def _action(self, si: int, module: int) -> Action:
         return self.plan.action(si, module // 2, SITES[module % 2])
@@ -97,9 +96,7 @@ class PruningRunner(BlockRunner):
         """What the module added at the source stage, resized to the positions of this call."""
         sides = self.model.patch_nums
         full = resize_area(self._sources[module], sides[self.source], sides[si])
-        if m_maskgit is not None and stream.tokens < full.shape[1]:
-            full = select_positions(full, m_maskgit)
-        return full
+        return of_this_call(full, stream, m_maskgit)
 
 
 def _part(stream: Stream, index: torch.Tensor) -> Stream:
