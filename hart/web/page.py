@@ -294,6 +294,8 @@ def _connect(
             for updates in stream:
                 yield _components(gr, parts, updates)
 
+    pressed = gr.State(False)  # whether an unfinished job ended because Cancel was pressed
+    start.click(lambda: False, None, pressed, **_LIGHT)
     event = start.click(
         run,
         inputs,
@@ -303,10 +305,18 @@ def _connect(
         **_MODEL,
     )
     cancel.click(
-        lambda: _components(gr, parts, Handlers.cancelled()),
+        lambda: {**_components(gr, parts, Handlers.cancelled()), pressed: True},
         None,
-        [parts["status"]],
+        [parts["status"], pressed],
         cancels=event,
+        **_LIGHT,
+    )
+    # Said again once the job has ended: its last update may have come after the first answer.
+    # A job that was turned away ends here too, and has said so itself.
+    event.failure(
+        lambda value: _components(gr, parts, Handlers.cancelled() if value else {}),
+        pressed,
+        [parts["status"]],
         **_LIGHT,
     )
 

@@ -171,6 +171,7 @@ def test_two_people_at_once_a_third_is_turned_away_and_cancel_makes_room(site, f
     first.click("#draw-cancel")
     first.wait_for("Cancelled.")
     second.wait_for("Done.")
+    assert "Cancelled." in first.text("#draw-status")  # no late update of its job came over it
     with download(site, second) as archive:
         picture = Image.open(io.BytesIO(archive.read("000-original.png")))
     assert (picture.text["prompt"], picture.text["seed"]) == (OTHER, "9")
