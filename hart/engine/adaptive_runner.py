@@ -58,7 +58,12 @@ class AdaptiveRunner(BlockRunner):
         """Whether the model decides about whole modules only, and keeps nothing of a text."""
         config, first = model.cache_config, model.schedule.lengths[:FIRST_REUSED_STAGE]
         keeps_text = model.context_token > 0 and set(first) & set(config.skip_stages)
-        return config.is_basic and not keeps_text
+        return config.decides_whole_modules and not keeps_text
+
+    def _keep_rows(self, rows: int) -> None:
+        super()._keep_rows(rows)
+        narrow = {m: KeptOutput(o.si, o.change[:rows].clone()) for m, o in self._kept.items()}
+        self._replace(narrow)
 
     def _observes(self, layer: int) -> bool:
         return is_probe(self.model.cache_config, layer)

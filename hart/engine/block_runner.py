@@ -117,32 +117,40 @@ class BlockRunner:
 
     def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
         """As ``GenerationSteps.run_blocks``; ``x`` is changed. Of the text, the last position."""
+        if len(x) < len(self.cond):
+            self._keep_rows(len(x))
         if si == 0 and self.has_text:
             return self._text(x)
         stream = Stream(x, slice(None), self.modulation, self._tables(x, si, m_maskgit), x.shape[1])
-        stream.halves_equal = si > 0
+        stream.halves_equal = si > 0 and self.run.guided
         self._finish(si, [self._run(stream, si, m_maskgit)])
         return stream.x
+
+    def _keep_rows(self, rows: int) -> None:
+        """Guidance has ended: drop what belongs to the rows without text."""
+        self.cond = self.cond[:rows]
+        self.modulation = [_of_rows(layer, slice(rows)) for layer in self.modulation]
+        self.buffers.keep_rows(rows)
+        self.sums = {run: change[:rows].clone() for run, change in self.sums.items()}
 
     def _text(self, x: torch.Tensor) -> torch.Tensor:
         """The text stage: its last position (2B, 1, C)."""
         bsz = self.run.bsz
         tables = self._tables(x, 0, None)
         with_text, without = slice(0, bsz), slice(bsz, bsz + 1)
-        streams = [self._part(x, with_text, tables), self._part(x, without, tables)]
-        streams[1].rows = slice(bsz, 2 * bsz)
-        if tables is not None:  # without learned positions its tokens are all the same
-            streams[1].x = streams[1].x[:, -1:].clone()
-            streams[1].tables = tuple(table[:, -1:] for table in streams[1].tables)
+        streams = [self._part(x, with_text, tables)]
+        if self.run.guided:
+            streams.append(self._part(x, without, tables))
+            streams[1].rows = slice(bsz, 2 * bsz)
+            if tables is not None:  # without learned positions its tokens are all the same
+                streams[1].x = streams[1].x[:, -1:].clone()
+                streams[1].tables = tuple(table[:, -1:] for table in streams[1].tables)
         self._finish(0, [self._run(stream, 0, None) for stream in streams])
         return _whole_batch([stream.x[:, -1:] for stream in streams], bsz)
 
     def _part(self, x: torch.Tensor, rows: slice, tables) -> Stream:
-        def part(t: torch.Tensor | None) -> torch.Tensor | None:
-            return t if t is None or len(t) == 1 else t[rows]
-
-        modulation = [tuple(map(part, layer)) for layer in self.modulation]
-        tables = tables and tuple(map(part, tables))
+        modulation = [_of_rows(layer, rows) for layer in self.modulation]
+        tables = tables and _of_rows(tables, rows)
         return Stream(x[rows].clone(), rows, modulation, tables, x.shape[1])
 
     def _tables(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None):
@@ -211,12 +219,11 @@ class BlockRunner:
         if si == 0 and self.has_text:
             parts = self._text_outputs.setdefault(module, [])
             parts.append(out)
-            if len(parts) < 2:
+            if len(parts) < self.run.copies:
                 return
-            with_text, without = self._text_outputs.pop(module)
-            out = _whole_batch(
-                [with_text, without.expand(-1, with_text.shape[1], -1)], self.run.bsz
-            )
+            with_text, *without = self._text_outputs.pop(module)
+            without = [part.expand(-1, with_text.shape[1], -1) for part in without]
+            out = _whole_batch([with_text, *without], self.run.bsz)
         self.observer(SITES[module % 2], module // 2, si, m_maskgit)(lambda: out)
 
     def _attend(self, stream: Stream, layer: int, si: int) -> torch.Tensor:
@@ -286,5 +293,10 @@ def _accumulate(kept: dict, run: Run, change: torch.Tensor, piece: slice, shape)
 
 
 def _whole_batch(parts: list[torch.Tensor], bsz: int) -> torch.Tensor:
-    """Rows with text (B, n, C) and one row without (1, n, C) to (2B, n, C)."""
-    return torch.cat((parts[0], parts[1].expand(bsz, -1, -1)))
+    """Rows with text (B, n, C) and, if any, one row without (1, n, C) to (B or 2B, n, C)."""
+    return torch.cat([parts[0], *(part.expand(bsz, -1, -1) for part in parts[1:])])
+
+
+def _of_rows(tensors: Modulation, rows: slice) -> Modulation:
+    """Some rows of every tensor; one row stands for the whole batch and stays."""
+    return tuple(t if t is None or len(t) == 1 else t[rows] for t in tensors)

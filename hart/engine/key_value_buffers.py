@@ -94,6 +94,11 @@ class KeyValueBuffers:
         self._layers[layer] = self._empty(0)
         return self._shared
 
+    def keep_rows(self, rows: int) -> None:
+        """Drop all rows of the batch but the first ones."""
+        self.rows = rows
+        self._layers = [(k[:rows].clone(), v[:rows].clone()) for k, v in self._layers]
+
     @property
     def size_bytes(self) -> int:
         """Memory of the layers' own buffers."""

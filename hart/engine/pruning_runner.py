@@ -17,7 +17,7 @@ from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.decisions import Action, DecisionPlan
 from hart.modules.networks.caching.interpolate import select_positions
-from hart.modules.networks.caching.prune_plan import guidance_stop, kept_tokens, prune_plan
+from hart.modules.networks.caching.prune_plan import kept_tokens, prune_plan
 from hart.modules.networks.caching.pruning import resize_area, restore_tokens, split_tokens
 
 
@@ -51,8 +51,7 @@ class PruningRunner(BlockRunner):
         config, schedule = model.cache_config, model.schedule
         source = prune_plan(config, schedule).source
         known = not config.adaptive_threshold and config.reuse_kv == "none"
-        guided = guidance_stop(config, schedule) is None
-        if source is None or not (known and guided):
+        if source is None or not known:
             return False
         is_text = source == 0 and model.context_token > 0
         return not is_text and schedule.lengths[source] not in config.skip_stages
@@ -69,6 +68,10 @@ class PruningRunner(BlockRunner):
     def kept_bytes(self) -> int:
         """Memory of what is kept for later stages."""
         return super().kept_bytes + sum(t.nbytes for t in self._sources.values())
+
+    def _keep_rows(self, rows: int) -> None:
+        super()._keep_rows(rows)
+        self._sources = {module: kept[:rows].clone() for module, kept in self._sources.items()}
 
     def _action(self, si: int, module: int) -> Action:
         return self.plan.action(si, module // 2, SITES[module % 2])

@@ -191,7 +191,7 @@ def test_further_options_are_keyword_only_and_off():
         "none",
         None,
     )
-    assert config.is_basic
+    assert config.decides_whole_modules
     with pytest.raises(TypeError):
         CacheConfig([256], [144], True, True, 0.7, False, "bilinear", {256: 0.5})
 

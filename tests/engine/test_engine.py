@@ -209,6 +209,32 @@ def test_pruning_from_a_reused_stage_is_left_to_the_model_blocks():
     assert_same(model, 2)
 
 
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("stop", [0, 3, -1])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "separate-adaln", "cross-attention"])
+@pytest.mark.parametrize("preset", ["no-cache", "adaptive", "original", "hybrid"])
+def test_guidance_that_ends_early_draws_the_same_and_counts_the_same(
+    preset, family, stop, iterations
+):
+    model = adaptive_model(3, **FAMILIES[family])
+    if preset != "adaptive":
+        model.set_cache_config(preset)
+    length = model.schedule.lengths[stop]
+    model.set_cache_config(replace(model.cache_config, threshold=0.4, guidance_stop_stage=length))
+    options = {"num_maskgit_iters": iterations}
+    assert_same(model, 2, final_stage=1, **options)
+    statistics = []
+    for steps in (model, Engine(model)):
+        model.reset_cache_statistics()
+        draw_map(model, steps, 2, **options)
+        statistics.append(model.get_cache_statistics())
+    plain, fast = statistics
+    for name in ("stages", "multiply_adds", "key_value_tokens"):
+        assert fast[name] == plain[name]
+    assert fast["feature_cache_bytes"]["now"] == 0
+    assert 0 < fast["saved_share"] < 1
+
+
 def test_a_text_that_is_kept_is_left_to_the_model_blocks():
     model = adaptive_model(len(lively_model().patch_nums) - 1)
     assert not AdaptiveRunner.serves(model)

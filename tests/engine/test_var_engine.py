@@ -77,6 +77,14 @@ def test_every_interpolation_mode(model, mode):
     assert_same(model, 1)
 
 
+@pytest.mark.parametrize("stop", [0, 3, -1])
+def test_guidance_that_ends_early(model, stop):
+    model.set_cache_config("aggressive")
+    length = model.schedule.lengths[stop]
+    model.set_cache_config(replace(model.cache_config, guidance_stop_stage=length))
+    assert_same(model, 2)
+
+
 def test_reuse_from_the_first_stage_on(model):
     """The class's own token is a stage like the others, and its outputs can be reused."""
     lengths = model.schedule.lengths

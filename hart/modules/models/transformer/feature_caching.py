@@ -248,7 +248,8 @@ class FeatureCachingMixin:
         if self.calibration or not self.use_cache:
             return False
         config = self.cache_config
-        return (config.adaptive_threshold and config.caches_anything) or not config.is_basic
+        adapts = config.adaptive_threshold and config.caches_anything
+        return adapts or not config.decides_whole_modules
 
     def get_cache_statistics(self) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.

@@ -135,11 +135,9 @@ class CacheConfig:
         return self.caches_anything or self.prunes_anything or self.guidance_stop_stage is not None
 
     @property
-    def is_basic(self) -> bool:
-        """Whether it does no more than the seven documented fields can say."""
-        return not (
-            self.prunes_anything or self.reuse_kv != "none" or self.guidance_stop_stage is not None
-        )
+    def decides_whole_modules(self) -> bool:
+        """Whether every module is computed or reused as a whole, its keys and values included."""
+        return not self.prunes_anything and self.reuse_kv == "none"
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values; the inverse of :meth:`from_dict`.

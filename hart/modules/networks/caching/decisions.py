@@ -124,7 +124,7 @@ def decide_module(
         and similarity_row[schedule.column(following)]
         > (0.0 if config.adaptive_threshold else config.threshold)
     )
-    if config.is_basic:
+    if config.decides_whole_modules:
         return Action(reuse, store)
     plan = prune_plan(config, schedule)
     compares = probe and is_eligible(config, schedule, site, si)
