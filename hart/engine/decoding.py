@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 
 TILE, OVERLAP = 32, 8
 """Side of a tile of the feature map, and what two neighbours share at least."""
+HALF_PRECISION_LIMIT = 1 / 255
+"""How far a picture in [0, 1] that is decoded in half precision may be from float32's."""
+
+_fitted: WeakKeyDictionary[nn.Module, torch.dtype] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -17,10 +23,53 @@ def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
     """As ``model.decode_feature_map``, up to rounding: (B, Z, P, P) to (B, 3, H, W) in [0, 1].
 
     The decoder's kernels are laid out channels-last from now on, in which its convolutions and
-    norms are faster; their values stay what they are.
+    norms are faster, and a half-precision decoder gets the dtype that :func:`fit_decoder_dtype`
+    finds; their values stay what they are.
     """
-    model.vae_proxy[0].decoder.to(memory_format=torch.channels_last)
+    vae = model.vae_proxy[0]
+    vae.decoder.to(memory_format=torch.channels_last)
+    if _fitted.get(vae) is not _decoder_dtype(vae):
+        _fitted[vae] = fit_decoder_dtype(model, f_hat)
     return model.decode_feature_map(f_hat.contiguous(memory_format=torch.channels_last))
+
+
+@torch.no_grad()
+def fit_decoder_dtype(model: StageTransformer, f_hat: torch.Tensor) -> torch.dtype:
+    """Let a half-precision decoder compute in the first dtype that is near enough to float32.
+
+    Tried on at most a tile of the first map, with the weights as they are: :data:`_CANDIDATES`
+    first, then float32. A float32 decoder stays one.
+
+    Returns:
+        the decoder's dtype from now on.
+    """
+    vae, tile = model.vae_proxy[0], f_hat[:1, :, :TILE, :TILE]
+    own = _decoder_dtype(vae)
+    if own is torch.float32:
+        return own
+    parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    originals = [parameter.data for parameter in parameters]
+
+    def decoded(dtype: torch.dtype) -> torch.Tensor:
+        for parameter, original in zip(parameters, originals, strict=True):
+            parameter.data = original.to(dtype)
+        return model.decode_feature_map(tile).float()
+
+    exact = decoded(torch.float32)
+    for dtype in _CANDIDATES.get(f_hat.device.type, (own,)):
+        # Not so for NaN either, to which float16 may overflow.
+        if (decoded(dtype) - exact).abs().max() <= HALF_PRECISION_LIMIT:
+            return dtype
+    decoded(torch.float32)
+    return torch.float32
+
+
+_CANDIDATES = {"cuda": (torch.float16,)}
+"""float16 costs a GPU as much as bfloat16 and rounds less; elsewhere only the weights' own."""
+
+
+def _decoder_dtype(vae: nn.Module) -> torch.dtype:
+    return vae.post_quant_conv.weight.dtype
 
 
 @torch.no_grad()

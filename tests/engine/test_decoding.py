@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hart.engine import decode, decode_in_tiles
+from hart.engine import decode, decode_in_tiles, decoding
 from hart.engine.decoding import _starts
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from tests.tiny_models import tiny_model
@@ -22,6 +22,35 @@ def smooth_maps(model, n: int, side: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2)
     coarse = torch.randn(n, model.Cvae, 3, 3, generator=generator)
     return torch.nn.functional.interpolate(coarse, size=side, mode="bicubic", align_corners=True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("limit", [1.0, 0.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_precision_decoder_stays_near_float32_or_becomes_it(monkeypatch, dtype, limit):
+    model = tiny_model(HARTForT2IEnhanced)
+    vae, maps = model.vae_proxy[0].to(dtype), smooth_maps(model, 2, 7).to(dtype)
+    weights = {name: p.clone() for name, p in vae.decoder.named_parameters()}
+    monkeypatch.setattr(decoding, "HALF_PRECISION_LIMIT", limit)
+    image = decode(model, maps)
+    assert {p.dtype for p in vae.decoder.parameters()} == {dtype if limit else torch.float32}
+    assert all(p.equal(weights[name].to(p.dtype)) for name, p in vae.decoder.named_parameters())
+    monkeypatch.setattr(decoding, "fit_decoder_dtype", None)  # tried once only
+    assert decode(model, maps).equal(image)
+    vae.float()
+    exact = model.decode_feature_map(maps)
+    assert (image.float() - exact).abs().max() <= (0.02 if limit else 1e-5)
+
+
+@torch.no_grad()
+def test_a_decoder_that_overflows_half_precision_becomes_float32():
+    model = tiny_model(HARTForT2IEnhanced)
+    vae = model.vae_proxy[0]
+    vae.decoder.conv_in.weight.mul_(1e4)
+    vae.to(torch.float16)
+    maps = 10 * smooth_maps(model, 1, 7).half()
+    assert decode(model, maps).isfinite().all()
+    assert vae.decoder.conv_in.weight.dtype is torch.float32
 
 
 @torch.no_grad()
