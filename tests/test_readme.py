@@ -61,10 +61,13 @@ def commands(block: str) -> list[str]:
 def shortened(words: list[str]) -> list[str]:
     words = list(words)
     measures = "--benchmark" in words or "--compare_configs" in words
-    for flag, value in {**SHORTER, **(SHORTER_RUNS if measures else {})}.items():
+    added = SHORTER_RUNS if measures else {}
+    if words[-1] == "--compare_configs":
+        added = {"--demo_prompts": "2", **added}
+    for flag, value in {**SHORTER, **added}.items():
         if flag in words:
             words[words.index(flag) + 1] = value
-        elif flag in SHORTER_RUNS:
+        elif flag in added:
             words += [flag, value]
     return words
 
