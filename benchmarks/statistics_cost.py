@@ -17,6 +17,7 @@ from tqdm import tqdm
 from benchmarks.results_file import add_output, save_results
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.evaluate import held_out_prompts
+from hart.engine import Engine
 from hart.pipeline import HARTPipeline
 from hart.pipeline.text import encode_unique
 
@@ -47,6 +48,7 @@ class Generation:
             context_position_ids=self.positions,
             context_mask=self.mask,
             generator=torch.Generator(device=self.pipeline.device).manual_seed(1),
+            steps=Engine(model),
         )
         self._wait()
         return time.perf_counter() - started
