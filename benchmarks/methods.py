@@ -75,7 +75,7 @@ def compare(
     options = GenerationOptions(seed=SEED, batch_size=args.batch_size)
     metrics = [AttributeAccuracy(labels)] if judged else []
     comparer = Comparer(pipeline, chosen, captions, options, metrics)
-    comparison = comparer.run(rounds, warmup=0 if judged else 1, quiet=args.quiet)
+    comparison = comparer.run(rounds, warmup=0 if judged else args.warmup, quiet=args.quiet)
     return comparison_report(comparison, pipeline, min(args.batch_size, prompts))
 
 
@@ -138,6 +138,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=200, help="that are judged")
     parser.add_argument("--timed_prompts", type=int, default=4, help="that are timed")
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
+    parser.add_argument("--warmup", type=int, default=1, help="rounds before timing")
     parser.add_argument("--batch_size", type=int, default=4, help="default: %(default)s")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="of the configurations' names")
     parser.add_argument("--random-weights", choices=list(RANDOM_SHAPES))
