@@ -56,6 +56,16 @@ def assert_same(model, bsz: int, **options) -> None:
     assert_same_maps(fast, plain)
 
 
+def statistics_of_both(model, **options) -> list[dict]:
+    """What the model's blocks and the engine count while they draw two images."""
+    found = []
+    for steps in (model, Engine(model)):
+        model.reset_cache_statistics()
+        draw_map(model, steps, 2, **options)
+        found.append(model.get_cache_statistics())
+    return found
+
+
 @pytest.mark.parametrize("bsz", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_draws_the_same(family, bsz):
@@ -116,12 +126,7 @@ def test_caching_changes_what_is_drawn():
 def test_statistics_are_those_of_the_plain_path_and_fewer_bytes():
     model = lively_model()
     model.set_cache_config("aggressive")
-    statistics = []
-    for steps in (model, Engine(model)):
-        model.reset_cache_statistics()
-        draw_map(model, steps, 2, num_maskgit_iters=2)
-        statistics.append(model.get_cache_statistics())
-    plain, fast = statistics
+    plain, fast = statistics_of_both(model, num_maskgit_iters=2)
     assert fast["stages"] == plain["stages"]
     assert fast["totals"] == plain["totals"]
     assert fast["images"] == plain["images"] == 2
@@ -149,8 +154,8 @@ def adaptive_model(skip_last: int, sites: str = "both", **overrides):
     return model
 
 
-def thresholds(model) -> list[float]:
-    found = model.get_cache_statistics()["thresholds"].values()
+def thresholds(statistics) -> list[float]:
+    found = statistics["thresholds"].values()
     return [stage[value]["mean"] for stage in found for value in ("measured", "effective")]
 
 
@@ -162,16 +167,10 @@ def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites
     options = {"num_maskgit_iters": iterations}
     assert AdaptiveRunner.serves(model)
     assert_same(model, 2, **options)
-    statistics, measured = [], []
-    for steps in (model, Engine(model)):
-        model.reset_cache_statistics()
-        draw_map(model, steps, 2, **options)
-        statistics.append(model.get_cache_statistics())
-        measured.append(thresholds(model))
-    plain, fast = statistics
+    plain, fast = statistics_of_both(model, **options)
     assert fast["stages"] == plain["stages"]
     assert sum(site["reused"] for site in fast["totals"].values()) > 0
-    assert measured[1] == pytest.approx(measured[0], abs=1e-5)
+    assert thresholds(fast) == pytest.approx(thresholds(plain), abs=1e-5)
     assert fast["feature_cache_bytes"]["now"] == 0
     assert fast["feature_cache_bytes"]["peak"] <= plain["feature_cache_bytes"]["peak"]
 
@@ -187,12 +186,7 @@ def test_pruning_draws_the_same_and_counts_the_same(preset, family, iterations):
     assert PruningRunner.serves(model)
     # Without the residual: this random diffusion head makes 1e-3 of 2e-7 in a token or two.
     assert_same(model, 2, final_stage=1, **options)
-    statistics = []
-    for steps in (model, Engine(model)):
-        model.reset_cache_statistics()
-        draw_map(model, steps, 2, **options)
-        statistics.append(model.get_cache_statistics())
-    plain, fast = statistics
+    plain, fast = statistics_of_both(model, **options)
     for name in ("stages", "multiply_adds", "key_value_tokens"):
         assert fast[name] == plain[name]
     assert sum(site["pruned"] for site in fast["totals"].values()) > 0
@@ -225,12 +219,7 @@ def test_guidance_that_ends_early_draws_the_same_and_counts_the_same(
     model.set_cache_config(replace(model.cache_config, threshold=0.4, guidance_stop_stage=length))
     options = {"num_maskgit_iters": iterations}
     assert_same(model, 2, final_stage=1, **options)
-    statistics = []
-    for steps in (model, Engine(model)):
-        model.reset_cache_statistics()
-        draw_map(model, steps, 2, **options)
-        statistics.append(model.get_cache_statistics())
-    plain, fast = statistics
+    plain, fast = statistics_of_both(model, **options)
     for name in ("stages", "multiply_adds", "key_value_tokens"):
         assert fast[name] == plain[name]
     assert fast["feature_cache_bytes"]["now"] == 0
@@ -241,7 +230,7 @@ def test_a_text_that_is_kept_is_left_to_the_model_blocks():
     model = adaptive_model(len(lively_model().patch_nums) - 1)
     assert not AdaptiveRunner.serves(model)
     assert_same(model, 2)
-    assert thresholds(model)
+    assert thresholds(model.get_cache_statistics())
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
