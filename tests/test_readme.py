@@ -39,7 +39,7 @@ PLACES = {
     "/path/to/var": "var",
 }
 # Flag -> the value that shortens it; for the flags that measure also where it is not given.
-SHORTER = {"--demo_prompts": "2", "--random-weights": "tiny"}
+SHORTER = {"--demo_prompts": "1", "--random-weights": "tiny"}
 # Installing these is left out.
 EXTRAS = ([".[distributed]"],)
 SHORTER_RUNS = {"--benchmark_runs": "1", "--benchmark_warmup": "0"}
@@ -63,7 +63,7 @@ def shortened(words: list[str]) -> list[str]:
     measures = "--benchmark" in words or "--compare_configs" in words
     added = SHORTER_RUNS if measures else {}
     if words[-1] == "--compare_configs":
-        added = {"--demo_prompts": "2", **added}
+        added = {"--demo_prompts": "1", **added}
     for flag, value in {**SHORTER, **added}.items():
         if flag in words:
             words[words.index(flag) + 1] = value
