@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from hart.demo.scene import NO_COLOUR, Scene
 
 WIDTH = 128.0
-RADIUS = {"small": 18.0, "medium": 25.0, "large": 34.0}
+RADIUS = {"small": 23.0, "medium": 30.0, "large": 38.0}
 RGB = {
     "red": (0.84, 0.10, 0.13),
     "green": (0.12, 0.60, 0.22),
@@ -35,9 +35,9 @@ _DIRECTION = {
     "bottom left": (-1, 1),
     "bottom right": (1, 1),
 }
-_CORNER_OFFSET = 34.0
-_EDGE_MARGIN = 6.0
-_RIM = 1.6
+_CORNER_OFFSET = 26.0
+_EDGE_MARGIN = 8.0
+_RIM = 4.0
 _CHUNK = 16  # pictures whose intermediate maps still fit the processor's cache
 
 
@@ -181,15 +181,15 @@ def _to_nearest(u: torch.Tensor, period: float) -> torch.Tensor:
 
 
 def _stripes(x: torch.Tensor, y: torch.Tensor, pixel: float) -> torch.Tensor:
-    return _coverage(_to_nearest((x + y) / math.sqrt(2), 9.0).abs() - 2.0, pixel)
+    return _coverage(_to_nearest((x + y) / math.sqrt(2), 12.0).abs() - 2.7, pixel)
 
 
 def _dots(x: torch.Tensor, y: torch.Tensor, pixel: float) -> torch.Tensor:
-    return _coverage(torch.hypot(_to_nearest(x, 9.0), _to_nearest(y, 9.0)) - 2.8, pixel)
+    return _coverage(torch.hypot(_to_nearest(x, 12.0), _to_nearest(y, 12.0)) - 3.8, pixel)
 
 
 def _checks(x: torch.Tensor, y: torch.Tensor, pixel: float) -> torch.Tensor:
-    side = 5.5
+    side = 7.0
     columns = _coverage(_to_nearest(x, 2 * side).abs() - side / 2, pixel)
     rows = _coverage(_to_nearest(y, 2 * side).abs() - side / 2, pixel)
     return columns + rows - 2 * columns * rows
@@ -230,4 +230,4 @@ def _noise(count: int, rng: np.random.Generator, resolution: int) -> torch.Tenso
     size = (resolution, resolution)
     smooth = F.interpolate(coarse, size, mode="bilinear", align_corners=False)
     grain = torch.from_numpy(rng.standard_normal((count, 1, *size), dtype=np.float32))
-    return smooth.mul_(0.02) + grain.mul_(0.012)
+    return smooth.mul_(0.012) + grain.mul_(0.006)

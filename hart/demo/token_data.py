@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from hart.demo.captions import caption
 from hart.demo.data import render_batch
-from hart.demo.training_loop import training_autocast
+from hart.demo.training_loop import image_layout, training_autocast
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.utils.files import replacing
 
@@ -80,7 +80,7 @@ class TokenData:
         all_ids, all_rest, captions = [], [], []
         for start in range(0, self.supply.chunk, PICTURES_AT_ONCE):
             batch = render_batch(rng, min(PICTURES_AT_ONCE, self.supply.chunk - start))
-            images = batch.images.to(self.device, memory_format=torch.channels_last)
+            images = batch.images.to(self.device, memory_format=image_layout(self.device))
             with training_autocast(self.device):
                 f = self.vae.quant_conv(self.vae.encoder(images)).float()
             *ids, rest = self.vae.quantize.f_to_idxBl_and_frest(f)

@@ -3,14 +3,17 @@
 1. ``crops``: encoder and decoder as a plain autoencoder with noisy latents, on small crops that
    show something (the network is convolutional, so a small crop costs little time).
    ``whole``: the same on whole pictures, whose statistics the group norms must know.
+   The decoder sees most latents only as a coarser stage's grid can express them, so that the
+   early stages come to carry the picture and the last one only its finest detail.
 2. ``codebook``: codebook and phi convolutions of the hybrid quantizer on fixed latents, started
    by k-means on the residuals of every stage.
 3. ``decoder``: the decoder alone, on discrete and on nearly continuous maps in turn, as the
-   hybrid tokenizer of HART is trained.
+   hybrid tokenizer of HART is trained, and on some that lack the last stage.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +24,32 @@ from tqdm import tqdm
 
 from hart.demo.data import render_batch
 from hart.demo.muon import muon_and_adamw
-from hart.demo.training_loop import Phase, PhaseReport, run_phase, training_autocast
+from hart.demo.training_loop import (
+    Phase,
+    PhaseReport,
+    image_layout,
+    run_phase,
+    training_autocast,
+)
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 
 PATCH_NUMS = (1, 2, 3, 4, 5, 7, 9, 12, 16)
-RESOLUTION, CROP, CANDIDATES = 128, 48, 6
-LATENT_NOISE = 0.05
+RESOLUTION, CROP, CANDIDATES = 128, 64, 6
+LATENT_NOISE = 0.15
+# The grids that latents are coarsened to, and for which share of the pictures.
+COARSE_SIDES, COARSE_SHARES = (7, 9, 12, 16), (0.15, 0.25, 0.25, 0.35)
+DECODER_NOISE = 0.05
+# Shares of continuous maps, of discrete ones, and of those without their last stage.
+DECODED_SHARES = (0.4, 0.4, 0.2)
 # Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
 RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
 
-CROPS = Phase("crops", steps=3200, learning_rate=2e-3, seed=11)
-WHOLE = Phase("whole", steps=140, learning_rate=6e-4, seed=14)
+CROPS = Phase("crops", steps=1800, learning_rate=2e-3, seed=11)
+WHOLE = Phase("whole", steps=500, learning_rate=8e-4, seed=14)
 MUON_SHARE = 2.0  # its rate, as a multiple of AdamW's
 CODEBOOK = Phase("codebook", steps=1000, learning_rate=3e-3, seed=12)
-DECODER = Phase("decoder", steps=240, learning_rate=3e-4, seed=13)
+DECODER = Phase("decoder", steps=320, learning_rate=3e-4, seed=13)
 LATENT_IMAGES = 1536
 
 
@@ -104,7 +118,7 @@ def _scaled(phase: Phase, scale: float) -> Phase:
 
 def _images(rng: np.random.Generator, n: int, device: str) -> torch.Tensor:
     images = render_batch(rng, n, resolution=RESOLUTION).images.to(device)
-    return images.contiguous(memory_format=torch.channels_last)
+    return images.contiguous(memory_format=image_layout(device))
 
 
 def _encode(vae: HARTAutoEncoder, images: torch.Tensor) -> torch.Tensor:
@@ -138,13 +152,26 @@ def _whole(rng: np.random.Generator, device: str) -> torch.Tensor:
 
 
 def _crops(rng: np.random.Generator, device: str) -> torch.Tensor:
-    """(8, 3, 48, 48): of six random crops of each picture the one with the most contrast."""
+    """(8, 3, 64, 64): of six random crops of each picture the one with the most contrast."""
     images, crops = _images(rng, 8, device), []
     for image in images:
         corners = rng.integers(0, RESOLUTION - CROP + 1, (CANDIDATES, 2))
         candidates = [image[:, y : y + CROP, x : x + CROP] for y, x in corners]
         crops.append(max(candidates, key=lambda crop: crop.std().item()))
-    return torch.stack(crops).contiguous(memory_format=torch.channels_last)
+    return torch.stack(crops).contiguous(memory_format=image_layout(device))
+
+
+def coarsened(f: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
+    """Each map (1, Z, h, h) of f as a grid of its side can express it, resized as stages are.
+
+    Sides count cells of a whole picture's map; a crop's map has proportionally fewer.
+    """
+    own, maps = f.shape[-1], []
+    for i, side in enumerate(sides):
+        cells = max(1, round(int(side) * own * 8 / RESOLUTION))
+        grid = F.interpolate(f[i : i + 1], size=(cells, cells), mode="area")
+        maps.append(F.interpolate(grid, size=(own, own), mode="bicubic"))
+    return torch.cat(maps)
 
 
 def _pixel_loss(vae: HARTAutoEncoder, draw_images, device: str):
@@ -152,7 +179,8 @@ def _pixel_loss(vae: HARTAutoEncoder, draw_images, device: str):
         images = draw_images(rng, device)
         f = _encode(vae, images)
         std, mean = f.std(dim=(0, 2, 3)), f.mean(dim=(0, 2, 3))
-        out = _decode(vae, f + LATENT_NOISE * torch.randn_like(f))
+        coarse = coarsened(f, rng.choice(COARSE_SIDES, len(f), p=COARSE_SHARES))
+        out = _decode(vae, coarse + LATENT_NOISE * torch.randn_like(f))
         error = reconstruction_loss(out, images)
         unit_scale = 0.1 * (std - 1).square().mean() + 0.01 * mean.square().mean()
         return error + unit_scale, {"l1": F.l1_loss(out, images).item()}
@@ -280,11 +308,12 @@ def _decoder_loss(vae: HARTAutoEncoder, device: str):
         with torch.no_grad():
             f = _encode(vae, images)
             *ids, rest = quantizer.f_to_idxBl_and_frest(f)
-            residual = _as_map(rest - quantizer.embedding(ids[-1]))
-            # Half of the pictures lose most of the residual, as when the head predicts it badly.
-            keep = torch.from_numpy(rng.choice([0.0, 1.0], len(images))).to(f)[:, None, None, None]
-            noise = LATENT_NOISE * f.std() * torch.randn_like(f)
-            f_hat = f - residual * (1 - keep) + noise
+            # All of the map, its tokens without a residual, or not even those of the last stage:
+            # what is drawn there is seldom quite right.
+            missing = torch.stack([0 * rest, rest - quantizer.embedding(ids[-1]), rest])
+            chosen = torch.from_numpy(rng.choice(3, len(images), p=DECODED_SHARES)).to(f.device)
+            noise = DECODER_NOISE * f.std() * torch.randn_like(f)
+            f_hat = f - _as_map(missing[chosen, range(len(images))]) + noise
         out = _decode(vae, f_hat)
         return reconstruction_loss(out, images), {"l1": F.l1_loss(out, images).item()}
 

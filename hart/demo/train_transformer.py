@@ -31,10 +31,10 @@ WITHOUT_SYSTEM_PROMPT = 0.15
 
 
 BATCH = 16
-EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.6, 32, 7
-TRANSFORMER = Phase("transformer", steps=3000, learning_rate=2e-3, seed=21, warmup=0.03)
+EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.5, 32, 7
+TRANSFORMER = Phase("transformer", steps=2600, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
-PICTURES = Supply(seed=21, chunk=512, chunks=16)
+PICTURES = Supply(seed=21, chunk=512, chunks=24)
 
 
 def demo_transformer_config(vae: HARTAutoEncoder, context_dim: int) -> HARTForT2IConfig:
