@@ -11,6 +11,7 @@ from hart.demo.muon import ConvMuon, muon_and_adamw, orthogonalised
 from hart.demo.token_data import Supply, TokenData
 from hart.demo.train_autoencoder import (
     PATCH_NUMS,
+    coarsened,
     demo_autoencoder_config,
     rescale_latents,
     stage_residuals,
@@ -126,6 +127,22 @@ def test_rescaling_changes_no_picture_and_fits_the_residuals(vae, latents):
     assert same.float().mean() > 0.99
     residual = (rest - vae.quantize.embedding(ids[-1])).abs().flatten()
     assert residual.quantile(0.998).item() == pytest.approx(0.6, rel=0.02)
+
+
+def test_latents_are_coarsened_to_each_pictures_own_grid():
+    maps = torch.randn(3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    full, half, one = coarsened(maps, (16, 8, 1))
+    assert torch.allclose(full, maps[0], atol=1e-6)  # a picture's map has 16 cells a side
+    cells = torch.nn.functional.interpolate(maps[1:2], size=(8, 8), mode="area")
+    resized = torch.nn.functional.interpolate(cells, size=(16, 16), mode="bicubic")
+    assert torch.allclose(half, resized[0], atol=1e-6)
+    assert torch.allclose(one, maps[2].mean(dim=(1, 2), keepdim=True).expand(-1, 16, 16), atol=1e-6)
+
+
+def test_a_crop_is_coarsened_in_proportion_to_its_size():
+    crop = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(coarsened(crop, (16,)), crop, atol=1e-6)
+    assert coarsened(crop, (1,)).std(dim=(2, 3)).max() < 1e-6
 
 
 def test_tokens_are_computed_once_and_read_back(vae, tmp_path, monkeypatch):
