@@ -2,8 +2,8 @@
 
 Early training of the demo's networks is several times faster than with AdamW alone, which keeps
 everything else: norms, biases, embeddings, first and last layers. ``torch.optim.Muon`` takes
-matrices only and orthogonalises in bfloat16, a hundred times slower than float32 on processors
-without instructions for it.
+matrices only and always orthogonalises in bfloat16, a hundred times slower than float32 on
+processors without instructions for it; here that is done where it is fast.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+from hart.utils.device import bfloat16_is_fast
 
 # Quintic iteration whose fixed points are singular values near 1 (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -61,10 +63,12 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / x.norm().clamp_min(1e-7)
+    if matrix.device.type != "cpu" or bfloat16_is_fast():
+        x = x.to(torch.bfloat16)
     for _ in range(ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 def muon_and_adamw(
