@@ -69,7 +69,7 @@ def run_plot_similarity(args: argparse.Namespace) -> int:
     config = _configuration(args, stored.schedule)
     plan = None
     if config is not None:
-        config.warn_about(stored.schedule)
+        config.warn_about(stored.schedule, stored.tables.depth)
         plan = decide_all(config, stored.schedule, stored.tables)
     preset = f"preset {args.cache_preset}" if args.cache_preset else "this configuration"
     save_figure(plot_similarity(stored, Path(args.file).name, plan, preset), output)

@@ -106,7 +106,7 @@ class AdaptiveRunner(BlockRunner):
             model.similarity.site(site)[layer],
             module in self._kept,
             None if probing else model.running_threshold(si),
-            probe=probing,
+            layer=layer,
         )
 
     def _add(self, stream: Stream, si: int, pending: list[KeptOutput], m_maskgit) -> None:
@@ -142,7 +142,7 @@ class AdaptiveRunner(BlockRunner):
             return
         config, schedule = self.model.cache_config, self.model.schedule
         site = SITES[module % 2]
-        eligible = is_eligible(config, schedule, site, si)
+        eligible = is_eligible(config, schedule, site, si, layer)
         counts.count(layer, si, site, action, eligible, len(self.run.cond), stream.tokens)
 
 

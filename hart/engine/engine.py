@@ -89,7 +89,7 @@ class Engine:
         counts, plan = self.model.generation_counts, self._plan
         for layer in range(plan.depth):
             for site in SITES:
-                eligible = is_eligible(plan.config, plan.schedule, site, si)
+                eligible = is_eligible(plan.config, plan.schedule, site, si, layer)
                 action = plan.action(si, layer, site)
                 kept = kept_tokens(tokens, action.ratio) if action.ratio else None
                 counts.count(layer, si, site, action, eligible, rows, tokens, computed_tokens=kept)

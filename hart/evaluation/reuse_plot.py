@@ -42,7 +42,7 @@ class ReuseMap:
         statistics, config, schedule = model.cache_statistics, model.cache_config, model.schedule
 
         def share(site: str, si: int, layer: int) -> float:
-            if not is_eligible(config, schedule, site, si):
+            if not is_eligible(config, schedule, site, si, layer):
                 return math.nan
             counts = statistics.counts(si, site)
             calls = (counts.computed + counts.reused) / model.depth  # of each layer

@@ -180,6 +180,8 @@ EVERYTHING_SET = {
     "prune_source": 1296,
     "reuse_kv": "project",
     "guidance_stop_stage": 4096,
+    "compute_attn_layers": [3],
+    "compute_mlp_layers": [0, 1],
 }
 
 
@@ -191,6 +193,7 @@ def test_further_options_are_keyword_only_and_off():
         "none",
         None,
     )
+    assert config.compute_attn_layers == config.compute_mlp_layers == ()
     assert config.decides_whole_modules
     with pytest.raises(TypeError):
         CacheConfig([256], [144], True, True, 0.7, False, "bilinear", {256: 0.5})
@@ -220,7 +223,7 @@ def test_further_options_compare_hash_and_survive_json():
     assert CacheConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert {name: config.to_dict()[name] for name in EVERYTHING_SET} == EVERYTHING_SET
     assert len({config, CacheConfig.from_dict(config.to_dict()), CacheConfig([256], [144])}) == 2
-    for name in ("prune_stages", "reuse_kv", "guidance_stop_stage"):
+    for name in EVERYTHING_SET.keys() - {"prune_source"}:
         rest = {key: value for key, value in EVERYTHING_SET.items() if not key.startswith(name)}
         if name == "prune_stages":
             del rest["prune_source"]
@@ -269,11 +272,30 @@ def test_prune_stages_of_another_form_are_refused(stages, error, message):
         ),
         ({"reuse_kv": "copy"}, "reuse_kv must be one of none, project, interpolate; got 'copy'"),
         ({"guidance_stop_stage": 4095}, "guidance_stop_stage .*square maps"),
+        ({"compute_mlp_layers": [1, -1]}, "compute_mlp_layers .*from 0 on, got -1"),
     ],
 )
 def test_contradictions_and_unknown_values_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         CacheConfig(**options)
+
+
+@pytest.mark.parametrize("layers", [0, "0", [0.5], [True], {0: 1}, ["0"]])
+def test_blocks_of_another_type_are_refused(layers):
+    with pytest.raises(TypeError, match="compute_attn_layers must"):
+        CacheConfig(compute_attn_layers=layers)
+
+
+def test_blocks_become_sorted_indices():
+    assert CacheConfig(compute_mlp_layers=[2, 0, np.int64(2)]).compute_mlp_layers == (0, 2)
+    config = CacheConfig([256], [144], compute_mlp_layers=[2, 0], compute_attn_layers=None)
+    assert "mlp of layer 0, 2 computed" in str(config)
+
+
+def test_blocks_that_a_model_lacks_are_warned_about():
+    config = CacheConfig([256], [144], compute_mlp_layers=[0, 6], compute_attn_layers=[9])
+    with pytest.warns(UserWarning, match=r"blocks 6, 9 of .* this model has blocks 0 to 5"):
+        config.warn_about(HART_1024, depth=6)
 
 
 def test_the_string_says_what_the_further_options_do():

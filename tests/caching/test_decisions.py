@@ -154,7 +154,7 @@ def test_the_probe_computes_at_skip_stages_and_stores_before_them():
     assert is_probe(adaptive, 0)
     assert not is_probe(adaptive, 1)
     assert not is_probe(CacheConfig([256], [144]), 0)
-    assert decide(adaptive, 256, [0.9] * 15, probe=True) == Action(False, True)
+    assert decide(adaptive, 256, [0.9] * 15, layer=0) == Action(False, True)
 
 
 def test_eligibility_is_the_configurations_part_of_the_rule():
@@ -245,6 +245,32 @@ def test_in_an_adaptive_plan_the_first_block_is_the_probe():
     assert [plan.action(at_256 - 1, layer, "attn").store for layer in range(2)] == [True, True]
 
 
+def test_a_block_that_always_computes_neither_reuses_nor_stores():
+    config = CacheConfig([256, 441], [144, 256], compute_mlp_layers=[0], compute_attn_layers=[1])
+    plan = decide_all(config, HART_1024, tables_of([[0.9] * 15] * 2, [[0.9] * 15] * 2))
+    at_256 = HART_1024.index_of(256)
+    reuses_and_stores = Action(reuse=True, store=True)
+    assert plan.action(at_256, 0, "mlp") == plan.action(at_256 - 1, 0, "mlp") == Action()
+    assert plan.action(at_256, 1, "mlp") == plan.action(at_256, 0, "attn") == reuses_and_stores
+    assert plan.action(at_256, 1, "attn") == Action()
+    assert not is_eligible(config, HART_1024, "mlp", at_256, 0)
+    assert is_eligible(config, HART_1024, "mlp", at_256, 1)
+    assert is_eligible(config, HART_1024, "mlp", at_256)
+
+
+def test_a_block_that_always_computes_can_still_leave_out_tokens():
+    config = CacheConfig([256], [144], compute_mlp_layers=[0], prune_stages={256: 0.5})
+    plan = decide_all(config, HART_1024, tables_of([[0.9] * 15], [[0.9] * 15]))
+    action = plan.action(HART_1024.index_of(256), 0, "mlp")
+    assert (action.reuse, action.ratio) == (False, 0.5)
+
+
+def test_the_probe_is_compared_even_where_it_always_computes():
+    config = CacheConfig([256], [144], adaptive_threshold=True, compute_mlp_layers=[0])
+    plan = decide_all(config, HART_1024, tables_of([[0.9] * 15] * 2, [[0.9] * 15] * 2))
+    assert plan.action(HART_1024.index_of(144), 0, "mlp") == Action(store=True)
+
+
 def test_tables_of_the_wrong_width_are_refused():
     with pytest.raises(ValueError, match="expected 15 columns, found 9"):
         decide_all(ALL, HART_1024, tables_of([[0.5] * 9]))
@@ -273,7 +299,12 @@ def test_tables_of_the_wrong_width_are_refused():
         (
             CacheConfig([256], [144], enable_mlp_cache=False, adaptive_threshold=True),
             tables_of([[0.9] * 15]),
-            ["attn: the only block is the probe"],
+            ["attn: every block is the probe"],
+        ),
+        (
+            CacheConfig([256], [144], enable_attn_cache=False, compute_mlp_layers=[0]),
+            tables_of([row()], [[0.9] * 15]),
+            ["mlp: every block .* always computed"],
         ),
     ],
 )

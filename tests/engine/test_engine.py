@@ -105,6 +105,26 @@ def test_uneven_tables_split_the_runs(sites):
     assert_same(model, 2)
 
 
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_blocks_that_always_compute_draw_the_same_and_count_the_same(adaptive):
+    model = lively_model(depth=3)
+    model.set_cache_config("aggressive")
+    config = replace(
+        model.cache_config,
+        adaptive_threshold=adaptive,
+        compute_attn_layers=[2],
+        compute_mlp_layers=[0, 1],
+    )
+    model.set_cache_config(config)
+    assert_same(model, 2)
+    plain, fast = statistics_of_both(model)
+    assert fast["stages"] == plain["stages"]
+    reusing_blocks = {"attn": 1 if adaptive else 2, "mlp": 1}  # the first block may be the probe
+    skipped = len(config.skip_stages)
+    for site, blocks in reusing_blocks.items():
+        assert fast["totals"][site]["reused"] == blocks * skipped
+
+
 @pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
 def test_every_interpolation_mode(mode):
     model = lively_model()

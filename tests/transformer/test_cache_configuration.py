@@ -29,6 +29,8 @@ FIELDS = {
     "cache_prune_source": 16,
     "cache_reuse_kv": "project",
     "cache_guidance_stop_stage": 49,
+    "cache_compute_attn_layers": [1],
+    "cache_compute_mlp_layers": [0, 1],
     "use_cache": True,
     "calibration": False,
     "sim_path": None,
@@ -46,6 +48,8 @@ CONFIG_OF_FIELDS = CacheConfig(
     prune_source=16,
     reuse_kv="project",
     guidance_stop_stage=49,
+    compute_attn_layers=(1,),
+    compute_mlp_layers=(0, 1),
 )
 
 
@@ -76,7 +80,8 @@ def test_every_flag_reaches_its_field():
         "--cache-skip-stages 25 49 --cache-cache-stages 16 25 --cache-enable-attn "
         "--cache-disable-mlp --cache-threshold 0.35 --cache-adaptive-threshold "
         "--cache-interpolation-mode nearest --cache-prune-stages 25:0.5 49:0.75 "
-        "--cache-prune-source 16 --cache-reuse-kv project --cache-guidance-stop-stage 49"
+        "--cache-prune-source 16 --cache-reuse-kv project --cache-guidance-stop-stage 49 "
+        "--cache-compute-attn-layers 1 --cache-compute-mlp-layers 1 0"
     )
     assert resolve(*flags.split()) == CONFIG_OF_FIELDS
 
@@ -121,10 +126,13 @@ def test_legacy_flags():
         "--cache-preset original --cache-prune-source 16",
         "--cache-preset fastvar --cache-prune-source 49",
         "--cache-guidance-stop-stage 50",
+        "--cache-compute-mlp-layers -1",
     ],
 )
 def test_bad_values_are_refused(flags):
-    with pytest.raises(ValueError, match=r"threshold|skip_stages|prune_|guidance_stop_stage"):
+    with pytest.raises(
+        ValueError, match=r"threshold|skip_stages|prune_|guidance_stop_stage|mlp_layers"
+    ):
         resolve(*flags.split())
 
 

@@ -28,6 +28,8 @@ OPTION_NAMES = {
     "prune_source": "cache_prune_source",
     "reuse_kv": "cache_reuse_kv",
     "guidance_stop_stage": "cache_guidance_stop_stage",
+    "compute_attn_layers": "cache_compute_attn_layers",
+    "compute_mlp_layers": "cache_compute_mlp_layers",
 }
 
 
@@ -61,6 +63,13 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
                 const=value,
                 help=f"{word} caching of {name} outputs",
             )
+        group.add_argument(
+            f"--cache-compute-{site}-layers",
+            type=int,
+            nargs="*",
+            metavar="I",
+            help=f"blocks, counted from 0, whose {name} output is never reused",
+        )
     group.add_argument(
         "--cache-threshold", type=float, help="similarity in [0, 1] that reuse must exceed"
     )

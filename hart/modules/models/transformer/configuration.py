@@ -216,6 +216,8 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         cache_prune_source: int | None = None,
         cache_reuse_kv: str | None = None,
         cache_guidance_stop_stage: int | None = None,
+        cache_compute_attn_layers: Sequence[int] | None = None,
+        cache_compute_mlp_layers: Sequence[int] | None = None,
         use_cache: bool | None = None,
         calibration: bool | None = None,
         sim_path: str | None = None,
@@ -239,6 +241,8 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         self.cache_prune_source = cache_prune_source
         self.cache_reuse_kv = cache_reuse_kv
         self.cache_guidance_stop_stage = cache_guidance_stop_stage
+        self.cache_compute_attn_layers = cache_compute_attn_layers
+        self.cache_compute_mlp_layers = cache_compute_mlp_layers
         self.calibration = calibration
         self.sim_path = sim_path
         self.threshold = threshold

@@ -136,7 +136,7 @@ class FeatureCachingMixin:
             setattr(self.config, name, values.get(field))
 
     def _install(self, config: CacheConfig) -> None:
-        config.warn_about(self.schedule, stacklevel=4)
+        config.warn_about(self.schedule, self.depth, stacklevel=4)
         self.cache_config = config
         self._warned_empty = False
         for block in self.blocks:

@@ -11,6 +11,7 @@ from .interpolate import INTERPOLATION_MODES
 from .stages import StageSchedule, format_stages
 from .validation import (
     PruneStages,
+    layer_tuple,
     one_of,
     optional_stage,
     prune_pairs,
@@ -58,14 +59,19 @@ class CacheConfig:
             them, ``"interpolate"`` resizes those of the last stage that computed all of them.
         guidance_stop_stage: token count of the stage from which on there is no guidance and only
             the conditional half of the batch is computed.
+        compute_attn_layers, compute_mlp_layers: indices of the blocks whose attention or
+            feed-forward output is never reused, however similar: where similarity does not tell
+            how much later blocks depend on it.
 
     Stages are stored as sorted tuples without duplicates, ``prune_stages`` as a sorted tuple of
-    pairs. Stages that a model does not have are legal and ignored, see :meth:`resolve`.
+    pairs. Stages that a model does not have are legal and ignored, see :meth:`resolve`; so are
+    blocks.
 
     Raises:
         TypeError: a field has the wrong type.
         ValueError: a stage is not a positive perfect square, the threshold is outside [0, 1] or
-            NaN, a ratio outside [0, 1), or a mode unknown; or options contradict each other.
+            NaN, a ratio outside [0, 1), a block's index negative, or a mode unknown; or options
+            contradict each other.
     """
 
     skip_stages: tuple[int, ...] | Iterable[int] | None = None
@@ -80,6 +86,8 @@ class CacheConfig:
     prune_source: int | None = None
     reuse_kv: str = "none"
     guidance_stop_stage: int | None = None
+    compute_attn_layers: tuple[int, ...] | Iterable[int] = ()
+    compute_mlp_layers: tuple[int, ...] | Iterable[int] = ()
 
     def __post_init__(self) -> None:
         for name, check in _NORMALISED.items():
@@ -114,6 +122,10 @@ class CacheConfig:
         if site not in SITES:
             raise ValueError(f"site must be one of {', '.join(SITES)}; got {site!r}")
         return self.enable_attn_cache if site == "attn" else self.enable_mlp_cache
+
+    def always_computes(self, site: str, layer: int) -> bool:
+        """Whether the output of ``site`` in that block is never reused."""
+        return layer in (self.compute_attn_layers if site == "attn" else self.compute_mlp_layers)
 
     @property
     def enabled_sites(self) -> tuple[str, ...]:
@@ -178,6 +190,10 @@ class CacheConfig:
                 f"{'+'.join(self.enabled_sites)}, threshold {self.threshold:g}{mode}, "
                 f"{self.interpolation_mode}"
             )
+            for site in self.enabled_sites:
+                layers = self.compute_attn_layers if site == "attn" else self.compute_mlp_layers
+                if layers:
+                    parts.append(f"{site} of layer {', '.join(map(str, layers))} computed")
         if self.prunes_anything:
             ratios = ", ".join(f"{n}:{ratio:g}" for n, ratio in self.prune_stages)
             source = f" from {self.prune_source}" if self.prune_source else ""
@@ -217,8 +233,12 @@ class CacheConfig:
         first = schedule.index_of(pruned[0])
         return schedule.lengths[first - 1] if first else None
 
-    def warn_about(self, schedule: StageSchedule, stacklevel: int = 2) -> None:
+    def warn_about(
+        self, schedule: StageSchedule, depth: int | None = None, stacklevel: int = 2
+    ) -> None:
         """Warn about stages that cannot do what the configuration says, one line per kind.
+
+        Likewise about blocks beyond ``depth``.
 
         Meant to be called once, when a model receives the configuration. ``stacklevel`` counts as
         in ``warnings.warn``: 2 attributes the warning to the caller.
@@ -243,6 +263,14 @@ class CacheConfig:
             warnings.warn(
                 f"prune stages {format_stages(unsourced)} will be computed for all tokens: there "
                 "is no stage to take the outputs of the left-out tokens from",
+                stacklevel=stacklevel,
+            )
+        named = {*self.compute_attn_layers, *self.compute_mlp_layers}
+        missing = sorted(layer for layer in named if depth is not None and layer >= depth)
+        if missing:
+            warnings.warn(
+                f"blocks {', '.join(map(str, missing))} of compute_attn_layers or "
+                f"compute_mlp_layers are ignored; this model has blocks 0 to {depth - 1}",
                 stacklevel=stacklevel,
             )
 
@@ -272,4 +300,6 @@ _NORMALISED = {
     "prune_stages": prune_pairs,
     "prune_source": optional_stage,
     "guidance_stop_stage": optional_stage,
+    "compute_attn_layers": layer_tuple,
+    "compute_mlp_layers": layer_tuple,
 }

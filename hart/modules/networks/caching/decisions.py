@@ -40,12 +40,22 @@ class Action:
 COMPUTE = Action()
 
 
-def is_eligible(config: CacheConfig, schedule: StageSchedule, site: str, si: int) -> bool:
-    """Whether the configuration lets ``site`` be reused at stage ``si``, whatever the table."""
-    return si > 0 and config.is_enabled(site) and schedule.lengths[si] in config.skip_stages
+def is_eligible(
+    config: CacheConfig, schedule: StageSchedule, site: str, si: int, layer: int | None = None
+) -> bool:
+    """Whether the configuration lets ``site`` be reused at stage ``si``, whatever the table.
+
+    In block ``layer``; without one, in any that the configuration does not name.
+    """
+    return (
+        si > 0
+        and config.is_enabled(site)
+        and schedule.lengths[si] in config.skip_stages
+        and not config.always_computes(site, layer)
+    )
 
 
-def is_probe(config: CacheConfig, layer: int) -> bool:
+def is_probe(config: CacheConfig, layer: int | None) -> bool:
     """Whether block ``layer`` measures the running generation for the adaptive threshold.
 
     It computes at every skip stage, so that its output can be compared with the stored one.
@@ -75,7 +85,7 @@ def decide_module(
     has_stored: bool,
     threshold: float | None = None,
     *,
-    probe: bool = False,
+    layer: int | None = None,
 ) -> Action:
     """Decide for one module at one stage.
 
@@ -95,7 +105,8 @@ def decide_module(
         has_stored: whether the previous stage's output of this module is at hand.
         threshold: replaces ``config.threshold`` for the reuse at this stage, see
             :func:`adapted_threshold`.
-        probe: whether the block is the adaptive threshold's probe, see :func:`is_probe`.
+        layer: the block's index; None for one that is no probe, see :func:`is_probe`, and that the
+            configuration does not name.
 
     With an adaptive threshold the next stage's threshold is not known yet and may fall to 0, so
     every output whose transition has a positive similarity is stored.
@@ -109,18 +120,19 @@ def decide_module(
     if not config.is_enabled(site) or si < 0:
         return COMPUTE
     column = schedule.column(si)
+    probe = is_probe(config, layer)
     reuse = (
         column is not None
         and has_stored
         and not probe
-        and is_eligible(config, schedule, site, si)
+        and is_eligible(config, schedule, site, si, layer)
         and similarity_row[column] > (config.threshold if threshold is None else threshold)
     )
     following = si + 1
     store = (
         following < schedule.num_stages
         and schedule.lengths[si] in config.cache_stages
-        and is_eligible(config, schedule, site, following)
+        and is_eligible(config, schedule, site, following, None if probe else layer)
         and similarity_row[schedule.column(following)]
         > (0.0 if config.adaptive_threshold else config.threshold)
     )
@@ -226,9 +238,7 @@ def _decide_site(
     stages = []
     for si in range(schedule.num_stages):
         stage = tuple(
-            decide_module(
-                config, schedule, site, si, row, stored[layer], probe=is_probe(config, layer)
-            )
+            decide_module(config, schedule, site, si, row, stored[layer], layer=layer)
             for layer, row in enumerate(tables.site(site))
         )
         stored = [action.store for action in stage]
@@ -270,11 +280,11 @@ def _explain_site(
     candidates = [
         (row[schedule.column(schedule.index_of(length))], length)
         for layer, row in enumerate(tables.site(site))
-        if not is_probe(config, layer)
+        if not is_probe(config, layer) and not config.always_computes(site, layer)
         for length in open_stages
     ]
     if not candidates:
-        return f"{site}: the only block is the probe of the adaptive threshold"
+        return f"{site}: every block is the probe of the adaptive threshold or always computed"
     best, length = max(candidates)
     return (
         f"{site}: every similarity is at or below the threshold; "

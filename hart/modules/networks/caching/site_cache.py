@@ -171,7 +171,7 @@ class SiteCache:
             self.table[self.layer],
             self.stored[self.layer] is not None,
             None if probing else self.run.threshold(self.si),
-            probe=probing,
+            layer=self.layer,
         )
 
     @property
@@ -317,7 +317,7 @@ class SiteCache:
             self.si,
             self.site,
             action,
-            is_eligible(run.config, run.schedule, self.site, self.si),
+            is_eligible(run.config, run.schedule, self.site, self.si, self.layer),
             rows,
             tokens,
             computed_tokens=computed,

@@ -31,6 +31,18 @@ def stage_tuple(stages: object, name: str) -> tuple[int, ...]:
     return tuple(sorted({stage_length(stage, name) for stage in stages}))
 
 
+def layer_tuple(layers: object, name: str) -> tuple[int, ...]:
+    """Indices of blocks in ascending order without duplicates; None means none."""
+    if layers is None:
+        return ()
+    if isinstance(layers, str | bytes | Mapping) or not isinstance(layers, Iterable):
+        raise TypeError(f"{name} must be a collection of block indices, got {layers!r}")
+    indices = sorted({as_integer(layer, name) for layer in layers})
+    if indices and indices[0] < 0:
+        raise ValueError(f"{name} must contain block indices from 0 on, got {indices[0]}")
+    return tuple(indices)
+
+
 def optional_stage(value: object, name: str) -> int | None:
     """None, or the token count of a square map."""
     return None if value is None else stage_length(value, name)
