@@ -32,7 +32,7 @@ WITHOUT_SYSTEM_PROMPT = 0.15
 
 BATCH = 16
 EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.5, 32, 7
-TRANSFORMER = Phase("transformer", steps=2600, learning_rate=2e-3, seed=21, warmup=0.03)
+TRANSFORMER = Phase("transformer", steps=2200, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
 PICTURES = Supply(seed=21, chunk=512, chunks=24)
 
