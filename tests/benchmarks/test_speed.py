@@ -20,7 +20,9 @@ def pipeline():
     return random_pipeline("tiny", device="cpu", dtype="float32")
 
 
-def test_the_baseline_draws_what_the_plain_model_draws(pipeline):
+def test_the_baseline_draws_what_the_plain_model_draws(pipeline, monkeypatch):
+    # In autocast's bfloat16 random weights draw other tokens, from a picture like noise.
+    monkeypatch.setattr("benchmarks.as_published.bfloat16_is_fast", lambda: False)
     baseline = as_published(pipeline)
     shared = baseline.model.head.weight, pipeline.model.head.weight
     assert shared[0].data_ptr() == shared[1].data_ptr()
@@ -30,8 +32,7 @@ def test_the_baseline_draws_what_the_plain_model_draws(pipeline):
     with published_habits(baseline):
         (drawn,) = baseline("a lighthouse", seed=1, quiet=True).images
     difference = np.asarray(drawn, float) - np.asarray(expected, float)
-    # Autocast rounds where the CPU is quick at half precision.
-    assert np.abs(difference).mean() < 2
+    assert np.abs(difference).max() <= 1
 
 
 def test_the_decoder_is_back_in_the_default_layout_for_the_baseline(pipeline):
