@@ -89,7 +89,7 @@ def test_caching_works_in_every_variant(variant):
     fill(model, 0.9)
     model.set_cache_config("aggressive")
     assert not model.generate_feature_map(2, [1, 3], 7).equal(off)
-    assert model.get_cache_statistics()["saved_share"] > 0.3
+    assert model.get_cache_statistics()["saved_share"] > 0.2
 
 
 def test_drawn_classes_and_no_class():

@@ -36,7 +36,7 @@ class CachePreset:
     reuse_kv: str = CacheConfig.reuse_kv
     largest_share: float = 1.0
     compute_attn_layers: tuple[int, ...] = ()
-    compute_mlp_layers: tuple[int, ...] = ()
+    compute_mlp_layers: tuple[int, ...] = (0,)  # all later blocks work on what it adds
 
     def skipped(self, num_stages: int) -> int:
         """How many of the last stages of a schedule may be skipped; the first one never is."""
@@ -117,5 +117,5 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
         prune_stages=zip(schedule.lengths[schedule.num_stages - pruned :], ratios, strict=True),
         reuse_kv=preset.reuse_kv,
         compute_attn_layers=preset.compute_attn_layers,
-        compute_mlp_layers=preset.compute_mlp_layers,
+        compute_mlp_layers=preset.compute_mlp_layers if preset.mlp and preset.skip_last else (),
     )
