@@ -61,7 +61,7 @@ def test_a_comparison_leaves_pictures_tables_and_a_report(handlers):
     assert float(first["PSNR (dB)"]) == quality["psnr_db"]
     assert float(first["SSIM"]) == quality["ssim"]
     assert report["runs"]["original"]["reused_by_layer"]["attn"]["64"] == [1.0, 1.0, 1.0]
-    assert report["runs"]["original"]["reused_by_layer"]["mlp"]["64"] == [0.0, 0.0, 0.0]
+    assert report["runs"]["original"]["reused_by_layer"]["mlp"]["64"] == [None, 0.0, 0.0]
     assert report["runs"]["original"]["reused_by_layer"]["mlp"]["4"] == [None, None, None]
     with zipfile.ZipFile(files["all.zip"]) as archive:
         assert set(archive.namelist()) == set(files) - {"all.zip"}
