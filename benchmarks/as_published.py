@@ -17,7 +17,7 @@ import torch
 
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.pipeline import HARTPipeline
-from hart.utils.device import bfloat16_is_fast
+from hart.utils.device import computes_fast_in_half
 
 
 class AsPublished(HARTForT2IEnhanced):
@@ -52,7 +52,7 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
     resident = [p.float() if p.dtype != torch.float32 else p.clone() for p in model.parameters()]
     resident.append(model.attn_bias_for_masking)
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
-    quick = device.type != "cpu" or bfloat16_is_fast()
+    quick = computes_fast_in_half(device.type)
     try:
         with torch.autocast(device.type, dtype=half, enabled=quick):
             yield

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from hart.utils.device import bfloat16_is_fast
+from hart.utils.device import computes_fast_in_half
 
 # Quintic iteration whose fixed points are singular values near 1 (Jordan et al. 2024).
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -63,7 +63,7 @@ def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / x.norm().clamp_min(1e-7)
-    if matrix.device.type != "cpu" or bfloat16_is_fast():
+    if computes_fast_in_half(matrix.device.type):
         x = x.to(torch.bfloat16)
     for _ in range(ITERATIONS):
         gram = x @ x.T

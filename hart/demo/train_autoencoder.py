@@ -33,6 +33,7 @@ from hart.demo.training_loop import (
 )
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.modules.models.autoencoder.quantize.maps import downsample, upsample
 
 PATCH_NUMS = (1, 2, 3, 4, 5, 7, 9, 12, 16)
 RESOLUTION, CROP, CANDIDATES = 128, 64, 6
@@ -169,8 +170,7 @@ def coarsened(f: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
     own, maps = f.shape[-1], []
     for i, side in enumerate(sides):
         cells = max(1, round(int(side) * own * 8 / RESOLUTION))
-        grid = F.interpolate(f[i : i + 1], size=(cells, cells), mode="area")
-        maps.append(F.interpolate(grid, size=(own, own), mode="bicubic"))
+        maps.append(upsample(downsample(f[i : i + 1], (cells, cells)), (own, own)))
     return torch.cat(maps)
 
 

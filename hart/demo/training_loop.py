@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from hart.utils.device import bfloat16_is_fast
+from hart.utils.device import computes_fast_in_half
 from hart.utils.files import replacing
 
 SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -122,8 +122,7 @@ def run_phase(
 
 def training_autocast(device: str) -> torch.autocast:
     """bfloat16 arithmetic where the device is quick at it, else float32."""
-    enabled = device != "cpu" or bfloat16_is_fast()
-    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=computes_fast_in_half(device))
 
 
 def image_layout(device: str) -> torch.memory_format:

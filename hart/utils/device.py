@@ -75,6 +75,11 @@ def bfloat16_is_fast() -> bool:
     return _matmul_seconds(torch.bfloat16) <= _matmul_seconds(torch.float32)
 
 
+def computes_fast_in_half(device_type: str) -> bool:
+    """Whether half precision is worth it there: on a CPU only if bfloat16 is fast."""
+    return device_type != "cpu" or bfloat16_is_fast()
+
+
 def _matmul_seconds(dtype: torch.dtype, side: int = 128, repeats: int = 3) -> float:
     matrix = torch.ones(side, side, dtype=dtype)
     matrix @ matrix  # the first call prepares the kernel

@@ -22,7 +22,7 @@ def pipeline():
 
 def test_the_baseline_draws_what_the_plain_model_draws(pipeline, monkeypatch):
     # In autocast's bfloat16 random weights draw other tokens, from a picture like noise.
-    monkeypatch.setattr("benchmarks.as_published.bfloat16_is_fast", lambda: False)
+    monkeypatch.setattr("hart.utils.device.bfloat16_is_fast", lambda: False)
     baseline = as_published(pipeline)
     shared = baseline.model.head.weight, pipeline.model.head.weight
     assert shared[0].data_ptr() == shared[1].data_ptr()

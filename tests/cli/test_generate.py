@@ -65,19 +65,20 @@ def test_the_report_describes_settings_environment_and_every_image(cli):
 
 
 def test_the_summary_counts_what_the_decisions_say(cli):
-    assert cli("--cache-preset", "original", "--cache-threshold", "0") == 0
-    plan_reuse = 2 * (DEPTH + DEPTH - 1)  # two stages; the first block's MLP always computes
+    everything = ("--cache-threshold", "0", "--cache-compute-mlp-layers")
+    assert cli("--cache-preset", "original", *everything) == 0
+    plan_reuse = 2 * 2 * DEPTH  # two stages, both sites
     modules = 2 * DEPTH * len(STAGES)
     summary = cli.results["summary"]
     assert (summary["modules_reused"], summary["modules"]) == (plan_reuse, modules)
-    assert 0.3 < summary["multiply_adds_saved"] < 1
+    assert 0.5 < summary["multiply_adds_saved"] < 1
     assert summary["reasons_for_no_reuse"] == []
     for image in cli.results["images"]:
         assert image["modules"]["64"]["mlp"] == {
-            "computed": 1,
-            "reused": DEPTH - 1,
+            "computed": 0,
+            "reused": DEPTH,
             "stored": 0,
-            "not_eligible": 1,
+            "not_eligible": 0,
         }
     assert f"{plan_reuse} of {modules} modules reused" in cli.stdout
     assert f"{summary['multiply_adds_saved']:.1%} of the transformer" in cli.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -89,16 +90,24 @@ def test_values_stand_in_the_cell_of_their_layer_and_transition():
 def test_exactly_the_reused_cells_are_framed():
     pytest.importorskip("matplotlib")
     similarity = stored()
-    plan = plan_of(similarity)
+    preset = preset_config("original", similarity.schedule.patch_nums)
+    plan = plan_of(similarity, replace(preset, compute_mlp_layers=()))
     attn, mlp, colours = plot_similarity(similarity, "table", plan, "preset original").axes
-    # 0.95, 0.90, ..., 0.75 exceed 0.7; of the MLP only layer 0 with 0.75, which always computes
+    # 0.95, 0.90, ..., 0.75 exceed 0.7; of the MLP only layer 0 with 0.75
     assert frames(attn) == [(column, layer) for column in (6, 7) for layer in range(5)]
-    assert frames(mlp) == []
+    assert frames(mlp) == [(6, 0), (7, 0)]
     assert attn.get_title() == "Attention: 10 of 48 outputs reused"
     dotted = [patch for patch in attn.patches if patch.get_linestyle() != "solid"]
     assert len(dotted) == 5 * 6  # above the threshold in the stages that are not open
     assert "0.70 threshold" in [label.get_text() for label in colours.get_yticklabels()]
     assert colours.lines[-1].get_ydata()[0] == 0.7
+
+
+def test_a_block_that_always_computes_is_not_framed():
+    pytest.importorskip("matplotlib")
+    similarity = stored()
+    _, mlp, _ = plot_similarity(similarity, "table", plan_of(similarity), "preset original").axes
+    assert frames(mlp) == []
 
 
 def test_every_mark_is_explained():

@@ -98,7 +98,7 @@ def test_presets_mean_the_last_stages(model, preset):
     for length, sites in statistics["stages"].items():
         for site, counts in sites.items():
             on = int(length) in skips and site in config.enabled_sites
-            most = DEPTH - (config.adaptive_threshold or config.always_computes(site, 0))
+            most = DEPTH - (config.adaptive_threshold or 0 in config.computed_layers(site))
             assert counts["reused"] == (most if on else 0) or (on and config.adaptive_threshold)
     assert (statistics["saved_share"] > 0) == bool(config.enabled_sites)
     assert model.cache_attn == model.cache_mlp == [None] * DEPTH

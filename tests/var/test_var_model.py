@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -88,8 +90,9 @@ def test_caching_works_in_every_variant(variant):
     assert off.equal(plain.generate_feature_map(2, [1, 3], 7))
     fill(model, 0.9)
     model.set_cache_config("aggressive")
+    model.set_cache_config(replace(model.cache_config, compute_mlp_layers=()))
     assert not model.generate_feature_map(2, [1, 3], 7).equal(off)
-    assert model.get_cache_statistics()["saved_share"] > 0.2
+    assert model.get_cache_statistics()["saved_share"] > 0.3
 
 
 def test_drawn_classes_and_no_class():

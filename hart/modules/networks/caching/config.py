@@ -123,9 +123,9 @@ class CacheConfig:
             raise ValueError(f"site must be one of {', '.join(SITES)}; got {site!r}")
         return self.enable_attn_cache if site == "attn" else self.enable_mlp_cache
 
-    def always_computes(self, site: str, layer: int) -> bool:
-        """Whether the output of ``site`` in that block is never reused."""
-        return layer in (self.compute_attn_layers if site == "attn" else self.compute_mlp_layers)
+    def computed_layers(self, site: str) -> tuple[int, ...]:
+        """Indices of the blocks whose output of ``site`` is never reused."""
+        return self.compute_attn_layers if site == "attn" else self.compute_mlp_layers
 
     @property
     def enabled_sites(self) -> tuple[str, ...]:
@@ -191,7 +191,7 @@ class CacheConfig:
                 f"{self.interpolation_mode}"
             )
             for site in self.enabled_sites:
-                layers = self.compute_attn_layers if site == "attn" else self.compute_mlp_layers
+                layers = self.computed_layers(site)
                 if layers:
                     parts.append(f"{site} of layer {', '.join(map(str, layers))} computed")
         if self.prunes_anything:

@@ -51,7 +51,7 @@ def is_eligible(
         si > 0
         and config.is_enabled(site)
         and schedule.lengths[si] in config.skip_stages
-        and not config.always_computes(site, layer)
+        and layer not in config.computed_layers(site)
     )
 
 
@@ -280,7 +280,7 @@ def _explain_site(
     candidates = [
         (row[schedule.column(schedule.index_of(length))], length)
         for layer, row in enumerate(tables.site(site))
-        if not is_probe(config, layer) and not config.always_computes(site, layer)
+        if not is_probe(config, layer) and layer not in config.computed_layers(site)
         for length in open_stages
     ]
     if not candidates:

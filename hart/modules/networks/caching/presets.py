@@ -22,7 +22,7 @@ class CachePreset:
         threshold, adaptive_threshold, interpolation_mode: as in :class:`CacheConfig`.
         prune_last: shares of tokens left out at the last stages, in the order of the stages; the
             stage before them is the source.
-        reuse_kv, compute_attn_layers, compute_mlp_layers: as in :class:`CacheConfig`.
+        reuse_kv, compute_mlp_layers: as in :class:`CacheConfig`.
     """
 
     description: str
@@ -35,7 +35,6 @@ class CachePreset:
     prune_last: tuple[float, ...] = ()
     reuse_kv: str = CacheConfig.reuse_kv
     largest_share: float = 1.0
-    compute_attn_layers: tuple[int, ...] = ()
     compute_mlp_layers: tuple[int, ...] = (0,)  # all later blocks work on what it adds
 
     def skipped(self, num_stages: int) -> int:
@@ -116,6 +115,5 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
         interpolation_mode=preset.interpolation_mode,
         prune_stages=zip(schedule.lengths[schedule.num_stages - pruned :], ratios, strict=True),
         reuse_kv=preset.reuse_kv,
-        compute_attn_layers=preset.compute_attn_layers,
         compute_mlp_layers=preset.compute_mlp_layers if preset.mlp and preset.skip_last else (),
     )
