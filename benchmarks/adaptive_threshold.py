@@ -2,7 +2,8 @@
 
 Run ``python -m benchmarks.adaptive_threshold``. Two questions: does it reuse less on busy pictures
 than on calm ones, and, at equal mean reuse, are its pictures at least as close to the uncached
-ones as those of a fixed threshold? Every picture is drawn alone, because a batch shares its
+ones as those of a fixed threshold? A busy picture is a calm one with a texture added to its
+caption, drawn with the same seed. Every picture is drawn alone, because a batch shares its
 threshold. Thresholds are swept, and the fixed rule's error is interpolated at the adaptive one's
 reuse.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,26 +21,24 @@ from tqdm import tqdm
 
 from benchmarks.results_file import add_output, save_results
 from hart.demo import DEMO_CHECKPOINT
-from hart.demo.captions import caption
-from hart.demo.scene import Scene, sample_scene
+from hart.demo.captions import canonical_caption
+from hart.demo.scene import NO_COLOUR, Scene, sample_scene
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import preset_config
 from hart.pipeline import HARTPipeline
 
 GROUPS = ("calm", "busy")
+PLAIN = "plain"
 SCENE_SEED, IMAGE_SEED = 5, 1000
 
 
-def scenes(group: str, n: int) -> list[Scene]:
-    """``n`` scenes: small plain shapes, or large shapes with a texture."""
+def scenes(n: int) -> dict[str, list[Scene]]:
+    """``n`` random plain shapes, and the same shapes with a texture."""
     rng = np.random.default_rng(SCENE_SEED)
-    found: list[Scene] = []
-    while len(found) < n:
-        scene = sample_scene(rng, held_out=False)
-        calm, large = scene.texture == "plain", scene.size == "large"
-        if (group == "calm" and calm and not large) or (group == "busy" and not calm and large):
-            found.append(scene)
-    return found
+    textured = (scene for scene in iter(lambda: sample_scene(rng), None) if scene.texture != PLAIN)
+    busy = list(islice(textured, n))
+    calm = [replace(scene, texture=PLAIN, texture_colour=NO_COLOUR) for scene in busy]
+    return {"calm": calm, "busy": busy}
 
 
 class Pictures:
@@ -46,9 +46,12 @@ class Pictures:
 
     def __init__(self, pipeline: HARTPipeline, n: int, quiet: bool) -> None:
         self.pipeline, self.quiet = pipeline, quiet
-        rng = np.random.default_rng(SCENE_SEED)
-        self.prompts = {g: [caption(scene, rng) for scene in scenes(g, n)] for g in GROUPS}
+        self.prompts = {g: [canonical_caption(s) for s in found] for g, found in scenes(n).items()}
         self.uncached = self._draw(preset_config("no-cache", pipeline.model.patch_nums))[0]
+
+    def contrast(self) -> dict[str, float]:
+        """How busy each group's uncached pictures are: mean squared step to the next pixel."""
+        return {g: _mean([_pixel_steps(image) for image in self.uncached[g]]) for g in GROUPS}
 
     def measure(self, config: CacheConfig) -> dict[str, Any]:
         """Mean reuse rate and mean squared error (8-bit levels) per group and over both."""
@@ -86,6 +89,10 @@ def _reuse_rate(statistics: dict[str, Any]) -> float:
     return reused / eligible if eligible else 0.0
 
 
+def _pixel_steps(image: np.ndarray) -> float:
+    return sum(float(np.mean(np.diff(image, axis=axis) ** 2)) for axis in (0, 1))
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -117,7 +124,9 @@ def sweep_thresholds(pipeline: HARTPipeline, base: CacheConfig, n: int) -> list[
 
 def lines(report: dict[str, Any]) -> list[str]:
     """The result as Markdown tables."""
-    out = ["| rule | threshold | reuse, calm | reuse, busy | reuse | MSE |", "|---" * 6 + "|"]
+    contrast = ", ".join(f"{g} {value:.0f}" for g, value in report["contrast"].items())
+    out = [f"Mean squared step between pixels: {contrast}", ""]
+    out += ["| rule | threshold | reuse, calm | reuse, busy | reuse | MSE |", "|---" * 6 + "|"]
     for rule in ("fixed", "adaptive"):
         for row in report[rule]:
             numbers = (row["calm"]["reuse"], row["busy"]["reuse"], row["reuse"])
@@ -142,7 +151,11 @@ def main(argv: list[str] | None = None) -> int:
     pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
     base = preset_config(args.preset, pipeline.model.patch_nums)
     pictures = Pictures(pipeline, args.pictures, args.quiet)
-    report: dict[str, Any] = {"preset": args.preset, "pictures_per_group": args.pictures}
+    report: dict[str, Any] = {
+        "preset": args.preset,
+        "pictures_per_group": args.pictures,
+        "contrast": pictures.contrast(),
+    }
     for rule, adaptive in (("fixed", False), ("adaptive", True)):
         report[rule] = [
             pictures.measure(replace(base, threshold=threshold, adaptive_threshold=adaptive))

@@ -134,12 +134,24 @@ def test_a_given_threshold_replaces_the_configured_one_for_reuse_only():
     assert decide(config, 256, row(c8=0.6), threshold=0.0).reuse  # 0 is not "none given"
 
 
-def test_the_adaptive_threshold_is_the_documented_clamp():
+def test_an_adaptive_threshold_takes_every_dissimilarity_as_the_probe_found_it():
     config = CacheConfig(threshold=0.7, adaptive_threshold=True)
-    assert adapted_threshold(config, calibrated=0.9, measured=0.8) == pytest.approx(0.8)  # stricter
-    assert adapted_threshold(config, calibrated=0.8, measured=0.9) == pytest.approx(0.6)  # looser
-    assert adapted_threshold(config, calibrated=0.9, measured=0.1) == 1.0
-    assert adapted_threshold(config, calibrated=-0.5, measured=0.9) == 0.0
+    assert adapted_threshold(config, [0.9], [0.9]) == pytest.approx(0.7)
+    twice_as_dissimilar, half = (adapted_threshold(config, [0.9], [m]) for m in (0.8, 0.95))
+    assert twice_as_dissimilar == pytest.approx(0.85)
+    assert half == pytest.approx(0.4)
+    for threshold, factor in ((twice_as_dissimilar, 2), (half, 0.5)):
+        assert 1 - (1 - threshold) * factor == pytest.approx(0.7)  # what just passes it
+    both_ways = adapted_threshold(config, [0.9, 0.5], [0.8, 0.75])
+    assert both_ways == pytest.approx(0.7)  # sites weigh the same, however alike their outputs
+
+
+def test_an_adaptive_threshold_stays_within_its_bounds():
+    config = CacheConfig(threshold=0.7, adaptive_threshold=True)
+    assert adapted_threshold(config, [0.5], [0.99]) == 0.0
+    assert adapted_threshold(config, [1.0], [1.0]) == pytest.approx(0.7)  # no ratio of nothing
+    assert 0.99 < adapted_threshold(config, [1.0], [0.2]) <= 1.0
+    assert adapted_threshold(CacheConfig(threshold=1.0), [0.9], [0.99]) == 1.0  # never reuses
 
 
 def test_an_adaptive_run_stores_what_a_looser_threshold_could_reuse():

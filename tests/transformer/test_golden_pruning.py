@@ -11,8 +11,8 @@ import torch
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.basic_hart_enhanced import AdaLNSelfAttnEnhanced, CacheConfig
 from hart.modules.networks.caching import site_cache
+from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.similarity import SimilarityTables
-from hart.modules.networks.caching.site_cache import CacheRun
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.norms import LlamaRMSNormFused
 from tests.golden_data import GOLDEN, load_case

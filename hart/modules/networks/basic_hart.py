@@ -9,12 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hart.modules.networks.attention import (
-    LlamaAttention,
-    MultiHeadCrossAttention,
-    SelfAttention,
-    get_xattn_mask,
-)
+from hart.modules.networks.attention import LlamaAttention, SelfAttention
+from hart.modules.networks.cross_attention import MultiHeadCrossAttention, get_xattn_mask
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.norms import LlamaRMSNorm, LlamaRMSNormFused
 from hart.modules.networks.rope import (

@@ -14,8 +14,9 @@ from torch import nn
 
 from hart.modules.networks.attention import LlamaAttention, SelfAttention
 from hart.modules.networks.basic_hart import FFN, AdaLNSelfAttn, LlamaMLP
+from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.site_cache import CacheRun, SiteCache
+from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.caching.stages import (
     StageSchedule,
     length2iteration,

@@ -22,6 +22,7 @@ from hart.modules.models.transformer.cache_options import (
 )
 from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
 from hart.modules.networks.basic_hart import mlp_hidden_size
+from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
 from hart.modules.networks.caching.generation_counts import GenerationCounts
@@ -35,7 +36,7 @@ from hart.modules.networks.caching.similarity_io import (
     save_similarity,
     similarity_file_of,
 )
-from hart.modules.networks.caching.site_cache import CacheRun, SiteCache
+from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.modules.networks.rope import MaskIndex

@@ -7,6 +7,7 @@ it over a whole generation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from .config import SITES, CacheConfig
 from .prune_plan import prune_plan
 from .similarity import SimilarityTables
 from .stages import StageSchedule, format_stages
+
+LEAST_DISSIMILARITY = 1e-4
+"""Below it a probe's outputs count as equal, so that ratios of rounding errors decide nothing."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +67,27 @@ def is_probe(config: CacheConfig, layer: int | None) -> bool:
     return config.adaptive_threshold and layer == 0
 
 
-def adapted_threshold(config: CacheConfig, calibrated: float, measured: float) -> float:
-    """Threshold of one stage: ``clamp(threshold + (calibrated - measured), 0, 1)``.
+def adapted_threshold(
+    config: CacheConfig, calibrated: Sequence[float], measured: Sequence[float]
+) -> float:
+    """Threshold of one stage: ``clamp(1 - (1 - threshold) / r, 0, 1)``.
+
+    ``r`` says how much more than the calibration images this one changes between stages: the
+    geometric mean over the probes of ``(1 - measured) / (1 - calibrated)``. If everything is r
+    times as dissimilar as the table says, a similarity s is really ``1 - (1 - s) * r``, and that
+    exceeds the configured threshold exactly where s exceeds the adapted one: a stricter threshold
+    for an image that changes more, a looser one for a calmer image.
 
     Args:
-        calibrated: the table's similarity of the probe block, mean of the enabled sites.
-        measured: the same similarity in the running generation.
-
-    An image that changes more between stages than the calibration images did gets a stricter
-    threshold, a calmer one a looser threshold.
+        calibrated: the table's similarities of the probe block, one per measurement.
+        measured: the same similarities in the running generation.
     """
-    return min(1.0, max(0.0, config.threshold + (calibrated - measured)))
+    logs = [
+        math.log(max(1 - m, LEAST_DISSIMILARITY) / max(1 - c, LEAST_DISSIMILARITY))
+        for c, m in zip(calibrated, measured, strict=True)
+    ]
+    ratio = math.exp(sum(logs) / len(logs))
+    return min(1.0, max(0.0, 1 - (1 - config.threshold) / ratio))
 
 
 def decide_module(

@@ -1,7 +1,7 @@
 """One module's turn at one stage: reuse, compute, measure, keep.
 
-:class:`CacheRun` is what the blocks of one generation share; :class:`SiteCache` is handed to one
-attention or MLP for one call and calls it back when it has to compute.
+:class:`SiteCache` is handed to one attention or MLP for one call and calls it back when it has to
+compute.
 """
 
 from __future__ import annotations
@@ -14,83 +14,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .config import CacheConfig
-from .decisions import COMPUTE, Action, adapted_threshold, decide_module, is_eligible, is_probe
-from .generation_counts import AdaptedThreshold, GenerationCounts
+from .cache_run import CacheRun
+from .decisions import COMPUTE, Action, decide_module, is_eligible, is_probe
 from .interpolate import interpolate_features, select_positions
 from .prune_plan import kept_tokens, prune_plan
 from .pruning import resize_area, restore_tokens, split_tokens
 from .similarity import SimilarityRecorder, cosine_similarity
-from .stages import StageSchedule
-
-
-@dataclass
-class CacheRun:
-    """State that the blocks of one generation share; owned by the call that generates.
-
-    Attributes:
-        config, schedule: what may be cached, and the model's stages.
-        counts: where module calls, thresholds and bytes are counted, None to count nothing.
-        sources: (site, layer) -> output at the source stage of the pruned ones, (rows, tokens, C).
-        keys: layer -> stage index, and the keys and values of its tokens as projected,
-            (rows, tokens, 2 C).
-    """
-
-    config: CacheConfig
-    schedule: StageSchedule
-    counts: GenerationCounts | None = None
-    sources: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    keys: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
-    _probed: dict[int, list[tuple[float, Tensor]]] = field(default_factory=dict)
-    _thresholds: dict[int, AdaptedThreshold] = field(default_factory=dict)
-
-    def probe(self, si: int, calibrated: float, measured: Tensor) -> None:
-        """Note how similar the first block's output was to the interpolated stored one."""
-        self._probed.setdefault(si, []).append((calibrated, measured))
-
-    def threshold(self, si: int) -> float:
-        """Threshold of stage ``si``; adapted if its first block was probed.
-
-        Waits for the device once per stage, and only with the adaptive threshold.
-        """
-        if si not in self._probed:
-            return self.config.threshold
-        if si not in self._thresholds:
-            self._thresholds[si] = self._adapt(si)
-            if self.counts is not None:
-                self.counts.thresholds[si] = self._thresholds[si]
-        return self._thresholds[si].effective
-
-    def hold(self, new: Tensor | None, old: Tensor | None) -> None:
-        """Note that ``new`` is kept in the place of ``old``."""
-        if self.counts is not None:
-            self.counts.hold(_size_bytes(new) - _size_bytes(old))
-
-    def stop_guidance(self, *stored: list[Tensor | None]) -> None:
-        """Forget the half of the rows without text, here and in the blocks' stored outputs."""
-        halves: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: some are in two places
-
-        def half(tensor: Tensor | None) -> Tensor | None:
-            if tensor is None:
-                return None
-            if id(tensor) not in halves:
-                kept = tensor[: len(tensor) // 2].clone()  # a view would keep all of it alive
-                self.hold(kept, tensor)
-                halves[id(tensor)] = tensor, kept
-            return halves[id(tensor)][1]
-
-        for outputs in stored:
-            outputs[:] = map(half, outputs)
-        self.sources = {module: half(output) for module, output in self.sources.items()}
-        self.keys = {layer: (si, half(keys)) for layer, (si, keys) in self.keys.items()}
-        if self.counts is not None:
-            self.counts.stop_guidance()
-
-    def _adapt(self, si: int) -> AdaptedThreshold:
-        similarities = zip(*self._probed[si], strict=True)
-        calibrated, measured = (float(sum(values)) / len(values) for values in similarities)
-        effective = adapted_threshold(self.config, calibrated, measured)
-        return AdaptedThreshold(calibrated, measured, effective)
 
 
 class MissingKeys(NamedTuple):
@@ -324,7 +253,3 @@ class SiteCache:
             added_keys=self._added_keys,
             projected_keys=self._projected_keys,
         )
-
-
-def _size_bytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.numel() * tensor.element_size()
