@@ -50,7 +50,7 @@ CROPS = Phase("crops", steps=1800, learning_rate=2e-3, seed=11)
 WHOLE = Phase("whole", steps=500, learning_rate=8e-4, seed=14)
 MUON_SHARE = 2.0  # its rate, as a multiple of AdamW's
 CODEBOOK = Phase("codebook", steps=1000, learning_rate=3e-3, seed=12)
-DECODER = Phase("decoder", steps=320, learning_rate=3e-4, seed=13)
+DECODER = Phase("decoder", steps=1000, learning_rate=8e-4, seed=13)
 LATENT_IMAGES = 1536
 
 
@@ -87,9 +87,7 @@ def train_autoencoder(
             _pixel_loss(vae, images, device),
             folder,
             quiet,
-            muon_and_adamw(
-                vae, _hidden_weights(vae), MUON_SHARE * phase.learning_rate, phase.learning_rate
-            ),
+            _autoencoder_optimizers(vae, phase),
         )
     if not (folder / "codebook.pt").is_file():
         latents = _latents(vae, max(64, round(LATENT_IMAGES * scale)), folder, quiet, device)
@@ -107,7 +105,12 @@ def train_autoencoder(
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
     reports["decoder"] = run_phase(
-        _scaled(DECODER, scale), vae, _decoder_loss(vae, device), folder, quiet
+        _scaled(DECODER, scale),
+        vae,
+        _decoder_loss(vae, device),
+        folder,
+        quiet,
+        _autoencoder_optimizers(vae, DECODER),
     )
     vae.requires_grad_(False)
     return vae.eval(), reports
@@ -134,18 +137,40 @@ def _decode(vae: HARTAutoEncoder, f: torch.Tensor) -> torch.Tensor:
         return vae.decoder(vae.post_quant_conv(f)).float()
 
 
-def reconstruction_loss(out: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """L1 on pixels plus L1 on their differences along both axes, which keeps edges sharp."""
+def reconstruction_loss(
+    out: torch.Tensor, images: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
+    """L1 on pixels plus L1 on their differences along both axes, which keeps edges sharp.
+
+    Args:
+        weights: of the pixels, (B, 1, H, W) with mean 1.
+    """
+    if weights is not None:  # both terms are homogeneous in the error, up to the square
+        out = images + weights * (out - images)
     loss = F.l1_loss(out, images) + 0.5 * F.mse_loss(out, images)
     for axis in (2, 3):
         loss = loss + 0.5 * F.l1_loss(out.diff(dim=axis), images.diff(dim=axis))
     return loss
 
 
-def _hidden_weights(vae: HARTAutoEncoder) -> list[nn.Parameter]:
-    """Weights of all convolutions of encoder and decoder but the first ones."""
+def contrast_weights(images: torch.Tensor, radius: int = 6) -> torch.Tensor:
+    """Weights of pixels (B, 1, H, W), mean 1 in every picture: half even, half where things are.
+
+    Shapes and their textures cover a small part of most pictures.
+    """
+    mean = F.avg_pool2d(images, 2 * radius + 1, 1, radius, count_include_pad=False)
+    away = (images - mean).abs().mean(dim=1, keepdim=True)
+    near = F.avg_pool2d(away, 2 * radius + 1, 1, radius, count_include_pad=False)
+    return 0.5 + 0.5 * near / near.mean(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def _autoencoder_optimizers(vae: HARTAutoEncoder, phase: Phase) -> list[torch.optim.Optimizer]:
+    """Muon for the trainable convolutions of encoder and decoder but the first ones, else AdamW."""
     named = [*vae.encoder.named_parameters(), *vae.decoder.named_parameters()]
-    return [p for name, p in named if p.ndim == 4 and not name.startswith("conv_in")]
+    hidden = [
+        p for name, p in named if p.requires_grad and p.ndim == 4 and not name.startswith("conv_in")
+    ]
+    return muon_and_adamw(vae, hidden, MUON_SHARE * phase.learning_rate, phase.learning_rate)
 
 
 def _whole(rng: np.random.Generator, device: str) -> torch.Tensor:
@@ -315,6 +340,7 @@ def _decoder_loss(vae: HARTAutoEncoder, device: str):
             noise = DECODER_NOISE * f.std() * torch.randn_like(f)
             f_hat = f - _as_map(missing[chosen, range(len(images))]) + noise
         out = _decode(vae, f_hat)
-        return reconstruction_loss(out, images), {"l1": F.l1_loss(out, images).item()}
+        error = reconstruction_loss(out, images, contrast_weights(images))
+        return error, {"l1": F.l1_loss(out, images).item()}
 
     return loss

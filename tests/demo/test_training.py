@@ -12,7 +12,9 @@ from hart.demo.token_data import Supply, TokenData
 from hart.demo.train_autoencoder import (
     PATCH_NUMS,
     coarsened,
+    contrast_weights,
     demo_autoencoder_config,
+    reconstruction_loss,
     rescale_latents,
     stage_residuals,
     start_codebook,
@@ -171,3 +173,22 @@ def test_demo_transformer_drops_a_tenth_of_the_texts(vae):
     config = demo_transformer_config(vae, 128)
     dropped = torch.randn(20000, generator=torch.Generator().manual_seed(0)) < config.cond_drop_rate
     assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_pixels_near_something_weigh_more_in_the_decoder_s_loss():
+    images = torch.full((2, 3, 64, 64), 0.5) + 0.01 * torch.rand(2, 3, 64, 64)
+    images[:, 0, 24:40, 24:40] = -1.0
+    weights = contrast_weights(images)
+    assert weights.shape == (2, 1, 64, 64)
+    assert weights.mean(dim=(1, 2, 3)).tolist() == pytest.approx([1, 1], abs=1e-4)
+    assert weights[:, :, 24:40, 24:40].min() > 2 * weights[:, :, :8, :8].max()
+
+
+def test_the_decoder_s_loss_is_the_plain_one_with_even_weights():
+    out, images = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    even = reconstruction_loss(out, images, torch.ones(2, 1, 16, 16))
+    assert even.item() == pytest.approx(reconstruction_loss(out, images).item(), rel=1e-5)
+    images[1] = out[1]  # all error is in the first picture
+    even = reconstruction_loss(out, images)
+    emphasis = torch.tensor([2.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
+    assert reconstruction_loss(out, images, emphasis) > 2 * even
