@@ -5,7 +5,7 @@ that one does around the same arithmetic: keys and values grow by concatenation,
 built anew in every layer (both are the plain path's own way), the token head looks at every text
 position, the quadratic training mask is resident, a second float32 copy of the weights (the
 averaged one) is too, half precision is autocast over float32 weights, and the decoder works in
-float32 in torch's default layout. It is not HART's code, whose fused kernels need a build.
+torch's default layout. It is not HART's code, whose fused kernels need a build.
 """
 
 from __future__ import annotations
@@ -48,8 +48,12 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
     model, device = pipeline.model, pipeline.device
     autoencoder = model.vae_proxy[0]
     autoencoder.decoder.to(memory_format=torch.contiguous_format)
-    # Written to, so that the operating system really hands the memory out.
-    resident = [p.float() if p.dtype != torch.float32 else p.clone() for p in model.parameters()]
+    # Two copies of the weights in float32, as after loading averaged ones; together with the shared
+    # weights, which stay. All are written, so that the operating system really hands memory out.
+    shared = [p.data for p in model.parameters()]
+    resident = [data.clone() for data in shared]
+    for p in model.parameters():
+        p.data = p.data.float()
     resident.append(model.attn_bias_for_masking)
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     quick = computes_fast_in_half(device.type)
@@ -57,4 +61,6 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
         with torch.autocast(device.type, dtype=half, enabled=quick):
             yield
     finally:
+        for p, data in zip(model.parameters(), shared, strict=True):
+            p.data = data
         resident.clear()

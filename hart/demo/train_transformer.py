@@ -32,7 +32,7 @@ WITHOUT_SYSTEM_PROMPT = 0.15
 
 BATCH = 16
 EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.65, 32, 7
-TRANSFORMER = Phase("transformer", steps=3550, learning_rate=2e-3, seed=21, warmup=0.03)
+TRANSFORMER = Phase("transformer", steps=4250, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
 PICTURES = Supply(seed=21, chunk=512, chunks=48)
 

@@ -43,6 +43,18 @@ def test_the_decoder_is_back_in_the_default_layout_for_the_baseline(pipeline):
         assert weight.is_contiguous()
 
 
+def test_the_baseline_has_two_float32_copies_of_the_weights_while_it_draws():
+    ours = random_pipeline("tiny", device="cpu", dtype="bfloat16")
+    baseline = as_published(ours)
+    weight, own = baseline.model.head.weight, ours.model.head.weight
+    with published_habits(baseline):
+        assert weight.dtype == torch.float32
+        assert weight.equal(own.float())
+        assert own.dtype == torch.bfloat16
+        assert len(baseline("a lighthouse", seed=1, quiet=True).images) == 1
+    assert weight.data_ptr() == own.data_ptr()
+
+
 def test_counted_parts_agree_with_the_formulas(pipeline):
     model = pipeline.model
     macs = part_macs(pipeline, 1)
