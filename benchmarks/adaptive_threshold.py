@@ -66,8 +66,11 @@ class Pictures:
         row: dict[str, Any] = {"threshold": config.threshold}
         for group in GROUPS:
             row[group] = {"reuse": _mean(reuse[group]), "mse": _mean(error[group])}
-        row["reuse"] = _mean([r for g in GROUPS for r in reuse[g]])
-        row["mse"] = _mean([e for g in GROUPS for e in error[g]])
+        row["pictures"] = {
+            "reuse": [r for g in GROUPS for r in reuse[g]],
+            "mse": [e for g in GROUPS for e in error[g]],
+        }
+        row.update({name: _mean(values) for name, values in row["pictures"].items()})
         return row
 
     def _draw(self, config: CacheConfig):
@@ -113,6 +116,23 @@ def at_equal_reuse(fixed: list[dict], adaptive: list[dict]) -> list[dict[str, fl
     ]
 
 
+def rank_correlation(report: dict[str, Any]) -> float:
+    """Of what the adaptive rule reuses in a picture and the fixed one's error there.
+
+    Both are means over the thresholds. Negative if the rule reuses less where reuse costs more.
+    """
+    reuse = np.mean([row["pictures"]["reuse"] for row in report["adaptive"]], axis=0)
+    error = np.mean([row["pictures"]["mse"] for row in report["fixed"]], axis=0)
+    return float(np.corrcoef(_ranks(reuse), _ranks(error))[0, 1])
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks from 0; equal values share the middle of theirs."""
+    ordered = np.sort(values)
+    below, up_to = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    return (below + up_to - 1) / 2
+
+
 def sweep_thresholds(pipeline: HARTPipeline, base: CacheConfig, n: int) -> list[float]:
     """``n`` thresholds at even steps through the calibrated similarities of the skip stages."""
     model = pipeline.model
@@ -136,6 +156,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     for row in report["equal_reuse"]:
         a, f = row["mse_adaptive"], row["mse_fixed"]
         out.append(f"| {row['reuse']:.1%} | {a:.2f} | {f:.2f} | {a / f:.2f} |")
+    correlation = report["rank_correlation"]
+    out += ["", f"Rank correlation of adaptive reuse and the fixed rule's error: {correlation:.2f}"]
     return out
 
 
@@ -162,6 +184,7 @@ def main(argv: list[str] | None = None) -> int:
             for threshold in sweep_thresholds(pipeline, base, args.thresholds)
         ]
     report["equal_reuse"] = at_equal_reuse(report["fixed"], report["adaptive"])
+    report["rank_correlation"] = rank_correlation(report)
     save_results(args.output, pipeline, report)
     print("\n".join(lines(report)))
     return 0

@@ -109,8 +109,10 @@ def _size(module: torch.nn.Module) -> int:
 
 
 def _without_data(module: torch.nn.Module) -> torch.nn.Module:
-    """The module's structure on the meta device; the module itself stays as it is."""
-    memo = {id(p): torch.nn.Parameter(p.to("meta"), False) for p in module.parameters()}
+    """The module's structure in float32 on the meta device; the module itself stays as it is."""
+    memo = {
+        id(p): torch.nn.Parameter(p.to("meta", torch.float32), False) for p in module.parameters()
+    }
     return copy.deepcopy(module, memo)
 
 

@@ -55,6 +55,11 @@ def test_the_baseline_has_two_float32_copies_of_the_weights_while_it_draws():
     assert weight.data_ptr() == own.data_ptr()
 
 
+def test_a_half_precision_model_has_as_many_multiply_adds(pipeline):
+    half = random_pipeline("tiny", device="cpu", dtype="bfloat16")
+    assert part_macs(half, 2) == part_macs(pipeline, 2)
+
+
 def test_counted_parts_agree_with_the_formulas(pipeline):
     model = pipeline.model
     macs = part_macs(pipeline, 1)
