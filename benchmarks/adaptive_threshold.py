@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.ranks import rank_correlation
 from benchmarks.results_file import add_output, save_results
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.captions import canonical_caption
@@ -116,21 +117,14 @@ def at_equal_reuse(fixed: list[dict], adaptive: list[dict]) -> list[dict[str, fl
     ]
 
 
-def rank_correlation(report: dict[str, Any]) -> float:
-    """Of what the adaptive rule reuses in a picture and the fixed one's error there.
+def reuse_against_error(report: dict[str, Any]) -> float:
+    """Rank correlation of the adaptive rule's reuse in a picture and the fixed one's error there.
 
     Both are means over the thresholds. Negative if the rule reuses less where reuse costs more.
     """
     reuse = np.mean([row["pictures"]["reuse"] for row in report["adaptive"]], axis=0)
     error = np.mean([row["pictures"]["mse"] for row in report["fixed"]], axis=0)
-    return float(np.corrcoef(_ranks(reuse), _ranks(error))[0, 1])
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0; equal values share the middle of theirs."""
-    ordered = np.sort(values)
-    below, up_to = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
-    return (below + up_to - 1) / 2
+    return rank_correlation(reuse, error)
 
 
 def sweep_thresholds(pipeline: HARTPipeline, base: CacheConfig, n: int) -> list[float]:
@@ -184,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
             for threshold in sweep_thresholds(pipeline, base, args.thresholds)
         ]
     report["equal_reuse"] = at_equal_reuse(report["fixed"], report["adaptive"])
-    report["rank_correlation"] = rank_correlation(report)
+    report["rank_correlation"] = reuse_against_error(report)
     save_results(args.output, pipeline, report)
     print("\n".join(lines(report)))
     return 0

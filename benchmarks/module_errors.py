@@ -12,9 +12,9 @@ import argparse
 import sys
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
+from benchmarks.ranks import rank_correlation
 from benchmarks.results_file import add_output, save_results
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.evaluate import held_out_prompts
@@ -58,10 +58,9 @@ class SingleReuse:
         return self.pipeline(self.prompts, seed=SEED, batch_size=self.batch_size, quiet=True).images
 
 
-def rank_correlation(rows: list[dict[str, Any]]) -> float:
+def similarity_against_ssim(rows: list[dict[str, Any]]) -> float:
     """Spearman's, of similarity and SSIM."""
-    ranks = [np.argsort(np.argsort([row[name] for row in rows])) for name in ("similarity", "ssim")]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return rank_correlation(*([row[name] for row in rows] for name in ("similarity", "ssim")))
 
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
@@ -78,10 +77,8 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         out.append(f"| {site} {layer} | {' | '.join(cells)} |")
     for site in SITES:
         of_site = [row for row in rows if row["site"] == site]
-        out += [
-            "",
-            f"Rank correlation of similarity and SSIM, {site}: {rank_correlation(of_site):.2f}",
-        ]
+        correlation = similarity_against_ssim(of_site)
+        out += ["", f"Rank correlation of similarity and SSIM, {site}: {correlation:.2f}"]
     return out
 
 
@@ -107,7 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         single.measure(*module)
         for module in tqdm(work, unit="module", disable=True if args.quiet else None)
     ]
-    correlation = {s: rank_correlation([r for r in rows if r["site"] == s]) for s in SITES}
+    correlation = {s: similarity_against_ssim([r for r in rows if r["site"] == s]) for s in SITES}
     report = {"prompts": args.prompts, "rank_correlation": correlation, "modules": rows}
     save_results(args.output, pipeline, report)
     print("\n".join(lines(rows)))
