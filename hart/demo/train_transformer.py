@@ -32,7 +32,9 @@ WITHOUT_SYSTEM_PROMPT = 0.15
 
 BATCH = 16
 EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.65, 32, 7
-TRANSFORMER = Phase("transformer", steps=4250, learning_rate=2e-3, seed=21, warmup=0.03)
+HARD_SHARE, HARD_STEPS = 0.35, 1 / 6
+"""Of the pictures, in that last part of all steps."""
+TRANSFORMER = Phase("transformer", steps=5100, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
 PICTURES = Supply(seed=21, chunk=512, chunks=48)
 
@@ -96,7 +98,8 @@ def train_transformer(
         supply = replace(supply, chunk=max(BATCH, round(supply.chunk * scale)), chunks=1)
     phase = replace(TRANSFORMER, steps=max(2, round(TRANSFORMER.steps * scale)))
     data = TokenData(vae, folder, supply, quiet, device)
-    loss = TeacherForcing(model, data, text_model, tokenizer)
+    hard_from = round(phase.steps * (1 - HARD_STEPS))
+    loss = TeacherForcing(model, data, text_model, tokenizer, hard_from)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
     report = run_phase(phase, model, loss, folder, quiet, optimizers)
@@ -110,11 +113,15 @@ class TeacherForcing:
     """Loss of one training step: (step, generator) to the loss and the numbers to show.
 
     Most steps see only the first stages of a larger batch. They decide what is drawn, are the
-    hardest to learn, and cost little without the many tokens of the late ones.
+    hardest to learn, and cost little without the many tokens of the late ones. From the step
+    ``hard_from`` on, the scenes that are hardest to draw come more often.
     """
 
-    def __init__(self, model: HARTForT2I, data: TokenData, text_model, tokenizer) -> None:
+    def __init__(
+        self, model: HARTForT2I, data: TokenData, text_model, tokenizer, hard_from: int
+    ) -> None:
         self.model, self.data, self.device = model, data, data.device
+        self.hard_from, self.hard_share = hard_from, 0.0
         self.text_model, self.tokenizer = text_model, tokenizer
         device = self.device
         self.counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]], device=device)
@@ -124,6 +131,7 @@ class TeacherForcing:
 
     def __call__(self, step: int, rng: np.random.Generator):
         np.random.seed(int(rng.integers(2**32)))
+        self.hard_share = HARD_SHARE if step >= self.hard_from else 0.0
         if rng.random() < EARLY_SHARE:
             return self._early_stages(rng)
         return self._all_stages(rng)
@@ -158,7 +166,7 @@ class TeacherForcing:
 
     @torch.no_grad()
     def _sample(self, rng: np.random.Generator, n: int):
-        ids, rest, captions = self.data.sample(rng, n)
+        ids, rest, captions = self.data.sample(rng, n, self.hard_share)
         _, mask, positions, context = encode_prompts(
             captions,
             self.text_model,

@@ -159,6 +159,20 @@ def test_tokens_are_computed_once_and_read_back(vae, tmp_path, monkeypatch):
     again = TokenData(vae, tmp_path, supply, True, "cpu")
     assert data.ids.equal(again.ids)
     assert data.captions == again.captions
+    assert list(data.hard) == list(again.hard)
+
+
+def test_hard_pictures_can_be_drawn_more_often(vae, tmp_path):
+    data = TokenData(vae, tmp_path, Supply(seed=3, chunk=24, chunks=1), True, "cpu")
+    small = {"small", "little", "tiny"}
+    said = [{word for text in captions for word in text.split()} for captions in data.captions]
+    assert 0 < len(data.hard) < 24
+    assert all(said[i] & small for i in data.hard)
+    captions_of_hard = {text for i in data.hard for text in data.captions[i]}
+    for share, expected in ((0.0, len(data.hard) / 24), (0.5, 0.5 + len(data.hard) / 48), (1, 1)):
+        captions = data.sample(np.random.default_rng(0), 2000, share)[2]
+        found = sum(text in captions_of_hard for text in captions) / 2000
+        assert found == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 2)])
