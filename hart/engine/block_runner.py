@@ -16,12 +16,12 @@ from dataclasses import dataclass
 
 import torch
 
+from hart.engine.attention import attend
 from hart.engine.key_value_buffers import KeyValueBuffers, keys_per_layer
 from hart.engine.merged_runs import Run, StageProgram
 from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
-from hart.modules.networks.attention import attend
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
 from hart.modules.networks.caching.site_cache import SiteCache
@@ -237,7 +237,7 @@ class BlockRunner:
         for piece in stream.pieces():
             new = slice(start + piece.start, start + piece.stop)
             q[:, :, piece], k[:, :, new], v[:, :, new] = self._project(stream, layer, piece)
-        out = attend(q, k, v, attention.scale, flash_if_available=attention.flash_if_available)
+        out = attend(q, k, v, attention.scale, attention.flash_if_available)
         return out.transpose(1, 2).reshape(rows, n, width)
 
     def _attend_to_text(self, stream: Stream, layer: int) -> torch.Tensor:
@@ -248,7 +248,7 @@ class BlockRunner:
         if stream.tokens > stream.x.shape[1]:
             out = v  # equal keys have equal weights, and the mean of equal values is one of them
         else:
-            out = attend(q, k, v, attention.scale, flash_if_available=attention.flash_if_available)
+            out = attend(q, k, v, attention.scale, attention.flash_if_available)
         return out.transpose(1, 2).flatten(2)
 
     def _project(self, stream: Stream, layer: int, piece: slice) -> tuple[torch.Tensor, ...]:

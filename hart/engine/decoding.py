@@ -12,6 +12,8 @@ from hart.modules.models.transformer.stage_transformer import StageTransformer
 
 TILE, OVERLAP = 32, 8
 """Side of a tile of the feature map, and what two neighbours share at least."""
+CHECKED = 16
+"""Side of the part of a feature map that is decoded to find out how exact half precision is."""
 HALF_PRECISION_LIMIT = 1 / 255
 """How far a picture in [0, 1] that is decoded in half precision may be from float32's."""
 
@@ -37,30 +39,33 @@ def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
 def fit_decoder_dtype(model: StageTransformer, f_hat: torch.Tensor) -> torch.dtype:
     """Let a half-precision decoder compute in the first dtype that is near enough to float32.
 
-    Tried on at most a tile of the first map, with the weights as they are: :data:`_CANDIDATES`
-    first, then float32. A float32 decoder stays one.
+    Tried on a part of the first map, with the weights as they are: :data:`_CANDIDATES` first, then
+    float32. A float32 decoder stays one.
 
     Returns:
         the decoder's dtype from now on.
     """
-    vae, tile = model.vae_proxy[0], f_hat[:1, :, :TILE, :TILE]
+    vae, part = model.vae_proxy[0], f_hat[:1, :, :CHECKED, :CHECKED]
     own = _decoder_dtype(vae)
     if own is torch.float32:
         return own
     parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     originals = [parameter.data for parameter in parameters]
 
-    def decoded(dtype: torch.dtype) -> torch.Tensor:
+    def compute_in(dtype: torch.dtype) -> None:
         for parameter, original in zip(parameters, originals, strict=True):
             parameter.data = original.to(dtype)
-        return model.decode_feature_map(tile).float()
+
+    def decoded(dtype: torch.dtype) -> torch.Tensor:
+        compute_in(dtype)
+        return model.decode_feature_map(part).float()
 
     exact = decoded(torch.float32)
     for dtype in _CANDIDATES.get(f_hat.device.type, (own,)):
         # Not so for NaN either, to which float16 may overflow.
         if (decoded(dtype) - exact).abs().max() <= HALF_PRECISION_LIMIT:
             return dtype
-    decoded(torch.float32)
+    compute_in(torch.float32)
     return torch.float32
 
 

@@ -75,6 +75,12 @@ def bfloat16_is_fast() -> bool:
     return _matmul_seconds(torch.bfloat16) <= _matmul_seconds(torch.float32)
 
 
+def has_amx() -> bool:
+    """Whether torch multiplies bfloat16 matrices with this CPU's AMX tiles."""
+    known = getattr(torch.cpu, "_is_amx_tile_supported", None)  # torch 2.6 or newer
+    return known is not None and known()
+
+
 def computes_fast_in_half(device_type: str) -> bool:
     """Whether half precision is worth it there: on a CPU only if bfloat16 is fast."""
     return device_type != "cpu" or bfloat16_is_fast()

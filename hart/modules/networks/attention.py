@@ -46,7 +46,7 @@ def attend(
     dropout_p: float = 0.0,
     flash_if_available: bool = True,
 ) -> torch.Tensor:
-    """Softmax attention on (rows, H, n, d); the only place that chooses a kernel.
+    """Softmax attention on (rows, H, n, d); the only place that chooses among kernels.
 
     The flash-attn package serves half-precision CUDA tensors without bias, torch's
     scaled-dot-product attention everything else.
