@@ -32,8 +32,8 @@ from hart.utils.files import replacing
 
 EQUAL_SHARES = (0.4, 0.6, 0.75, 0.9)
 """Shares of tokens left out at both of the last two stages, beside the published ones."""
-THRESHOLDS = (0.6, 0.8, 0.9)
-"""Of the presets ``original`` and ``hybrid``, beside their own."""
+THRESHOLDS = {"original": (0.6, 0.8, 0.9), "hybrid": (0.6, 0.9)}
+"""By preset, beside its own."""
 WITH_KEYS = ("original", "fastvar", "hybrid")
 SEED = 1
 
@@ -44,21 +44,21 @@ def configurations(patch_nums: tuple[int, ...]) -> Configurations:
     """Everything that is compared, by name; :data:`REFERENCE` comes first."""
     found = {name: preset_config(name, patch_nums) for name in CACHE_PRESETS}
     last, before = patch_nums[-1] ** 2, patch_nums[-2] ** 2
-    for name in ("original", "hybrid"):
-        for threshold in THRESHOLDS:
+    for name, thresholds in THRESHOLDS.items():
+        for threshold in thresholds:
             found[f"{name} > {threshold:g}"] = replace(found[name], threshold=threshold)
     for share in EQUAL_SHARES:
-        for name in ("fastvar", "hybrid"):
-            stages = {before: share, last: share}
-            found[f"{name} {share:.0%}"] = replace(found[name], prune_stages=stages)
+        stages = {before: share, last: share}
+        found[f"fastvar {share:.0%}"] = replace(found["fastvar"], prune_stages=stages)
     for name in WITH_KEYS:
         for mode in KEY_VALUE_MODES[1:]:
             found[f"{name}, kv {mode}"] = replace(found[name], reuse_kv=mode)
     for stages, stop in ((1, last), (2, before)):
         ending = f"unguided last {stages}"
         found[ending] = replace(found[REFERENCE], guidance_stop_stage=stop)
-    for name in WITH_KEYS:
+    for name in ("original", "fastvar"):
         found[f"{name}, unguided last 1"] = replace(found[name], guidance_stop_stage=last)
+    found["hybrid, guided"] = replace(found["hybrid"], guidance_stop_stage=None)
     return found
 
 

@@ -227,6 +227,7 @@ def test_the_manual_lists_every_preset_as_it_is():
         shares = ", ".join(f"{ratio:.0%}".replace("%", " %") for ratio in preset.prune_last)
         assert other.removeprefix("prunes ").startswith(shares), name
         assert ("prunes" in other) == bool(shares), name
+        assert ("no guidance" in other) == bool(preset.unguided_last), name
         assert ("bicubic" in other) == (preset.interpolation_mode == "bicubic"), name
         published = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
         for listed, sides in zip(skips, (published, published[:9]), strict=True):

@@ -23,7 +23,7 @@ def test_everything_compared_is_there_once_and_different():
 
 def test_named_configurations_come_with_the_reference():
     assert list(choose(PATCH_NUMS, ["hybrid"])) == [REFERENCE, "hybrid"]
-    with pytest.raises(ValueError, match=r"unknown no-such; known are .*hybrid 40%"):
+    with pytest.raises(ValueError, match=r"unknown no-such; known are .*fastvar 40%"):
         choose(PATCH_NUMS, ["no-such"])
 
 

@@ -22,6 +22,7 @@ class CachePreset:
         threshold, adaptive_threshold, interpolation_mode: as in :class:`CacheConfig`.
         prune_last: shares of tokens left out at the last stages, in the order of the stages; the
             stage before them is the source.
+        unguided_last: how many of the last stages are drawn without guidance.
         reuse_kv, compute_mlp_layers: as in :class:`CacheConfig`.
     """
 
@@ -33,6 +34,7 @@ class CachePreset:
     adaptive_threshold: bool = CacheConfig.adaptive_threshold
     interpolation_mode: str = CacheConfig.interpolation_mode
     prune_last: tuple[float, ...] = ()
+    unguided_last: int = 0
     reuse_kv: str = CacheConfig.reuse_kv
     largest_share: float = 1.0
     compute_mlp_layers: tuple[int, ...] = (0,)  # all later blocks work on what it adds
@@ -78,9 +80,11 @@ CACHE_PRESETS: dict[str, CachePreset] = {
         prune_last=FASTVAR_RATIOS,
     ),
     "hybrid": CachePreset(
-        "like original, and what is not reused computes the tokens of fastvar only",
-        skip_last=2,
-        prune_last=FASTVAR_RATIOS,
+        "last stage without guidance; what is not reused there computes fastvar's tokens only",
+        skip_last=1,
+        threshold=0.8,
+        prune_last=FASTVAR_RATIOS[-1:],
+        unguided_last=1,
     ),
 }
 
@@ -105,6 +109,7 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
     first = schedule.num_stages - preset.skipped(schedule.num_stages)
     pruned = min(len(preset.prune_last), schedule.num_transitions)
     ratios = preset.prune_last[len(preset.prune_last) - pruned :]
+    unguided = schedule.lengths[max(1, schedule.num_stages - preset.unguided_last) :]
     return CacheConfig(
         skip_stages=schedule.lengths[first:],
         cache_stages=schedule.lengths[first - 1 : -1],
@@ -115,5 +120,6 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
         interpolation_mode=preset.interpolation_mode,
         prune_stages=zip(schedule.lengths[schedule.num_stages - pruned :], ratios, strict=True),
         reuse_kv=preset.reuse_kv,
+        guidance_stop_stage=unguided[0] if unguided else None,
         compute_mlp_layers=preset.compute_mlp_layers if preset.mlp and preset.skip_last else (),
     )
