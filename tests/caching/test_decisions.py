@@ -14,6 +14,7 @@ from hart.modules.networks.caching.decisions import (
     decide_module,
     is_eligible,
     is_probe,
+    is_probed,
 )
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.stages import StageSchedule
@@ -167,6 +168,20 @@ def test_the_probe_computes_at_skip_stages_and_stores_before_them():
     assert not is_probe(adaptive, 1)
     assert not is_probe(CacheConfig([256], [144]), 0)
     assert decide(adaptive, 256, [0.9] * 15, layer=0) == Action(False, True)
+
+
+def test_the_probe_looks_at_the_second_stage_wherever_the_table_knows_it():
+    adaptive = CacheConfig([256], [144], enable_mlp_cache=False, adaptive_threshold=True)
+    known = [0.9] * 15
+    assert decide(adaptive, 1, known, layer=0) == Action(False, True)
+    assert decide(adaptive, 1, known, layer=1) == Action()
+    assert decide(adaptive, 1, [0.0] * 15, layer=0) == Action()
+    assert decide(adaptive, 4, known, layer=0) == Action()
+    at_256 = HART_1024.index_of(256)
+    probed = [si for si in range(1, 14) if is_probed(adaptive, HART_1024, "attn", si, known)]
+    assert probed == [1, at_256]
+    assert not is_probed(adaptive, HART_1024, "attn", 1, [0.0] * 15)
+    assert not is_probed(adaptive, HART_1024, "mlp", 1, known)
 
 
 def test_eligibility_is_the_configurations_part_of_the_rule():

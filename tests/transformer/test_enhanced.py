@@ -303,19 +303,39 @@ def test_every_preset_runs_and_matches_its_plan(model, preset):
 
 def test_adaptive_threshold_follows_the_first_block(model):
     """An image calmer than the table promised lowers the threshold, so that 0.5 passes it."""
-    model.calibration = True
-    draw(model)
-    model.calibration = False
-    column = model.schedule.column(5)
-    measured = sum(model.similarity.site(site)[0][column] for site in SITES) / 2
+    promise_what_an_image_shows(model)
     model.set_cache_config(CacheConfig([49], [25], threshold=0.55, adaptive_threshold=True))
-    for promised, reused in ((measured, 0), (measured - 0.3, model.depth - 1)):
-        fill(model, 0.5)
+    column = model.schedule.column(5)
+    for less, reused in ((0.0, 0), (0.3, model.depth - 1)):
         for site in SITES:
-            model.similarity.site(site)[0][column] = promised
+            model.similarity.site(site)[0][column] -= less
         model.reset_cache_statistics()
         draw(model)
         assert model.cache_statistics.counts(5, "attn").reused == reused
+
+
+def test_adaptive_threshold_knows_how_the_image_opened(model):
+    """Calmer than promised in its first transition alone, although that is no skip stage."""
+    promise_what_an_image_shows(model)
+    model.set_cache_config(CacheConfig([49], [25], threshold=0.55, adaptive_threshold=True))
+    opening = [row[0][model.schedule.column(1)] for row in map(model.similarity.site, SITES)]
+    for promised, reused in ((opening, 0), ([-0.99, -0.99], model.depth - 1), ([0, 0], 0)):
+        for site, value in zip(SITES, promised, strict=True):
+            model.similarity.site(site)[0][model.schedule.column(1)] = value
+        model.reset_cache_statistics()
+        draw(model)
+        assert model.cache_statistics.counts(5, "attn").reused == reused
+        assert model.cache_statistics.counts(1, "attn").reused == 0
+
+
+def promise_what_an_image_shows(model):
+    """A table that knows the first block of the test's image; other modules are 0.5 alike."""
+    model.calibration = True
+    draw(model)
+    model.calibration = False
+    for site in SITES:
+        row = list(model.similarity.site(site)[0])
+        model.similarity.site(site)[:] = [row, *([0.5] * len(row) for _ in range(model.depth - 1))]
 
 
 def test_statistics_accumulate_and_reset(model):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .config import CacheConfig
-from .decisions import adapted_threshold
+from .decisions import OPENING, adapted_threshold
 from .generation_counts import AdaptedThreshold, GenerationCounts
 from .stages import StageSchedule
 
@@ -39,11 +39,11 @@ class CacheRun:
         self._probed.setdefault(si, []).append((calibrated, measured))
 
     def threshold(self, si: int) -> float:
-        """Threshold of stage ``si``; adapted if its first block was probed.
+        """Threshold of stage ``si``; adapted if it is a skip stage whose first block was probed.
 
         Waits for the device once per stage, and only with the adaptive threshold.
         """
-        if si not in self._probed:
+        if si not in self._probed or self.schedule.lengths[si] not in self.config.skip_stages:
             return self.config.threshold
         if si not in self._thresholds:
             self._thresholds[si] = self._adapt(si)
@@ -77,11 +77,12 @@ class CacheRun:
             self.counts.stop_guidance()
 
     def _adapt(self, si: int) -> AdaptedThreshold:
-        calibrated = [value for value, _ in self._probed[si]]
-        measured = torch.stack([value for _, value in self._probed[si]]).tolist()
+        probed = [pair for stage in {OPENING, si} for pair in self._probed.get(stage, ())]
+        calibrated = [value for value, _ in probed]
+        measured = torch.stack([value for _, value in probed]).tolist()
         effective = adapted_threshold(self.config, calibrated, measured)
         return AdaptedThreshold(fmean(calibrated), fmean(measured), effective)
 
 
 def _size_bytes(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.numel() * tensor.element_size()
+    return 0 if tensor is None else tensor.nbytes

@@ -16,6 +16,8 @@ from .prune_plan import prune_plan
 from .similarity import SimilarityTables
 from .stages import StageSchedule, format_stages
 
+OPENING = 1
+"""The stage after the first one, which the adaptive threshold's probe looks at in any case."""
 LEAST_DISSIMILARITY = 1e-4
 """Below it a probe's outputs count as equal, so that ratios of rounding errors decide nothing."""
 
@@ -67,6 +69,23 @@ def is_probe(config: CacheConfig, layer: int | None) -> bool:
     return config.adaptive_threshold and layer == 0
 
 
+def is_probed(
+    config: CacheConfig,
+    schedule: StageSchedule,
+    site: str,
+    si: int,
+    similarity_row: Sequence[float],
+) -> bool:
+    """Whether the probe block's ``site`` is measured at stage ``si``.
+
+    At every stage where it might be reused if it were no probe, and at :data:`OPENING`: what the
+    2x2 map adds to the 1x1 map tells pictures apart that look alike to the later stages, and costs
+    nothing. Not where the table (its row ``similarity_row``) has nothing to compare it with.
+    """
+    opens = si == OPENING and config.is_enabled(site) and similarity_row[schedule.column(si)] != 0
+    return opens or is_eligible(config, schedule, site, si)
+
+
 def adapted_threshold(
     config: CacheConfig, calibrated: Sequence[float], measured: Sequence[float]
 ) -> float:
@@ -79,7 +98,8 @@ def adapted_threshold(
     for an image that changes more, a looser one for a calmer image.
 
     Args:
-        calibrated: the table's similarities of the probe block, one per measurement.
+        calibrated: the table's similarities of the probe block, one per measurement: those at the
+            stage and those at :data:`OPENING`.
         measured: the same similarities in the running generation.
     """
     logs = [
@@ -123,7 +143,8 @@ def decide_module(
             configuration does not name.
 
     With an adaptive threshold the next stage's threshold is not known yet and may fall to 0, so
-    every output whose transition has a positive similarity is stored.
+    every output whose transition has a positive similarity is stored. So is the probe's at the
+    first stage, see :func:`is_probed`.
 
     A module of an enabled site that is not reused at a pruned stage leaves out that stage's share
     of tokens, except for the probe, whose whole output is compared.
@@ -143,7 +164,8 @@ def decide_module(
         and similarity_row[column] > (config.threshold if threshold is None else threshold)
     )
     following = si + 1
-    store = (
+    opens = probe and following == OPENING < schedule.num_stages
+    store = (opens and is_probed(config, schedule, site, OPENING, similarity_row)) or (
         following < schedule.num_stages
         and schedule.lengths[si] in config.cache_stages
         and is_eligible(config, schedule, site, following, None if probe else layer)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .cache_run import CacheRun
-from .decisions import COMPUTE, Action, decide_module, is_eligible, is_probe
+from .decisions import COMPUTE, Action, decide_module, is_eligible, is_probe, is_probed
 from .interpolate import interpolate_features, select_positions
 from .prune_plan import kept_tokens, prune_plan
 from .pruning import resize_area, restore_tokens, split_tokens
@@ -199,13 +199,13 @@ class SiteCache:
         return out
 
     def _probe(self, out: Tensor) -> None:
-        config, schedule = self.run.config, self.run.schedule
+        config, schedule, row = self.run.config, self.run.schedule, self.table[self.layer]
         if (
             is_probe(config, self.layer)
-            and is_eligible(config, schedule, self.site, self.si)
+            and is_probed(config, schedule, self.site, self.si, row)
             and self.stored[self.layer] is not None
         ):
-            calibrated = self.table[self.layer][schedule.column(self.si)]
+            calibrated = row[schedule.column(self.si)]
             self.run.probe(self.si, calibrated, cosine_similarity(self._interpolated(), out))
 
     def _interpolated(self) -> Tensor:
