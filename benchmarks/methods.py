@@ -107,8 +107,8 @@ def add_differences(report: dict[str, Any]) -> None:
 def load(args: argparse.Namespace) -> HARTPipeline:
     """The demo, or random weights with an assumed similarity."""
     if args.random_weights is None:
-        return HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
-    pipeline = random_pipeline(args.random_weights, device=args.device)
+        return HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device, dtype=args.dtype)
+    pipeline = random_pipeline(args.random_weights, device=args.device, dtype=args.dtype)
     pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
     return pipeline
 
@@ -146,6 +146,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--assume-similarity", type=float, default=0.65, help="with random weights only"
     )
     parser.add_argument("--device")
+    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--quiet", action="store_true")
     add_output(parser, "methods")

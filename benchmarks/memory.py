@@ -1,0 +1,66 @@
+"""Peak memory of every path at the published shapes, each in a process of its own.
+
+Run ``python -m benchmarks.memory``. In one process (``benchmarks.speed``) the system's allocator
+keeps what earlier paths have used, so that the peaks of the resident memory cannot be told apart.
+Here every path starts anew, draws one image and ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.results_file import add_output, save_results
+from benchmarks.speed import PRESETS, measure, paths
+from benchmarks.speed_report import AS_PUBLISHED, OURS
+from hart.evaluation.random_weights import RANDOM_SHAPES, random_pipeline
+
+NAMES = (AS_PUBLISHED, OURS, *(f"{name}, ceiling" for name in PRESETS))
+
+
+def peak_of(name: str, shape: str, dtype: str, device: str | None) -> int:
+    """Bytes at the peak of one image: of the device if it has memory of its own."""
+    pipeline = random_pipeline(shape, device=device, dtype=dtype)
+    (path,) = (path for path in paths(pipeline, with_demo=False) if path.name == name)
+    return measure(path, batch_size=1)["peak_bytes"]
+
+
+def in_a_process(*arguments: Any) -> int:
+    """:func:`peak_of` in a new process."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(peak_of, *arguments).result()
+
+
+def markdown(peaks: dict[str, int]) -> str:
+    lines = ["| path | peak | over no-cache | over as published |", "|---" * 4 + "|"]
+    for name, peak in peaks.items():
+        over = [f"{peak / peaks[base]:.2f}" if base in peaks else "" for base in NAMES[1::-1]]
+        lines.append(f"| {name} | {peak / 2**30:.2f} GiB | {over[0]} | {over[1]} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
+    parser.add_argument("--shape", default="0.7b-1024", choices=list(RANDOM_SHAPES))
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="PATH")
+    parser.add_argument("--device")
+    parser.add_argument("--dtype", default="fast")
+    parser.add_argument("--quiet", action="store_true")
+    add_output(parser, "memory")
+    args = parser.parse_args(argv)
+    peaks = {}
+    for name in tqdm(args.only, unit="path", disable=True if args.quiet else None):
+        peaks[name] = in_a_process(name, args.shape, args.dtype, args.device)
+    environment_of = random_pipeline("tiny", device=args.device, dtype=args.dtype)
+    save_results(args.output, environment_of, {"shape": args.shape, "peak_bytes": peaks})
+    print(markdown(peaks))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
