@@ -1,8 +1,8 @@
-"""Peak memory of every path at the published shapes, each in a process of its own.
+"""Peak memory and seconds of every path at the published shapes, each in a process of its own.
 
 Run ``python -m benchmarks.memory``. In one process (``benchmarks.speed``) the system's allocator
 keeps what earlier paths have used, so that the peaks of the resident memory cannot be told apart.
-Here every path starts anew, draws one image and ends.
+Here every path starts anew, draws one image and ends; its seconds are those of a first image.
 """
 
 from __future__ import annotations
@@ -23,24 +23,30 @@ from hart.evaluation.random_weights import RANDOM_SHAPES, random_pipeline
 NAMES = (AS_PUBLISHED, OURS, *(f"{name}, ceiling" for name in PRESETS))
 
 
-def peak_of(name: str, shape: str, dtype: str, device: str | None) -> int:
-    """Bytes at the peak of one image: of the device if it has memory of its own."""
+def first_image(name: str, shape: str, dtype: str, device: str | None) -> dict[str, Any]:
+    """What ``benchmarks.speed.measure`` says of one image by the named path."""
     pipeline = random_pipeline(shape, device=device, dtype=dtype)
     (path,) = (path for path in paths(pipeline, with_demo=False) if path.name == name)
-    return measure(path, batch_size=1)["peak_bytes"]
+    return measure(path, batch_size=1)
 
 
-def in_a_process(*arguments: Any) -> int:
-    """:func:`peak_of` in a new process."""
+def in_a_process(*arguments: Any) -> dict[str, Any]:
+    """:func:`first_image` in a new process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(peak_of, *arguments).result()
+        return pool.submit(first_image, *arguments).result()
 
 
-def markdown(peaks: dict[str, int]) -> str:
-    lines = ["| path | peak | over no-cache | over as published |", "|---" * 4 + "|"]
-    for name, peak in peaks.items():
-        over = [f"{peak / peaks[base]:.2f}" if base in peaks else "" for base in NAMES[1::-1]]
-        lines.append(f"| {name} | {peak / 2**30:.2f} GiB | {over[0]} | {over[1]} |")
+def markdown(measured: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| path | peak | over no-cache | over as published | seconds | transformer |",
+        "|---" * 6 + "|",
+    ]
+    peaks = {name: found["peak_bytes"] for name, found in measured.items()}
+    for name, found in measured.items():
+        over = [f"{peaks[name] / peaks[b]:.2f}" if b in peaks else "" for b in NAMES[1::-1]]
+        seconds = (f"{found['seconds'][part]:.1f}" for part in ("total", "transformer"))
+        cells = (name, f"{peaks[name] / 2**30:.2f} GiB", *over, *seconds)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -53,12 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true")
     add_output(parser, "memory")
     args = parser.parse_args(argv)
-    peaks = {}
+    measured = {}
     for name in tqdm(args.only, unit="path", disable=True if args.quiet else None):
-        peaks[name] = in_a_process(name, args.shape, args.dtype, args.device)
+        measured[name] = in_a_process(name, args.shape, args.dtype, args.device)
     environment_of = random_pipeline("tiny", device=args.device, dtype=args.dtype)
-    save_results(args.output, environment_of, {"shape": args.shape, "peak_bytes": peaks})
-    print(markdown(peaks))
+    save_results(args.output, environment_of, {"shape": args.shape, "paths": measured})
+    print(markdown(measured))
     return 0
 
 

@@ -11,13 +11,17 @@ def test_every_path_is_measured_by_itself(tmp_path, capsys):
     output = tmp_path / "memory.json"
     names = ["as published", "no-cache"]
     assert main(["--shape", "tiny", "--only", *names, "--quiet", "--output", str(output)]) == 0
-    peaks = json.loads(output.read_text())["peak_bytes"]
-    assert list(peaks) == names
-    assert all(2**26 < peak < 2**33 for peak in peaks.values())
+    paths = json.loads(output.read_text())["paths"]
+    assert list(paths) == names
+    assert all(2**26 < path["peak_bytes"] < 2**33 for path in paths.values())
     assert "| no-cache |" in capsys.readouterr().out
 
 
 def test_the_table_compares_with_both_baselines():
-    table = markdown({"as published": 4 << 30, "no-cache": 2 << 30, "original, ceiling": 3 << 30})
-    assert "| original, ceiling | 3.00 GiB | 1.50 | 0.75 |" in table
-    assert markdown({"no-cache": 1 << 30}).endswith("| no-cache | 1.00 GiB | 1.00 |  |\n")
+    def found(gib: int) -> dict:
+        return {"peak_bytes": gib << 30, "seconds": {"total": 10.0 * gib, "transformer": 5.0}}
+
+    every = {"as published": found(4), "no-cache": found(2), "original, ceiling": found(3)}
+    assert "| original, ceiling | 3.00 GiB | 1.50 | 0.75 | 30.0 | 5.0 |" in markdown(every)
+    alone = markdown({"no-cache": found(1)})
+    assert alone.endswith("| no-cache | 1.00 GiB | 1.00 |  | 10.0 | 5.0 |\n")
