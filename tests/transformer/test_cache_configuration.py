@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 
 import pytest
@@ -144,9 +145,9 @@ def test_pruned_stages_of_another_form_are_refused_with_an_example(capsys, value
 
 
 def test_pruning_flags_override_a_presets_fields():
-    assert resolve("--cache-preset", "hybrid", "--cache-prune-stages") == preset_config(
-        "original", HART_SIDES
-    )
+    unguided = {"guidance_stop_stage": HART_SIDES[-1] ** 2}
+    conservative = dataclasses.replace(preset_config("conservative", HART_SIDES), **unguided)
+    assert resolve("--cache-preset", "hybrid", "--cache-prune-stages") == conservative
     flags = ("--cache-preset", "fastvar", "--cache-prune-stages", "49:0.9", "--cache-reuse-kv")
     found = resolve(*flags, "project")
     assert found.prune_stages == ((49, 0.9),)

@@ -186,12 +186,14 @@ def test_after_a_failure_the_model_is_clean_and_draws_again(model):
 # --- together with reuse ------------------------------------------------------------------------
 
 
-def test_hybrid_reuses_similar_modules_whole_and_prunes_the_others(model, computed):
+def test_similar_modules_are_reused_whole_and_the_others_pruned(model, computed):
     fill(model, 0.5)
     for si in (4, 5):
         column = model.schedule.column(si)
         model.similarity.attn[0][column] = model.similarity.mlp[2][column] = 0.9
-    model.set_cache_config("hybrid")
+    model.set_cache_config(
+        CacheConfig([25, 49], [16, 25], prune_stages={25: 0.5, 49: 0.75}, compute_mlp_layers=[0])
+    )
     plan = model.decision_plan()
     for site in SITES:
         assert [plan.reused(site, si) for si in (4, 5)] == [1, 1]
