@@ -59,11 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true")
     add_output(parser, "memory")
     args = parser.parse_args(argv)
-    measured = {}
+    environment_of = random_pipeline("tiny", device=args.device, dtype=args.dtype)
+    report: dict[str, Any] = {"shape": args.shape, "paths": {}}
+    measured = report["paths"]
     for name in tqdm(args.only, unit="path", disable=True if args.quiet else None):
         measured[name] = in_a_process(name, args.shape, args.dtype, args.device)
-    environment_of = random_pipeline("tiny", device=args.device, dtype=args.dtype)
-    save_results(args.output, environment_of, {"shape": args.shape, "paths": measured})
+        save_results(args.output, environment_of, report)  # an interruption keeps what is done
     print(markdown(measured))
     return 0
 

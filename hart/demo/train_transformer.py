@@ -121,7 +121,7 @@ class TeacherForcing:
         self, model: HARTForT2I, data: TokenData, text_model, tokenizer, hard_from: int
     ) -> None:
         self.model, self.data, self.device = model, data, data.device
-        self.hard_from, self.hard_share = hard_from, 0.0
+        self.hard_from = hard_from
         self.text_model, self.tokenizer = text_model, tokenizer
         device = self.device
         self.counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]], device=device)
@@ -131,13 +131,13 @@ class TeacherForcing:
 
     def __call__(self, step: int, rng: np.random.Generator):
         np.random.seed(int(rng.integers(2**32)))
-        self.hard_share = HARD_SHARE if step >= self.hard_from else 0.0
+        hard_share = HARD_SHARE if step >= self.hard_from else 0.0
         if rng.random() < EARLY_SHARE:
-            return self._early_stages(rng)
-        return self._all_stages(rng)
+            return self._early_stages(rng, hard_share)
+        return self._all_stages(rng, hard_share)
 
-    def _early_stages(self, rng: np.random.Generator):
-        ids, _, text, maps = self._sample(rng, EARLY_BATCH)
+    def _early_stages(self, rng: np.random.Generator, hard_share: float):
+        ids, _, text, maps = self._sample(rng, EARLY_BATCH, hard_share)
         with training_autocast(self.device):
             logits = self.model.early_logits(
                 text.context, maps, text.positions, text.mask, EARLY_STAGES
@@ -146,8 +146,8 @@ class TeacherForcing:
         shown = {"ce_early": per_stage[:5].mean().item()}
         return self._weighted(per_stage), shown
 
-    def _all_stages(self, rng: np.random.Generator):
-        ids, rest, text, maps = self._sample(rng, BATCH)
+    def _all_stages(self, rng: np.random.Generator, hard_share: float):
+        ids, rest, text, maps = self._sample(rng, BATCH, hard_share)
         with training_autocast(self.device):
             logits, diff_loss, kept = self.model(
                 text.context, maps, text.positions, text.mask, rest, ids[-1]
@@ -165,8 +165,8 @@ class TeacherForcing:
         return loss + 0.5 * diff_loss, shown
 
     @torch.no_grad()
-    def _sample(self, rng: np.random.Generator, n: int):
-        ids, rest, captions = self.data.sample(rng, n, self.hard_share)
+    def _sample(self, rng: np.random.Generator, n: int, hard_share: float):
+        ids, rest, captions = self.data.sample(rng, n, hard_share)
         _, mask, positions, context = encode_prompts(
             captions,
             self.text_model,
