@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import adaptive_threshold, methods, module_errors, soak, speed, statistics_cost
+from benchmarks import (
+    adaptive_threshold,
+    memory,
+    methods,
+    module_errors,
+    soak,
+    speed,
+    statistics_cost,
+)
 
-BENCHMARKS = (speed, statistics_cost, module_errors, adaptive_threshold, methods, soak)
+BENCHMARKS = (speed, memory, statistics_cost, module_errors, adaptive_threshold, methods, soak)
 
 
 def main() -> int:
