@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hart.evaluation.figures import BLUE, ORANGE, VERMILLION, new_figure
 
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Entry = Mapping[str, Any]
+Quantity = tuple[Any, ...]
+"""Where in an entry a number stands, the factor that makes it its unit, and what it is."""
 
 # Family -> colour, marker. A configuration's family is the first one whose word is in its name.
 FAMILIES = {
@@ -21,8 +26,25 @@ FAMILIES = {
     "fastvar": (ORANGE, "o"),
     "": (BLUE, "X"),
 }
+
+SAVED = ("multiply_adds_saved", 100, "multiply-adds of the transformer saved, %")
+SPEEDUP = ("speedup", "image", "median", 1, "speedup of the whole image over no-cache")
+STAGES_SPEEDUP = ("speedup", "transformer", "median", 1, "speedup of the transformer over no-cache")
+LIKENESS = ("quality", "ssim", 1, "SSIM to the no-cache images")
+ATTRIBUTES = ("quality", "attribute_accuracy", 100, "attributes right, %")
+MEMORY = ("memory", "relative", 100, "weights, keys, values and stored outputs, % of no-cache")
+JUDGED = ((SAVED, LIKENESS), (STAGES_SPEEDUP, ATTRIBUTES))
+TIMED = ((SAVED, SPEEDUP), (SPEEDUP, MEMORY))
+
 _WIDTH, _HEIGHT = 15, 7  # inches
 _WIDTHS = (5, 5, 2.6)  # of the two plots and the key
+_MARKER = 7  # points, as the following
+_NEAR, _ROOM = 10, (11, 8)  # within which two numbers, or a number and a marker, meet
+_PLACES = [
+    (far * math.cos(turn * math.pi / 6), far * math.sin(turn * math.pi / 6))
+    for far in (_NEAR, 16, 23, 30)
+    for turn in (1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11)
+]
 _KEY_TOP, _KEY_LINE = 0.99, 0.027  # in the key's own height
 
 
@@ -31,9 +53,12 @@ def family(name: str) -> str:
 
 
 def methods_plot(configurations: Mapping[str, Entry]) -> Figure:
-    """Multiply-adds saved and transformer speedup against SSIM and attributes right.
+    """What every configuration saves against what it changes, or against the memory it takes.
 
-    Every configuration is a numbered marker; the key beside the plots says what the numbers mean.
+    With attributes read back: multiply-adds saved against SSIM, and the transformer's speedup
+    against attributes right. Without, the pictures mean nothing: multiply-adds saved and memory
+    against the speedup of the whole image. Every configuration is a numbered marker; the key
+    beside the plots says what the numbers mean.
 
     Args:
         configurations: finished entries of a comparison report, by name; at least one.
@@ -42,22 +67,31 @@ def methods_plot(configurations: Mapping[str, Entry]) -> Figure:
         MissingExtraError: matplotlib is not installed.
     """
     figure = new_figure(_WIDTH, _HEIGHT)
-    left, right, key = figure.subplots(1, 3, width_ratios=_WIDTHS)
-    for number, (name, entry) in enumerate(_by_family(configurations), start=1):
-        point = entry["quality"]["ssim"]
-        _add(left, number, name, 100 * entry["multiply_adds_saved"], point)
-        speed = entry["speedup"]["transformer"]["median"]
-        _add(right, number, name, speed, 100 * entry["quality"].get("attribute_accuracy", point))
-        _add_to_key(key, number, name)
-    judged = any("attribute_accuracy" in e["quality"] for e in configurations.values())
-    left.set_xlabel("multiply-adds of the transformer saved, %")
-    left.set_ylabel("SSIM to the no-cache images")
-    right.set_xlabel("speedup of the transformer over no-cache")
-    right.set_ylabel("attributes right, %" if judged else "SSIM to the no-cache images, %")
-    for axes in (left, right):
+    *plots, key = figure.subplots(1, 3, width_ratios=_WIDTHS)
+    ordered = _by_family(configurations)
+    judged = any("attribute_accuracy" in entry["quality"] for _, entry in ordered)
+    for axes, (across, up) in zip(plots, JUDGED if judged else TIMED, strict=True):
+        points = [(_read(entry, across), _read(entry, up)) for _, entry in ordered]
+        for (name, _), point in zip(ordered, points, strict=True):
+            _mark(axes, name, *point)
+        axes.set_xlabel(across[-1])
+        axes.set_ylabel(up[-1])
         axes.grid(alpha=0.3)
-    key.set_axis_off()
+        key.set_axis_off()
+    for number, (name, _) in enumerate(ordered, start=1):
+        _add_to_key(key, number, name)
+    figure.draw_without_rendering()  # fixes where in the picture a point lies
+    for axes in plots:
+        _number(axes)
     return figure
+
+
+def _read(entry: Entry, quantity: Quantity) -> float:
+    *path, scale, _ = quantity
+    value: Any = entry
+    for part in path:
+        value = value[part]
+    return scale * value
 
 
 def _by_family(configurations: Mapping[str, Entry]) -> list[tuple[str, Entry]]:
@@ -65,10 +99,31 @@ def _by_family(configurations: Mapping[str, Entry]) -> list[tuple[str, Entry]]:
     return sorted(configurations.items(), key=lambda item: order.index(family(item[0])))
 
 
-def _add(axes: Axes, number: int, name: str, x: float, y: float) -> None:
+def _mark(axes: Axes, name: str, x: float, y: float) -> None:
     colour, marker = FAMILIES[family(name)]
-    axes.plot(x, y, marker, color=colour, markersize=7, alpha=0.85)
-    axes.annotate(str(number), (x, y), xytext=(5, 3), textcoords="offset points", fontsize=8)
+    axes.plot(x, y, marker, color=colour, markersize=_MARKER, alpha=0.85)
+
+
+def _number(axes: Axes) -> None:
+    """Number the markers in their order, each where it meets the fewest markers and numbers."""
+    points = [axes.transData.transform(line.get_xydata()[0]) for line in axes.get_lines()]
+    pixel = axes.figure.dpi / 72
+    taken = np.array(points)
+    for number, point in enumerate(points, start=1):
+        crowds = [np.abs(taken - point - pixel * np.array(at)) / pixel < _ROOM for at in _PLACES]
+        place = _PLACES[int(np.argmin([crowd.all(axis=1).sum() for crowd in crowds]))]
+        taken = np.vstack((taken, point + pixel * np.array(place)))
+        line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate(
+            str(number),
+            axes.transData.inverted().transform(point),
+            xytext=place,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            arrowprops=line if max(map(abs, place)) > _NEAR else None,
+        )
 
 
 def _add_to_key(axes: Axes, number: int, name: str) -> None:

@@ -6,6 +6,7 @@ every picture several times, and the frozen text model encodes them in every ste
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -26,15 +27,15 @@ from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.utils.prompts import encode_prompts
 
-DROPPED_TEXT = 0.1
+DROPPED_TEXT, CLOSING_DROPPED_TEXT = 0.1, 0.4
 WITHOUT_SYSTEM_PROMPT = 0.15
 
 
 BATCH = 16
 EARLY_SHARE, EARLY_BATCH, EARLY_STAGES = 0.65, 32, 7
-HARD_SHARE, HARD_STEPS = 0.35, 1 / 6
-"""Of the pictures, in that last part of all steps."""
-TRANSFORMER = Phase("transformer", steps=5100, learning_rate=2e-3, seed=21, warmup=0.03)
+CLOSING_STEPS, CLOSING_HARD_SHARE = 1 / 4, 0.35
+"""The last part of all steps, and the share of hard scenes in it."""
+TRANSFORMER = Phase("transformer", steps=5620, learning_rate=2e-3, seed=21, warmup=0.03)
 MUON_LEARNING_RATE = 0.02
 PICTURES = Supply(seed=21, chunk=512, chunks=48)
 
@@ -90,6 +91,7 @@ def train_transformer(
     model.init_weights(init_std=-1)
     model.attach_autoencoder(vae)
     model.to(device).train()
+    model.cond_drop_rate = -math.inf  # TeacherForcing empties texts itself
     if compile_blocks:
         for block in model.blocks:
             block.forward_function = torch.compile(block.forward_function, dynamic=True)
@@ -98,8 +100,8 @@ def train_transformer(
         supply = replace(supply, chunk=max(BATCH, round(supply.chunk * scale)), chunks=1)
     phase = replace(TRANSFORMER, steps=max(2, round(TRANSFORMER.steps * scale)))
     data = TokenData(vae, folder, supply, quiet, device)
-    hard_from = round(phase.steps * (1 - HARD_STEPS))
-    loss = TeacherForcing(model, data, text_model, tokenizer, hard_from)
+    closing_from = round(phase.steps * (1 - CLOSING_STEPS))
+    loss = TeacherForcing(model, data, text_model, tokenizer, closing_from)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
     report = run_phase(phase, model, loss, folder, quiet, optimizers)
@@ -114,14 +116,16 @@ class TeacherForcing:
 
     Most steps see only the first stages of a larger batch. They decide what is drawn, are the
     hardest to learn, and cost little without the many tokens of the late ones. From the step
-    ``hard_from`` on, the scenes that are hardest to draw come more often.
+    ``closing_from`` on, the scenes that are hardest to draw come more often, and so do empty
+    texts: guidance multiplies the difference between a caption's logits and an empty text's, and
+    with it every error of the latter.
     """
 
     def __init__(
-        self, model: HARTForT2I, data: TokenData, text_model, tokenizer, hard_from: int
+        self, model: HARTForT2I, data: TokenData, text_model, tokenizer, closing_from: int
     ) -> None:
         self.model, self.data, self.device = model, data, data.device
-        self.hard_from = hard_from
+        self.closing_from = closing_from
         self.text_model, self.tokenizer = text_model, tokenizer
         device = self.device
         self.counts = torch.tensor([side**2 for side in PATCH_NUMS[:-1]], device=device)
@@ -131,13 +135,13 @@ class TeacherForcing:
 
     def __call__(self, step: int, rng: np.random.Generator):
         np.random.seed(int(rng.integers(2**32)))
-        hard_share = HARD_SHARE if step >= self.hard_from else 0.0
+        closing = step >= self.closing_from
         if rng.random() < EARLY_SHARE:
-            return self._early_stages(rng, hard_share)
-        return self._all_stages(rng, hard_share)
+            return self._early_stages(rng, closing)
+        return self._all_stages(rng, closing)
 
-    def _early_stages(self, rng: np.random.Generator, hard_share: float):
-        ids, _, text, maps = self._sample(rng, EARLY_BATCH, hard_share)
+    def _early_stages(self, rng: np.random.Generator, closing: bool):
+        ids, _, text, maps = self._sample(rng, EARLY_BATCH, closing)
         with training_autocast(self.device):
             logits = self.model.early_logits(
                 text.context, maps, text.positions, text.mask, EARLY_STAGES
@@ -146,8 +150,8 @@ class TeacherForcing:
         shown = {"ce_early": per_stage[:5].mean().item()}
         return self._weighted(per_stage), shown
 
-    def _all_stages(self, rng: np.random.Generator, hard_share: float):
-        ids, rest, text, maps = self._sample(rng, BATCH, hard_share)
+    def _all_stages(self, rng: np.random.Generator, closing: bool):
+        ids, rest, text, maps = self._sample(rng, BATCH, closing)
         with training_autocast(self.device):
             logits, diff_loss, kept = self.model(
                 text.context, maps, text.positions, text.mask, rest, ids[-1]
@@ -165,7 +169,8 @@ class TeacherForcing:
         return loss + 0.5 * diff_loss, shown
 
     @torch.no_grad()
-    def _sample(self, rng: np.random.Generator, n: int, hard_share: float):
+    def _sample(self, rng: np.random.Generator, n: int, closing: bool):
+        hard_share = CLOSING_HARD_SHARE if closing else 0.0
         ids, rest, captions = self.data.sample(rng, n, hard_share)
         _, mask, positions, context = encode_prompts(
             captions,
@@ -175,8 +180,10 @@ class TeacherForcing:
             DEMO_SYSTEM_PROMPT,
             use_llm_system_prompt=rng.random() >= WITHOUT_SYSTEM_PROMPT,
         )
+        dropped = rng.random(n) < (CLOSING_DROPPED_TEXT if closing else DROPPED_TEXT)
+        text = EncodedText(context, positions, mask).emptied(torch.from_numpy(dropped))
         maps = self.model.vae_quant_proxy[0].idxBl_to_var_input(ids)
-        return ids, rest, EncodedText(context, positions, mask), maps
+        return ids, rest, text, maps
 
     def _per_stage(self, logits: torch.Tensor, ids: list[torch.Tensor]) -> torch.Tensor:
         """Mean cross-entropy of every stage, (stages,), from logits (B, n, V)."""
@@ -197,3 +204,12 @@ class EncodedText(NamedTuple):
     context: torch.Tensor
     positions: torch.Tensor
     mask: torch.Tensor
+
+    def emptied(self, rows: torch.Tensor) -> EncodedText:
+        """With the rows (B,) that are True as guidance's unconditional half: zeros, at zero.
+
+        The mask stays; it matters to pooled conditioning alone, which plain blocks do not have.
+        """
+        rows = rows.to(self.context.device)[:, None]
+        context = self.context.masked_fill(rows[..., None], 0)
+        return self._replace(context=context, positions=self.positions.masked_fill(rows, 0))

@@ -27,18 +27,27 @@ def test_named_configurations_come_with_the_reference():
         choose(PATCH_NUMS, ["no-such"])
 
 
-def test_plot_numbers_every_configuration_and_its_key_says_which():
+@pytest.mark.parametrize("judged", [True, False])
+def test_plot_numbers_every_configuration_and_its_key_says_which(judged):
     pytest.importorskip("matplotlib")
     names = configurations(PATCH_NUMS)
     entries = {
         name: {
             "multiply_adds_saved": i / 100,
             "quality": {"ssim": 1 - i / 100, "attribute_accuracy": 0.9},
-            "speedup": {"transformer": {"median": 1 + i / 10}},
+            "speedup": {"transformer": {"median": 1 + i / 10}, "image": {"median": 1 + i / 20}},
+            "memory": {"relative": 1 - i / 50},
         }
         for i, name in enumerate(names)
     }
+    if not judged:
+        for entry in entries.values():
+            del entry["quality"]["attribute_accuracy"]
     left, right, key = methods_plot(entries).axes
+    assert ("SSIM" in left.get_ylabel()) is judged
+    last = left.get_lines()[-1].get_xydata()[0]
+    i = list(names).index("fastvar, unguided last 1")  # the last of the last family
+    assert last == pytest.approx((i, 1 - i / 100 if judged else 1 + i / 20))
     numbers = [str(i) for i in range(1, len(names) + 1)]
     for axes in (left, right):
         assert [text.get_text() for text in axes.texts] == numbers
