@@ -58,6 +58,7 @@ def configurations(patch_nums: tuple[int, ...]) -> Configurations:
         found[ending] = replace(found[REFERENCE], guidance_stop_stage=stop)
     for name in ("original", "fastvar"):
         found[f"{name}, unguided last 1"] = replace(found[name], guidance_stop_stage=last)
+    found["hybrid 75%"] = replace(found["hybrid"], prune_stages={last: 0.75})
     found["hybrid, guided"] = replace(found["hybrid"], guidance_stop_stage=None)
     return found
 

@@ -79,12 +79,11 @@ def test_fastvar_prunes_the_published_stages_by_the_published_shares_from_the_st
     assert preset_config("fastvar", (1, 2)).prune_stages == ((4, 0.75),)
 
 
-def test_hybrid_reuses_prunes_and_ends_guidance_at_the_last_stage():
+def test_hybrid_reuses_and_prunes_the_last_stage_and_ends_guidance_before_it():
     config = preset_config("hybrid", HART_1024)
-    conservative, fastvar = (preset_config(n, HART_1024) for n in ("conservative", "fastvar"))
-    last = {"prune_stages": fastvar.prune_stages[-1:], "guidance_stop_stage": 4096}
-    assert config == replace(conservative, **last)
-    assert preset_config("hybrid", (1, 2)).guidance_stop_stage == 4
+    last = {"prune_stages": {4096: 0.25}, "guidance_stop_stage": 2304}
+    assert config == replace(preset_config("conservative", HART_1024), **last)
+    assert preset_config("hybrid", (1, 2, 3)).guidance_stop_stage == 4
 
 
 def test_every_preset_has_a_one_line_description():

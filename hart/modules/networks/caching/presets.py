@@ -80,11 +80,11 @@ CACHE_PRESETS: dict[str, CachePreset] = {
         prune_last=FASTVAR_RATIOS,
     ),
     "hybrid": CachePreset(
-        "last stage without guidance; what is not reused there computes fastvar's tokens only",
+        "last two stages without guidance; what the last does not reuse leaves out a quarter of it",
         skip_last=1,
         threshold=0.8,
-        prune_last=FASTVAR_RATIOS[-1:],
-        unguided_last=1,
+        prune_last=(0.25,),
+        unguided_last=2,
     ),
 }
 
