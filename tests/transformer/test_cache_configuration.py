@@ -145,7 +145,7 @@ def test_pruned_stages_of_another_form_are_refused_with_an_example(capsys, value
 
 
 def test_pruning_flags_override_a_presets_fields():
-    unguided = {"guidance_stop_stage": HART_SIDES[-1] ** 2}
+    unguided = {"guidance_stop_stage": HART_SIDES[-2] ** 2}
     conservative = dataclasses.replace(preset_config("conservative", HART_SIDES), **unguided)
     assert resolve("--cache-preset", "hybrid", "--cache-prune-stages") == conservative
     flags = ("--cache-preset", "fastvar", "--cache-prune-stages", "49:0.9", "--cache-reuse-kv")
