@@ -19,7 +19,7 @@ from hart.demo.train_autoencoder import (
     stage_residuals,
     start_codebook,
 )
-from hart.demo.train_transformer import demo_transformer_config
+from hart.demo.train_transformer import EncodedText, demo_transformer_config
 from hart.demo.training_loop import Phase, run_phase
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 
@@ -206,3 +206,13 @@ def test_the_decoder_s_loss_is_the_plain_one_with_even_weights():
     even = reconstruction_loss(out, images)
     emphasis = torch.tensor([2.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 16, 16)
     assert reconstruction_loss(out, images, emphasis) > 2 * even
+
+
+def test_emptied_texts_are_what_guidance_compares_with():
+    positions = torch.arange(1, 6).expand(3, 5)
+    text = EncodedText(torch.randn(3, 5, 8), positions, torch.ones(3, 5))
+    emptied = text.emptied(torch.tensor([False, True, False]))
+    assert not emptied.context[1].any()
+    assert not emptied.positions[1].any()
+    for now, before in zip(emptied, text, strict=True):
+        assert now[::2].equal(before[::2])
