@@ -12,6 +12,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_PROBE_ROUNDS = 8
 
 
 def get_device() -> str:
@@ -70,9 +71,15 @@ def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least as fast as float32 ones.
 
     Measured once per process, in a few milliseconds: processors with AMX or AVX512-BF16 are
-    several times faster, others up to a hundred times slower.
+    several times faster, others up to a hundred times slower. The two take turns, and the best
+    time of each counts, because other work on the machine may hold up most of them.
     """
-    return _matmul_seconds(torch.bfloat16) <= _matmul_seconds(torch.float32)
+    rounds = [
+        (_matmul_seconds(torch.bfloat16), _matmul_seconds(torch.float32))
+        for _ in range(_PROBE_ROUNDS)
+    ]
+    half, single = (min(seconds) for seconds in zip(*rounds, strict=True))
+    return half <= single
 
 
 def has_amx() -> bool:

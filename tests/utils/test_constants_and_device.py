@@ -12,6 +12,7 @@ import torch
 
 import hart.utils as utils
 from hart.utils import default_device, get_device, lru_json_load, resolve_dtype
+from hart.utils.device import bfloat16_is_fast
 
 
 def test_limits_and_prompts():
@@ -85,6 +86,13 @@ def test_fast_is_bfloat16_where_the_cpu_is_quick_at_it(monkeypatch, quick, dtype
     monkeypatch.setattr("hart.utils.device._probe", lambda dtype, device: None)
     assert resolve_dtype("fast", "cpu") is dtype
     assert resolve_dtype("fast", "cuda:0") is torch.float16
+
+
+@pytest.mark.parametrize("half", [0.5, 2.0])
+def test_other_work_on_the_machine_does_not_decide_what_is_fast(monkeypatch, half):
+    held_up = iter([8.0, 1.0, half, 8.0] + [9.0] * 100)  # bfloat16, float32, bfloat16, ...
+    monkeypatch.setattr("hart.utils.device._matmul_seconds", lambda dtype: next(held_up))
+    assert bfloat16_is_fast.__wrapped__() is (half < 1)
 
 
 @pytest.mark.parametrize("dtype", ["fp8", "", torch.float64, torch.int64, None, 16])
