@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from operator import getitem
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +17,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Entry = Mapping[str, Any]
-Quantity = tuple[Any, ...]
-"""Where in an entry a number stands, the factor that makes it its unit, and what it is."""
+
+
+class Quantity(NamedTuple):
+    """Where in an entry a number stands, what it is, and the factor that makes it its unit."""
+
+    path: tuple[str, ...]
+    title: str
+    scale: float = 1.0
+
+    def of(self, entry: Entry) -> float:
+        return self.scale * reduce(getitem, self.path, entry)
+
 
 # Family -> colour, marker. A configuration's family is the first one whose word is in its name.
 FAMILIES = {
@@ -27,12 +39,16 @@ FAMILIES = {
     "": (BLUE, "X"),
 }
 
-SAVED = ("multiply_adds_saved", 100, "multiply-adds of the transformer saved, %")
-SPEEDUP = ("speedup", "image", "median", 1, "speedup of the whole image over no-cache")
-STAGES_SPEEDUP = ("speedup", "transformer", "median", 1, "speedup of the transformer over no-cache")
-LIKENESS = ("quality", "ssim", 1, "SSIM to the no-cache images")
-ATTRIBUTES = ("quality", "attribute_accuracy", 100, "attributes right, %")
-MEMORY = ("memory", "relative", 100, "weights, keys, values and stored outputs, % of no-cache")
+SAVED = Quantity(("multiply_adds_saved",), "multiply-adds of the transformer saved, %", 100)
+SPEEDUP = Quantity(("speedup", "image", "median"), "speedup of the whole image over no-cache")
+STAGES_SPEEDUP = Quantity(
+    ("speedup", "transformer", "median"), "speedup of the transformer over no-cache"
+)
+LIKENESS = Quantity(("quality", "ssim"), "SSIM to the no-cache images")
+ATTRIBUTES = Quantity(("quality", "attribute_accuracy"), "attributes right, %", 100)
+MEMORY = Quantity(
+    ("memory", "relative"), "weights, keys, values and stored outputs, % of no-cache", 100
+)
 JUDGED = ((SAVED, LIKENESS), (STAGES_SPEEDUP, ATTRIBUTES))
 TIMED = ((SAVED, SPEEDUP), (SPEEDUP, MEMORY))
 
@@ -71,27 +87,18 @@ def methods_plot(configurations: Mapping[str, Entry]) -> Figure:
     ordered = _by_family(configurations)
     judged = any("attribute_accuracy" in entry["quality"] for _, entry in ordered)
     for axes, (across, up) in zip(plots, JUDGED if judged else TIMED, strict=True):
-        points = [(_read(entry, across), _read(entry, up)) for _, entry in ordered]
-        for (name, _), point in zip(ordered, points, strict=True):
-            _mark(axes, name, *point)
-        axes.set_xlabel(across[-1])
-        axes.set_ylabel(up[-1])
+        for name, entry in ordered:
+            _mark(axes, name, across.of(entry), up.of(entry))
+        axes.set_xlabel(across.title)
+        axes.set_ylabel(up.title)
         axes.grid(alpha=0.3)
-        key.set_axis_off()
+    key.set_axis_off()
     for number, (name, _) in enumerate(ordered, start=1):
         _add_to_key(key, number, name)
     figure.draw_without_rendering()  # fixes where in the picture a point lies
     for axes in plots:
         _number(axes)
     return figure
-
-
-def _read(entry: Entry, quantity: Quantity) -> float:
-    *path, scale, _ = quantity
-    value: Any = entry
-    for part in path:
-        value = value[part]
-    return scale * value
 
 
 def _by_family(configurations: Mapping[str, Entry]) -> list[tuple[str, Entry]]:
@@ -106,17 +113,18 @@ def _mark(axes: Axes, name: str, x: float, y: float) -> None:
 
 def _number(axes: Axes) -> None:
     """Number the markers in their order, each where it meets the fewest markers and numbers."""
-    points = [axes.transData.transform(line.get_xydata()[0]) for line in axes.get_lines()]
+    marks = [line.get_xydata()[0] for line in axes.get_lines()]
+    points = axes.transData.transform(marks)
     pixel = axes.figure.dpi / 72
-    taken = np.array(points)
-    for number, point in enumerate(points, start=1):
+    taken = points
+    for number, (mark, point) in enumerate(zip(marks, points, strict=True), start=1):
         crowds = [np.abs(taken - point - pixel * np.array(at)) / pixel < _ROOM for at in _PLACES]
         place = _PLACES[int(np.argmin([crowd.all(axis=1).sum() for crowd in crowds]))]
         taken = np.vstack((taken, point + pixel * np.array(place)))
         line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0}
         axes.annotate(
             str(number),
-            axes.transData.inverted().transform(point),
+            mark,
             xytext=place,
             textcoords="offset points",
             ha="center",

@@ -12,7 +12,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_PROBE_ROUNDS = 8
+_PROBE_ROUNDS = 24
 
 
 def get_device() -> str:
@@ -72,7 +72,8 @@ def bfloat16_is_fast() -> bool:
 
     Measured once per process, in a few milliseconds: processors with AMX or AVX512-BF16 are
     several times faster, others up to a hundred times slower. The two take turns, and the best
-    time of each counts, because other work on the machine may hold up most of them.
+    time of each counts, because the first one
+    prepares the kernel and other work on the machine may hold up most of the others.
     """
     rounds = [
         (_matmul_seconds(torch.bfloat16), _matmul_seconds(torch.float32))
@@ -93,12 +94,8 @@ def computes_fast_in_half(device_type: str) -> bool:
     return device_type != "cpu" or bfloat16_is_fast()
 
 
-def _matmul_seconds(dtype: torch.dtype, side: int = 128, repeats: int = 3) -> float:
+def _matmul_seconds(dtype: torch.dtype, side: int = 128) -> float:
     matrix = torch.ones(side, side, dtype=dtype)
-    matrix @ matrix  # the first call prepares the kernel
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        matrix @ matrix
-        seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    started = time.perf_counter()
+    matrix @ matrix
+    return time.perf_counter() - started

@@ -80,7 +80,7 @@ CACHE_PRESETS: dict[str, CachePreset] = {
         prune_last=FASTVAR_RATIOS,
     ),
     "hybrid": CachePreset(
-        "last two stages without guidance; what the last does not reuse leaves out a quarter of it",
+        "last two stages without guidance; the last one reuses, and prunes a quarter of the rest",
         skip_last=1,
         threshold=0.8,
         prune_last=(0.25,),
