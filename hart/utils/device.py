@@ -12,7 +12,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_PROBE_ROUNDS = 24
+_PROBE_SIDE, _PROBE_ROUNDS = 256, 8  # at half the side, calling costs more than multiplying
 
 
 def get_device() -> str:
@@ -72,8 +72,8 @@ def bfloat16_is_fast() -> bool:
 
     Measured once per process, in a few milliseconds: processors with AMX or AVX512-BF16 are
     several times faster, others up to a hundred times slower. The two take turns, and the best
-    time of each counts, because the first one
-    prepares the kernel and other work on the machine may hold up most of the others.
+    time of each counts, because the first one prepares the kernel and other work on the machine
+    may hold up most of the others.
     """
     rounds = [
         (_matmul_seconds(torch.bfloat16), _matmul_seconds(torch.float32))
@@ -94,8 +94,8 @@ def computes_fast_in_half(device_type: str) -> bool:
     return device_type != "cpu" or bfloat16_is_fast()
 
 
-def _matmul_seconds(dtype: torch.dtype, side: int = 128) -> float:
-    matrix = torch.ones(side, side, dtype=dtype)
+def _matmul_seconds(dtype: torch.dtype) -> float:
+    matrix = torch.ones(_PROBE_SIDE, _PROBE_SIDE, dtype=dtype)
     started = time.perf_counter()
     matrix @ matrix
     return time.perf_counter() - started
