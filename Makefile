@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python enhanced_inference_cli.py --cache-preset original --output_dir $(OUTPUT)
+	$(BIN)/python enhanced_inference_cli.py --cache-preset hybrid --output_dir $(OUTPUT)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal

@@ -11,10 +11,10 @@ from hart.utils.constants import default_prompts
 NUM_DEFAULT_PROMPTS = 4
 
 DEMO_PROMPTS = (
-    "a large red star with white stripes on a green background",
-    "a blue circle with yellow dots on an orange background",
+    "a large red star on a green background",
+    "a blue circle with white dots on an orange background",
     "a big yellow heart on a purple background",
-    "a medium green square with black checks on a white background",
+    "a black ring on a yellow background",
 )
 
 
