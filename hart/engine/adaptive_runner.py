@@ -1,10 +1,10 @@
-"""All blocks of one generation whose reuse is decided stage by stage, by an adaptive threshold.
+"""All blocks of one generation whose reuse is decided while it runs, by an adaptive threshold.
 
-The first block computes at every stage and is compared with what was stored, by the model's own
-cache. After it the stage's decisions are known, and reused modules in a row are one addition to the
-residual stream. What the next stage reuses is not known yet, so outputs are kept one by one, each
-as it was computed: a module that is reused several times in a row keeps its small map, and it is
-resized once for all modules that are reused together.
+The first block is what the threshold is measured with, so it has the model's own cache. Of the
+others, reused modules in a row are one addition to the residual stream. What the next stage reuses
+is not always known yet, so outputs are kept one by one, each as it was computed: a module that is
+reused several times in a row keeps its small map, and it is resized once for all modules that are
+reused together.
 """
 
 from __future__ import annotations
@@ -19,12 +19,7 @@ from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.networks.caching.config import SITES
-from hart.modules.networks.caching.decisions import (
-    Action,
-    decide_module,
-    is_eligible,
-    is_probe,
-)
+from hart.modules.networks.caching.decisions import PROBE, Action, decide_module, is_eligible
 from hart.modules.networks.caching.interpolate import interpolate_features
 
 FIRST_REUSED_STAGE = 2
@@ -66,7 +61,7 @@ class AdaptiveRunner(BlockRunner):
         self._replace(narrow)
 
     def _observes(self, layer: int) -> bool:
-        return is_probe(self.model.cache_config, layer)
+        return layer == PROBE
 
     def _run(self, stream: Stream, si: int, m_maskgit) -> dict:
         computed: dict[Run, torch.Tensor] = {}
@@ -74,18 +69,20 @@ class AdaptiveRunner(BlockRunner):
         pending: list[KeptOutput] = []
         for module in range(2 * self.model.depth):
             layer, is_mlp = divmod(module, 2)
-            action = self._decide(module, si)
-            if action.reuse:
+            if self._observes(layer):
+                self._run_probe(stream, si, module, m_maskgit)
+            elif (action := self._decide(module, si)).reuse:
                 pending.append(self._kept[module])
                 if action.store:
                     kept[module] = self._kept[module]
+                self._count(module, si, action, stream)
             else:
                 self._add(stream, si, pending, m_maskgit)
-                store = Run(module, module + 1) if action.store and layer else None
+                store = Run(module, module + 1) if action.store else None
                 self._compute(stream, si, module, m_maskgit, store, computed)
                 if store is not None:
                     kept[module] = KeptOutput(si, computed.pop(store))
-            self._count(module, si, action, stream)
+                self._count(module, si, action, stream)
             stream.halves_equal = False
             if not is_mlp and self.model.config.use_cross_attn:
                 self._add(stream, si, pending, m_maskgit)
@@ -95,9 +92,19 @@ class AdaptiveRunner(BlockRunner):
             self._replace(kept)
         return {}
 
+    def _run_probe(self, stream: Stream, si: int, module: int, m_maskgit) -> None:
+        """Reuse or compute a module of the probe, which keeps and counts its output itself."""
+        layer, is_mlp = divmod(module, 2)
+        cache = self.model.site_cache(SITES[is_mlp], layer, si, m_maskgit)
+        if not cache.action.reuse:
+            self._compute(stream, si, module, m_maskgit, None, {})
+            return
+        gamma = stream.modulation[layer][is_mlp]
+        out = cache(_compute_nothing)
+        stream.x += out if gamma is None else out * gamma
+
     def _decide(self, module: int, si: int) -> Action:
         model, layer, site = self.model, module // 2, SITES[module % 2]
-        probing = is_probe(model.cache_config, layer)
         return decide_module(
             model.cache_config,
             model.schedule,
@@ -105,7 +112,7 @@ class AdaptiveRunner(BlockRunner):
             si,
             model.similarity.site(site)[layer],
             module in self._kept,
-            None if probing else model.running_threshold(si),
+            model.running_threshold(si),
             layer=layer,
         )
 
@@ -133,17 +140,18 @@ class AdaptiveRunner(BlockRunner):
         self._kept = kept
 
     def _count(self, module: int, si: int, action: Action, stream: Stream) -> None:
-        """Count a module's call; what the model's cache observes it counts itself.
-
-        Both parts of the text are counted with the first.
-        """
+        """Count a module's call; both parts of the text are counted with the first."""
         counts, layer = self.model.generation_counts, module // 2
-        if counts is None or self._observes(layer) or stream.rows.start:
+        if counts is None or stream.rows.start:
             return
         config, schedule = self.model.cache_config, self.model.schedule
         site = SITES[module % 2]
         eligible = is_eligible(config, schedule, site, si, layer)
         counts.count(layer, si, site, action, eligible, len(self.run.cond), stream.tokens)
+
+
+def _compute_nothing() -> torch.Tensor:
+    raise AssertionError("a reused module computes nothing")
 
 
 def _size_bytes(kept: dict[int, KeptOutput]) -> int:

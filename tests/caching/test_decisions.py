@@ -13,8 +13,8 @@ from hart.modules.networks.caching.decisions import (
     decide_all,
     decide_module,
     is_eligible,
-    is_probe,
     is_probed,
+    probed_stages,
 )
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.stages import StageSchedule
@@ -145,6 +145,7 @@ def test_an_adaptive_threshold_takes_every_dissimilarity_as_the_probe_found_it()
         assert 1 - (1 - threshold) * factor == pytest.approx(0.7)  # what just passes it
     both_ways = adapted_threshold(config, [0.9, 0.5], [0.8, 0.75])
     assert both_ways == pytest.approx(0.7)  # sites weigh the same, however alike their outputs
+    assert adapted_threshold(config, [0.9, 0.5], [0.8, 0.25]) == pytest.approx(0.9)  # 2 * 1.5
 
 
 def test_an_adaptive_threshold_stays_within_its_bounds():
@@ -162,26 +163,46 @@ def test_an_adaptive_run_stores_what_a_looser_threshold_could_reuse():
     assert not decide(CacheConfig([256], [144], threshold=0.7), 144, row(c8=0.3)).store
 
 
-def test_the_probe_computes_at_skip_stages_and_stores_before_them():
-    adaptive = CacheConfig([256, 441], [144, 256], adaptive_threshold=True)
-    assert is_probe(adaptive, 0)
-    assert not is_probe(adaptive, 1)
-    assert not is_probe(CacheConfig([256], [144]), 0)
-    assert decide(adaptive, 256, [0.9] * 15, layer=0) == Action(False, True)
+def test_the_probe_measures_the_opening_and_the_last_stage_before_any_reuse():
+    def sizes(skip, cache, **fields):
+        config = CacheConfig(skip, cache, adaptive_threshold=True, **fields)
+        return [HART_1024.lengths[si] for si in probed_stages(config, HART_1024)]
+
+    assert sizes([256, 441], [144, 256]) == [4, 144]
+    assert sizes([81, 256], [144]) == [4, 144]  # nothing is kept for 81
+    assert sizes([16], [9]) == [4, 9]
+    assert sizes([9], [4]) == [4]
+    assert sizes([4, 9], [1, 4]) == []
+    assert sizes([256], []) == []
+    assert probed_stages(CacheConfig([256], [144]), HART_1024) == ()
 
 
-def test_the_probe_looks_at_the_second_stage_wherever_the_table_knows_it():
+def test_the_probe_stores_before_it_measures_and_is_reused_like_any_block():
     adaptive = CacheConfig([256], [144], enable_mlp_cache=False, adaptive_threshold=True)
     known = [0.9] * 15
-    assert decide(adaptive, 1, known, layer=0) == Action(False, True)
-    assert decide(adaptive, 1, known, layer=1) == Action()
-    assert decide(adaptive, 1, [0.0] * 15, layer=0) == Action()
+    for length in (1, 81):
+        assert decide(adaptive, length, known, layer=0) == Action(False, True)
+        assert decide(adaptive, length, known, layer=1) == Action()
+        assert decide(adaptive, length, [0.0] * 15, layer=0) == Action()
     assert decide(adaptive, 4, known, layer=0) == Action()
-    at_256 = HART_1024.index_of(256)
-    probed = [si for si in range(1, 14) if is_probed(adaptive, HART_1024, "attn", si, known)]
-    assert probed == [1, at_256]
-    assert not is_probed(adaptive, HART_1024, "attn", 1, [0.0] * 15)
-    assert not is_probed(adaptive, HART_1024, "mlp", 1, known)
+    assert decide(adaptive, 256, known, layer=0) == decide(adaptive, 256, known, layer=1)
+    assert decide(adaptive, 256, known, layer=0).reuse
+
+
+def test_what_the_table_does_not_know_is_not_measured():
+    adaptive = CacheConfig([256], [144], enable_mlp_cache=False, adaptive_threshold=True)
+    known = [0.9] * 15
+
+    def measured(site, layer, similarities):
+        return [
+            HART_1024.lengths[si]
+            for si in range(1, 14)
+            if is_probed(adaptive, HART_1024, site, si, layer, similarities)
+        ]
+
+    assert measured("attn", 0, known) == [4, 144]
+    assert measured("attn", 0, [0.0] * 15) == []
+    assert measured("attn", 1, known) == measured("mlp", 0, known) == []
 
 
 def test_eligibility_is_the_configurations_part_of_the_rule():
@@ -264,14 +285,6 @@ def test_training_in_a_plan_computes_instead_of_reading_the_last_stage():
     assert plan.action(-1, 0, "attn") == Action()
 
 
-def test_in_an_adaptive_plan_the_first_block_is_the_probe():
-    config = CacheConfig([256], [144], adaptive_threshold=True)
-    plan = decide_all(config, HART_1024, tables_of([[0.9] * 15] * 2))
-    at_256 = HART_1024.index_of(256)
-    assert [plan.action(at_256, layer, "attn").reuse for layer in range(2)] == [False, True]
-    assert [plan.action(at_256 - 1, layer, "attn").store for layer in range(2)] == [True, True]
-
-
 def test_a_block_that_always_computes_neither_reuses_nor_stores():
     config = CacheConfig([256, 441], [144, 256], compute_mlp_layers=[0], compute_attn_layers=[1])
     plan = decide_all(config, HART_1024, tables_of([[0.9] * 15] * 2, [[0.9] * 15] * 2))
@@ -295,7 +308,8 @@ def test_a_block_that_always_computes_can_still_leave_out_tokens():
 def test_the_probe_is_compared_even_where_it_always_computes():
     config = CacheConfig([256], [144], adaptive_threshold=True, compute_mlp_layers=[0])
     plan = decide_all(config, HART_1024, tables_of([[0.9] * 15] * 2, [[0.9] * 15] * 2))
-    assert plan.action(HART_1024.index_of(144), 0, "mlp") == Action(store=True)
+    assert plan.action(HART_1024.index_of(81), 0, "mlp") == Action(store=True)
+    assert plan.action(HART_1024.index_of(144), 0, "mlp") == Action()
 
 
 def test_tables_of_the_wrong_width_are_refused():
@@ -322,11 +336,6 @@ def test_tables_of_the_wrong_width_are_refused():
                 r"attn: .*best was 0\.61 at stage 256, threshold 0\.7",
                 r"mlp: .*best was 0\.70 at stage 441, threshold 0\.7",
             ],
-        ),
-        (
-            CacheConfig([256], [144], enable_mlp_cache=False, adaptive_threshold=True),
-            tables_of([[0.9] * 15]),
-            ["attn: every block is the probe"],
         ),
         (
             CacheConfig([256], [144], enable_attn_cache=False, compute_mlp_layers=[0]),

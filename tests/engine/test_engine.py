@@ -119,9 +119,8 @@ def test_blocks_that_always_compute_draw_the_same_and_count_the_same(adaptive):
     assert_same(model, 2)
     plain, fast = statistics_of_both(model)
     assert fast["stages"] == plain["stages"]
-    reusing_blocks = {"attn": 1 if adaptive else 2, "mlp": 1}  # the first block may be the probe
     skipped = len(config.skip_stages)
-    for site, blocks in reusing_blocks.items():
+    for site, blocks in (("attn", 2), ("mlp", 1)):
         assert fast["totals"][site]["reused"] == blocks * skipped
 
 
@@ -252,7 +251,7 @@ def test_a_text_that_is_kept_is_left_to_the_model_blocks():
     model = adaptive_model(len(lively_model().patch_nums) - 1)
     assert not AdaptiveRunner.serves(model)
     assert_same(model, 2)
-    assert thresholds(model.get_cache_statistics())
+    assert not thresholds(model.get_cache_statistics())  # nothing comes before what may be reused
 
 
 @pytest.mark.parametrize("iterations", [1, 3])

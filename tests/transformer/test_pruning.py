@@ -209,11 +209,11 @@ def test_similar_modules_are_reused_whole_and_the_others_pruned(model, computed)
 def test_the_adaptive_thresholds_probe_computes_every_token(model, computed):
     fill(model, 0.5)
     model.set_cache_config(
-        CacheConfig([49], [25], threshold=0.99, adaptive_threshold=True, prune_stages=PRUNE)
+        CacheConfig([49], [25], threshold=1, adaptive_threshold=True, prune_stages=PRUNE)
     )
     draw(model)
-    assert computed["mlp"][-3:] == [49, KEPT[49], KEPT[49]]
-    assert computed["mlp"][-6:-3] == [KEPT[25]] * 3  # 25 is no skip stage: nothing is compared
+    assert computed["mlp"][-6:-3] == [25, KEPT[25], KEPT[25]]
+    assert computed["mlp"][-3:] == [KEPT[49]] * 3  # by then everything is compared
 
 
 # --- keys and values of what is not computed ----------------------------------------------------

@@ -20,7 +20,7 @@ NORM_GROUPS = 32
 
 
 def nonlinearity(x: torch.Tensor) -> torch.Tensor:
-    """SiLU; overwrites ``x`` where no gradient needs it, which saves a map the size of the image."""
+    """SiLU; overwrites ``x`` where no gradient needs it, which saves a map of the image's size."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 

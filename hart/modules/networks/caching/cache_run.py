@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from .config import CacheConfig
-from .decisions import OPENING, adapted_threshold
+from .decisions import adapted_threshold, probed_stages
 from .generation_counts import AdaptedThreshold, GenerationCounts
 from .stages import StageSchedule
 
@@ -31,25 +32,34 @@ class CacheRun:
     counts: GenerationCounts | None = None
     sources: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     keys: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
-    _probed: dict[int, list[tuple[float, Tensor]]] = field(default_factory=dict)
-    _thresholds: dict[int, AdaptedThreshold] = field(default_factory=dict)
+    _measured: list[tuple[float, Tensor]] = field(default_factory=list)
 
-    def probe(self, si: int, calibrated: float, measured: Tensor) -> None:
-        """Note how similar the first block's output was to the interpolated stored one."""
-        self._probed.setdefault(si, []).append((calibrated, measured))
+    def probe(self, calibrated: float, measured: Tensor) -> None:
+        """Note how similar the probe's output was to the interpolated stored one."""
+        self._measured.append((calibrated, measured))
 
     def threshold(self, si: int) -> float:
-        """Threshold of stage ``si``; adapted if it is a skip stage whose first block was probed.
+        """Threshold of stage ``si``; adapted at the skip stages after what was probed.
 
-        Waits for the device once per stage, and only with the adaptive threshold.
+        Waits for the device once per generation, and only with the adaptive threshold.
         """
-        if si not in self._probed or self.schedule.lengths[si] not in self.config.skip_stages:
+        may_reuse = si > self._last_probed and self.schedule.lengths[si] in self.config.skip_stages
+        if not may_reuse or not self._measured:
             return self.config.threshold
-        if si not in self._thresholds:
-            self._thresholds[si] = self._adapt(si)
-            if self.counts is not None:
-                self.counts.thresholds[si] = self._thresholds[si]
-        return self._thresholds[si].effective
+        if self.counts is not None:
+            self.counts.thresholds[si] = self._adapted
+        return self._adapted.effective
+
+    @cached_property
+    def _last_probed(self) -> int:
+        return max(probed_stages(self.config, self.schedule), default=0)
+
+    @cached_property
+    def _adapted(self) -> AdaptedThreshold:
+        calibrated = [value for value, _ in self._measured]
+        measured = torch.stack([value for _, value in self._measured]).tolist()
+        effective = adapted_threshold(self.config, calibrated, measured)
+        return AdaptedThreshold(fmean(calibrated), fmean(measured), effective)
 
     def hold(self, new: Tensor | None, old: Tensor | None) -> None:
         """Note that ``new`` is kept in the place of ``old``."""
@@ -75,13 +85,6 @@ class CacheRun:
         self.keys = {layer: (si, half(keys)) for layer, (si, keys) in self.keys.items()}
         if self.counts is not None:
             self.counts.stop_guidance()
-
-    def _adapt(self, si: int) -> AdaptedThreshold:
-        probed = [pair for stage in {OPENING, si} for pair in self._probed.get(stage, ())]
-        calibrated = [value for value, _ in probed]
-        measured = torch.stack([value for _, value in probed]).tolist()
-        effective = adapted_threshold(self.config, calibrated, measured)
-        return AdaptedThreshold(fmean(calibrated), fmean(measured), effective)
 
 
 def _size_bytes(tensor: Tensor | None) -> int:

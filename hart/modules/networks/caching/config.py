@@ -45,8 +45,8 @@ class CacheConfig:
         enable_attn_cache: whether attention outputs may be reused.
         enable_mlp_cache: whether feed-forward outputs may be reused.
         threshold: similarity in [0, 1] that a transition must exceed.
-        adaptive_threshold: correct the threshold at every skip stage by the similarity measured
-            in the first block of the running generation.
+        adaptive_threshold: correct the threshold by the similarities measured in the first block
+            of the running generation, before anything is reused.
         interpolation_mode: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
         prune_stages: token counts of stages -> share of their tokens, in [0, 1), that is left out
             of the enabled modules (cached token pruning, FastVAR, arXiv 2503.23367). The tokens

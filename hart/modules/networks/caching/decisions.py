@@ -16,8 +16,10 @@ from .prune_plan import prune_plan
 from .similarity import SimilarityTables
 from .stages import StageSchedule, format_stages
 
+PROBE = 0
+"""The block that measures the running generation for the adaptive threshold."""
 OPENING = 1
-"""The stage after the first one, which the adaptive threshold's probe looks at in any case."""
+"""The stage after the first one, at which it measures in any case."""
 LEAST_DISSIMILARITY = 1e-4
 """Below it a probe's outputs count as equal, so that ratios of rounding errors decide nothing."""
 
@@ -61,12 +63,20 @@ def is_eligible(
     )
 
 
-def is_probe(config: CacheConfig, layer: int | None) -> bool:
-    """Whether block ``layer`` measures the running generation for the adaptive threshold.
+def probed_stages(config: CacheConfig, schedule: StageSchedule) -> tuple[int, ...]:
+    """Indices of the stages at which the adaptive threshold's probe measures, in their order.
 
-    It computes at every skip stage, so that its output can be compared with the stored one.
+    :data:`OPENING`, where what the 2x2 map adds to the 1x1 map tells pictures apart that look alike
+    later, and the last stage before the first that may reuse anything. Both are computed anyway.
+    None without an adaptive threshold, or if the first stage that may reuse is :data:`OPENING`.
     """
-    return config.adaptive_threshold and layer == 0
+    if not config.adaptive_threshold:
+        return ()
+    lengths = schedule.lengths
+    for si in range(1, schedule.num_stages):
+        if lengths[si] in config.skip_stages and lengths[si - 1] in config.cache_stages:
+            return tuple(sorted({min(OPENING, si - 1), si - 1} - {0}))
+    return ()
 
 
 def is_probed(
@@ -74,39 +84,40 @@ def is_probed(
     schedule: StageSchedule,
     site: str,
     si: int,
+    layer: int | None,
     similarity_row: Sequence[float],
 ) -> bool:
-    """Whether the probe block's ``site`` is measured at stage ``si``.
+    """Whether block ``layer`` measures ``site`` at stage ``si``, see :func:`probed_stages`.
 
-    At every stage where it might be reused if it were no probe, and at :data:`OPENING`: what the
-    2x2 map adds to the 1x1 map tells pictures apart that look alike to the later stages, and costs
-    nothing. Not where the table (its row ``similarity_row``) has nothing to compare it with.
+    Not where the table (its row ``similarity_row``) has nothing to compare it with.
     """
-    opens = si == OPENING and config.is_enabled(site) and similarity_row[schedule.column(si)] != 0
-    return opens or is_eligible(config, schedule, site, si)
+    return (
+        layer == PROBE
+        and config.is_enabled(site)
+        and si in probed_stages(config, schedule)
+        and similarity_row[schedule.column(si)] != 0
+    )
 
 
 def adapted_threshold(
     config: CacheConfig, calibrated: Sequence[float], measured: Sequence[float]
 ) -> float:
-    """Threshold of one stage: ``clamp(1 - (1 - threshold) / r, 0, 1)``.
+    """Threshold of one generation: ``clamp(1 - (1 - threshold) / r, 0, 1)``.
 
     ``r`` says how much more than the calibration images this one changes between stages: the
-    geometric mean over the probes of ``(1 - measured) / (1 - calibrated)``. If everything is r
+    product over the measurements of ``(1 - measured) / (1 - calibrated)``. If everything is r
     times as dissimilar as the table says, a similarity s is really ``1 - (1 - s) * r``, and that
     exceeds the configured threshold exactly where s exceeds the adapted one: a stricter threshold
     for an image that changes more, a looser one for a calmer image.
 
     Args:
-        calibrated: the table's similarities of the probe block, one per measurement: those at the
-            stage and those at :data:`OPENING`.
+        calibrated: the table's similarities of the probe, one per measurement.
         measured: the same similarities in the running generation.
     """
-    logs = [
-        math.log(max(1 - m, LEAST_DISSIMILARITY) / max(1 - c, LEAST_DISSIMILARITY))
+    ratio = math.prod(
+        max(1 - m, LEAST_DISSIMILARITY) / max(1 - c, LEAST_DISSIMILARITY)
         for c, m in zip(calibrated, measured, strict=True)
-    ]
-    ratio = math.exp(sum(logs) / len(logs))
+    )
     return min(1.0, max(0.0, 1 - (1 - config.threshold) / ratio))
 
 
@@ -139,15 +150,15 @@ def decide_module(
         has_stored: whether the previous stage's output of this module is at hand.
         threshold: replaces ``config.threshold`` for the reuse at this stage, see
             :func:`adapted_threshold`.
-        layer: the block's index; None for one that is no probe, see :func:`is_probe`, and that the
+        layer: the block's index; None for one that is no probe, see :func:`is_probed`, and that the
             configuration does not name.
 
-    With an adaptive threshold the next stage's threshold is not known yet and may fall to 0, so
+    With an adaptive threshold what it will be is not always known yet, and it may fall to 0, so
     every output whose transition has a positive similarity is stored. So is the probe's at the
-    first stage, see :func:`is_probed`.
+    stages before those at which it measures.
 
     A module of an enabled site that is not reused at a pruned stage leaves out that stage's share
-    of tokens, except for the probe, whose whole output is compared.
+    of tokens, except where it is measured: then its whole output is compared.
 
     Raises:
         ValueError: unknown site, or the schedule has no stage ``si``.
@@ -155,28 +166,27 @@ def decide_module(
     if not config.is_enabled(site) or si < 0:
         return COMPUTE
     column = schedule.column(si)
-    probe = is_probe(config, layer)
     reuse = (
         column is not None
         and has_stored
-        and not probe
         and is_eligible(config, schedule, site, si, layer)
         and similarity_row[column] > (config.threshold if threshold is None else threshold)
     )
     following = si + 1
-    opens = probe and following == OPENING < schedule.num_stages
-    store = (opens and is_probed(config, schedule, site, OPENING, similarity_row)) or (
-        following < schedule.num_stages
-        and schedule.lengths[si] in config.cache_stages
-        and is_eligible(config, schedule, site, following, None if probe else layer)
-        and similarity_row[schedule.column(following)]
-        > (0.0 if config.adaptive_threshold else config.threshold)
+    store = following < schedule.num_stages and (
+        is_probed(config, schedule, site, following, layer, similarity_row)
+        or (
+            schedule.lengths[si] in config.cache_stages
+            and is_eligible(config, schedule, site, following, layer)
+            and similarity_row[schedule.column(following)]
+            > (0.0 if config.adaptive_threshold else config.threshold)
+        )
     )
     if config.decides_whole_modules:
         return Action(reuse, store)
     plan = prune_plan(config, schedule)
-    compares = probe and is_eligible(config, schedule, site, si)
-    ratio = 0.0 if reuse or compares else plan.ratios[si]
+    compared = is_probed(config, schedule, site, si, layer, similarity_row)
+    ratio = 0.0 if reuse or compared else plan.ratios[si]
     whole = not reuse and ratio == 0.0
     incomplete_next = store or any(plan.ratios[following : following + 1])
     return Action(
@@ -316,11 +326,11 @@ def _explain_site(
     candidates = [
         (row[schedule.column(schedule.index_of(length))], length)
         for layer, row in enumerate(tables.site(site))
-        if not is_probe(config, layer) and layer not in config.computed_layers(site)
+        if layer not in config.computed_layers(site)
         for length in open_stages
     ]
     if not candidates:
-        return f"{site}: every block is the probe of the adaptive threshold or always computed"
+        return f"{site}: every block is always computed"
     best, length = max(candidates)
     return (
         f"{site}: every similarity is at or below the threshold; "

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .cache_run import CacheRun
-from .decisions import COMPUTE, Action, decide_module, is_eligible, is_probe, is_probed
+from .decisions import COMPUTE, Action, decide_module, is_eligible, is_probed
 from .interpolate import interpolate_features, select_positions
 from .prune_plan import kept_tokens, prune_plan
 from .pruning import resize_area, restore_tokens, split_tokens
@@ -90,16 +90,14 @@ class SiteCache:
         """What the module does. An adaptive threshold must be known by now."""
         if self._calibrates:
             return COMPUTE
-        config = self.run.config
-        probing = is_probe(config, self.layer)
         return decide_module(
-            config,
+            self.run.config,
             self.run.schedule,
             self.site,
             self.si,
             self.table[self.layer],
             self.stored[self.layer] is not None,
-            None if probing else self.run.threshold(self.si),
+            self.run.threshold(self.si),
             layer=self.layer,
         )
 
@@ -200,13 +198,10 @@ class SiteCache:
 
     def _probe(self, out: Tensor) -> None:
         config, schedule, row = self.run.config, self.run.schedule, self.table[self.layer]
-        if (
-            is_probe(config, self.layer)
-            and is_probed(config, schedule, self.site, self.si, row)
-            and self.stored[self.layer] is not None
-        ):
+        measures = is_probed(config, schedule, self.site, self.si, self.layer, row)
+        if measures and self.stored[self.layer] is not None:
             calibrated = row[schedule.column(self.si)]
-            self.run.probe(self.si, calibrated, cosine_similarity(self._interpolated(), out))
+            self.run.probe(calibrated, cosine_similarity(self._interpolated(), out))
 
     def _interpolated(self) -> Tensor:
         return self._resized(self.stored[self.layer], self.si - 1)
