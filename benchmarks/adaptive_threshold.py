@@ -33,9 +33,9 @@ PLAIN = "plain"
 SCENE_SEED, IMAGE_SEED = 5, 1000
 
 
-def scenes(n: int) -> dict[str, list[Scene]]:
+def scenes(n: int, seed: int = SCENE_SEED) -> dict[str, list[Scene]]:
     """``n`` random plain shapes, and the same shapes with a texture."""
-    rng = np.random.default_rng(SCENE_SEED)
+    rng = np.random.default_rng(seed)
     textured = (scene for scene in iter(lambda: sample_scene(rng), None) if scene.texture != PLAIN)
     busy = list(islice(textured, n))
     calm = [replace(scene, texture=PLAIN, texture_colour=NO_COLOUR) for scene in busy]
@@ -45,9 +45,10 @@ def scenes(n: int) -> dict[str, list[Scene]]:
 class Pictures:
     """Draws the same pictures, one at a time, with one configuration after the other."""
 
-    def __init__(self, pipeline: HARTPipeline, n: int, quiet: bool) -> None:
+    def __init__(self, pipeline: HARTPipeline, n: int, seed: int, quiet: bool) -> None:
         self.pipeline, self.quiet = pipeline, quiet
-        self.prompts = {g: [canonical_caption(s) for s in found] for g, found in scenes(n).items()}
+        drawn = scenes(n, seed)
+        self.prompts = {g: [canonical_caption(s) for s in found] for g, found in drawn.items()}
         self.uncached = self._draw(preset_config("no-cache", pipeline.model.patch_nums))[0]
 
     def contrast(self) -> dict[str, float]:
@@ -182,6 +183,7 @@ def lines(report: dict[str, Any]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive_threshold")
     parser.add_argument("--pictures", type=int, default=24, help="of each group")
+    parser.add_argument("--scene_seed", type=int, default=SCENE_SEED, help="draws the scenes")
     parser.add_argument("--thresholds", type=int, default=7, help="of each rule")
     parser.add_argument("--preset", default="aggressive", help="whose stages may be skipped")
     parser.add_argument("--device")
@@ -190,10 +192,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
     base = preset_config(args.preset, pipeline.model.patch_nums)
-    pictures = Pictures(pipeline, args.pictures, args.quiet)
+    pictures = Pictures(pipeline, args.pictures, args.scene_seed, args.quiet)
     report: dict[str, Any] = {
         "preset": args.preset,
         "pictures_per_group": args.pictures,
+        "scene_seed": args.scene_seed,
         "contrast": pictures.contrast(),
     }
 
