@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_mod
 
 ALL_STAGES = tuple(side**2 for side in HART_SIDES)
 EVERYTHING = CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], threshold=0.0)
+ADAPTIVE = CacheConfig([49], [25], threshold=0.55, adaptive_threshold=True)
 
 
 @pytest.fixture
@@ -304,8 +306,8 @@ def test_every_preset_runs_and_matches_its_plan(model, preset):
 def test_adaptive_threshold_follows_the_first_block(model):
     """An image calmer than the table promised lowers the threshold, so that 0.5 passes it."""
     promise_what_an_image_shows(model)
-    model.set_cache_config(CacheConfig([49], [25], threshold=0.55, adaptive_threshold=True))
-    column = model.schedule.column(5)
+    model.set_cache_config(replace(ADAPTIVE, compute_attn_layers=[0]))
+    column = model.schedule.column(4)  # before 49, which may be reused
     for less, reused in ((0.0, 0), (0.3, model.depth - 1)):
         for site in SITES:
             model.similarity.site(site)[0][column] -= less
@@ -317,7 +319,7 @@ def test_adaptive_threshold_follows_the_first_block(model):
 def test_adaptive_threshold_knows_how_the_image_opened(model):
     """Calmer than promised in its first transition alone, although that is no skip stage."""
     promise_what_an_image_shows(model)
-    model.set_cache_config(CacheConfig([49], [25], threshold=0.55, adaptive_threshold=True))
+    model.set_cache_config(replace(ADAPTIVE, compute_attn_layers=[0]))
     opening = [row[0][model.schedule.column(1)] for row in map(model.similarity.site, SITES)]
     for promised, reused in ((opening, 0), ([-0.99, -0.99], model.depth - 1), ([0, 0], 0)):
         for site, value in zip(SITES, promised, strict=True):
@@ -326,6 +328,15 @@ def test_adaptive_threshold_knows_how_the_image_opened(model):
         draw(model)
         assert model.cache_statistics.counts(5, "attn").reused == reused
         assert model.cache_statistics.counts(1, "attn").reused == 0
+
+
+def test_adaptive_threshold_lets_the_first_block_be_reused(model):
+    promise_what_an_image_shows(model)
+    for site in SITES:
+        model.similarity.site(site)[0][model.schedule.column(5)] = 0.9
+    model.set_cache_config(ADAPTIVE)
+    draw(model)
+    assert model.cache_statistics.counts(5, "attn").reused == 1
 
 
 def promise_what_an_image_shows(model):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
-from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
 from tests.golden_data import load_case
@@ -91,6 +91,9 @@ def near_table(table, expected):
 def test_presets_mean_the_last_stages(model, preset):
     fill(model, 0.95)
     model.set_cache_config(preset)
+    if model.cache_config.adaptive_threshold:
+        for site in SITES:  # any image is calmer than this, and no threshold passes it
+            model.similarity.site(site)[0][:] = [-0.99] * len(PATCH_NUMS)
     feature_map(model, "r1")
     config, statistics = model.cache_config, model.get_cache_statistics()
     skips = preset_config(preset, PATCH_NUMS).skip_stages
@@ -99,7 +102,7 @@ def test_presets_mean_the_last_stages(model, preset):
         for site, counts in sites.items():
             on = int(length) in skips and site in config.enabled_sites
             most = DEPTH - (config.adaptive_threshold or 0 in config.computed_layers(site))
-            assert counts["reused"] == (most if on else 0) or (on and config.adaptive_threshold)
+            assert counts["reused"] == (most if on else 0)
     assert (statistics["saved_share"] > 0) == bool(config.enabled_sites)
     assert model.cache_attn == model.cache_mlp == [None] * DEPTH
 
