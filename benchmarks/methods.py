@@ -167,19 +167,12 @@ def choose(patch_nums: tuple[int, ...], names: list[str] | None) -> Configuratio
     return {n: c for n, c in known.items() if not names or n in (REFERENCE, *names)}
 
 
-def fixed(config: CacheConfig) -> CacheConfig:
-    """Without an adaptive threshold: an assumed similarity is no measure of random weights."""
-    return replace(config, adaptive_threshold=False)
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
     pipeline = load(args)
     chosen = choose(pipeline.model.patch_nums, args.only)
-    if args.random_weights is not None:
-        chosen = {name: fixed(config) for name, config in chosen.items()}
     report = compare(pipeline, chosen, args.timed_prompts, args.rounds, args, judged=False)
     if args.random_weights is None and report["complete"]:
         report = joined(report, compare(pipeline, chosen, args.prompts, 1, args, judged=True))

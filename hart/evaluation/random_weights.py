@@ -165,7 +165,7 @@ def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> Similari
     similarity = similarity or -1e-9  # an entry of 0 would mean "not measured"
     empty = SimilarityTables.empty(model.depth, model.schedule)
     attn, mlp = ([[similarity] * len(row) for row in empty.site(site)] for site in ("attn", "mlp"))
-    return SimilarityTables(attn, mlp)
+    return SimilarityTables(attn, mlp, assumed=True)
 
 
 def has_text_encoder(pipeline: HARTPipeline) -> bool:

@@ -120,6 +120,17 @@ def test_an_assumed_similarity_decides_every_transition_alike():
     assert not model.decision_plan().reuses_anything
 
 
+@pytest.mark.parametrize("similarity", [0.65, 0.9, 1.0])
+def test_no_image_adapts_its_threshold_to_an_assumed_similarity(similarity):
+    pipeline = random_pipeline("tiny", device="cpu", cache="ultra-fast")
+    model = pipeline.model
+    model.similarity = assumed_similarity(model, similarity)
+    statistics = pipeline("x", seed=1, quiet=True).statistics
+    assert statistics["thresholds"] == {}
+    for site in ("attn", "mlp"):
+        assert 0 < statistics["totals"][site]["reused"] == model.decision_plan().reused(site)
+
+
 @pytest.mark.parametrize("value", [1.01, -1.5, float("nan"), "0.5"])
 def test_what_is_no_similarity_is_refused(value):
     model = random_pipeline("tiny", device="cpu").model

@@ -93,7 +93,7 @@ def test_presets_mean_the_last_stages(model, preset):
     model.set_cache_config(preset)
     if model.cache_config.adaptive_threshold:
         for site in SITES:  # any image is calmer than this, and no threshold passes it
-            model.similarity.site(site)[0][:] = [-0.99] * len(PATCH_NUMS)
+            model.similarity.site(site)[0][:] = [-0.99] * model.schedule.width
     feature_map(model, "r1")
     config, statistics = model.cache_config, model.get_cache_statistics()
     skips = preset_config(preset, PATCH_NUMS).skip_stages

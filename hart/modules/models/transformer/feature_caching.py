@@ -249,7 +249,8 @@ class FeatureCachingMixin:
         if self.calibration or not self.use_cache:
             return False
         config = self.cache_config
-        adapts = config.adaptive_threshold and config.caches_anything
+        measured = not self.similarity.assumed
+        adapts = config.adaptive_threshold and config.caches_anything and measured
         return adapts or not config.decides_whole_modules
 
     def get_cache_statistics(self) -> dict[str, Any]:
@@ -331,7 +332,12 @@ class FeatureCachingMixin:
             self._release()
 
     def _start_run(self, calibrating: bool) -> None:
-        self._cache_run = CacheRun(self.cache_config, self.schedule, self._counts)
+        self._cache_run = CacheRun(
+            self.cache_config,
+            self.schedule,
+            self._counts,
+            table_is_assumed=self.similarity.assumed,
+        )
         if calibrating:
             width = self.schedule.width
             self._tables = {site: SimilarityRecorder(self.depth, width) for site in SITES}

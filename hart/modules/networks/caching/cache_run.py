@@ -25,6 +25,8 @@ class CacheRun:
         sources: (site, layer) -> output at the source stage of the pruned ones, (rows, tokens, C).
         keys: layer -> stage index, and the keys and values of its tokens as projected,
             (rows, tokens, 2 C).
+        table_is_assumed: whether the probe has nothing to be compared with, see
+            :class:`SimilarityTables`.
     """
 
     config: CacheConfig
@@ -32,6 +34,7 @@ class CacheRun:
     counts: GenerationCounts | None = None
     sources: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     keys: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
+    table_is_assumed: bool = False
     _measured: list[tuple[float, Tensor]] = field(default_factory=list)
 
     def probe(self, calibrated: float, measured: Tensor) -> None:

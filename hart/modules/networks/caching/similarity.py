@@ -87,11 +87,14 @@ class SimilarityTables:
         attn: table of the attention outputs, ``depth`` rows; see :data:`Table`.
         mlp: table of the feed-forward outputs.
         images: number of images that the entries average over, 0 if unknown.
+        assumed: whether the entries were never measured; then no image adapts its threshold to
+            them.
     """
 
     attn: Table
     mlp: Table
     images: int = 0
+    assumed: bool = False
 
     @classmethod
     def empty(cls, depth: int, schedule: StageSchedule) -> SimilarityTables:
@@ -137,6 +140,7 @@ class SimilarityTables:
         self.attn = self._averaged(self.attn, attn_measured, images)
         self.mlp = self._averaged(self.mlp, mlp_measured, images)
         self.images += images
+        self.assumed = False
 
     def _averaged(self, old: Table, new: Table, images: int) -> Table:
         def mean(before: float, now: float) -> float:
