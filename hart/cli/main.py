@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from hart.cli.parser import CommandParser, UsageError
+from hart.utils.huge_pages import prefer_huge_pages
 
 USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``hart <command> ...``; the exit code, 2 for a user's mistake and 130 for Ctrl-C."""
+    prefer_huge_pages()
     parser = CommandParser(prog="hart", description="HART text-to-image with feature caching.")
     commands = parser.add_subparsers(required=True, metavar="command")
     _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def generate_main(argv: Sequence[str] | None = None) -> int:
     """``hart generate`` as a program of its own."""
+    prefer_huge_pages()
     parser = CommandParser()
     _set_up_generate(parser)
     return _run(parser, argv)

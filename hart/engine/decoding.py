@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
+from hart.engine.decoder_runner import DecoderRunner
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 
 TILE, OVERLAP = 32, 8
@@ -17,7 +19,15 @@ CHECKED = 16
 HALF_PRECISION_LIMIT = 1 / 255
 """How far a picture in [0, 1] that is decoded in half precision may be from float32's."""
 
-_fitted: WeakKeyDictionary[nn.Module, torch.dtype] = WeakKeyDictionary()
+
+class Precision(NamedTuple):
+    """How a decoder computes: with weights in ``dtype``, see :class:`DecoderRunner`."""
+
+    dtype: torch.dtype
+    last_level: torch.dtype | None = None
+
+
+_fitted: WeakKeyDictionary[nn.Module, Precision] = WeakKeyDictionary()
 
 
 @torch.no_grad()
@@ -25,52 +35,53 @@ def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
     """As ``model.decode_feature_map``, up to rounding: (B, Z, P, P) to (B, 3, H, W) in [0, 1].
 
     The decoder's kernels are laid out channels-last from now on, in which its convolutions and
-    norms are faster, and a half-precision decoder gets the dtype that :func:`fit_decoder_dtype`
+    norms are faster, and a half-precision decoder gets the precision that :func:`fit_precision`
     finds; their values stay what they are.
     """
     vae = model.vae_proxy[0]
     vae.decoder.to(memory_format=torch.channels_last)
-    if _fitted.get(vae) is not _decoder_dtype(vae):
-        _fitted[vae] = fit_decoder_dtype(model, f_hat)
-    return model.decode_feature_map(f_hat.contiguous(memory_format=torch.channels_last))
+    fitted = _fitted.get(vae)
+    if fitted is None or fitted.dtype is not _decoder_dtype(vae):
+        fitted = _fitted[vae] = fit_precision(model, f_hat)
+    return _decode(model, f_hat, fitted)
 
 
 @torch.no_grad()
-def fit_decoder_dtype(model: StageTransformer, f_hat: torch.Tensor) -> torch.dtype:
-    """Let a half-precision decoder compute in the first dtype that is near enough to float32.
+def fit_precision(model: StageTransformer, f_hat: torch.Tensor) -> Precision:
+    """Let a half-precision decoder compute in the quickest way that is near enough to float32.
 
-    Tried on a part of the first map, with the weights as they are: :data:`_CANDIDATES` first, then
-    float32. A float32 decoder stays one.
+    Tried on a part of the first map, with the weights as they are: half precision, then the
+    products of the last level alone in half precision, then float32. Half precision is float16 on
+    a GPU, which costs as much as bfloat16 and rounds less; elsewhere it is the weights' own. A
+    float32 decoder stays one.
 
     Returns:
-        the decoder's dtype from now on.
+        how the decoder computes from now on; its weights have that dtype.
     """
     vae, part = model.vae_proxy[0], f_hat[:1, :, :CHECKED, :CHECKED]
     own = _decoder_dtype(vae)
     if own is torch.float32:
-        return own
+        return Precision(own)
     parameters = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     originals = [parameter.data for parameter in parameters]
 
-    def compute_in(dtype: torch.dtype) -> None:
+    def decoded(precision: Precision) -> torch.Tensor:
         for parameter, original in zip(parameters, originals, strict=True):
-            parameter.data = original.to(dtype)
+            parameter.data = original.to(precision.dtype)
+        return _decode(model, part, precision).float()
 
-    def decoded(dtype: torch.dtype) -> torch.Tensor:
-        compute_in(dtype)
-        return model.decode_feature_map(part).float()
-
-    exact = decoded(torch.float32)
-    for dtype in _CANDIDATES.get(f_hat.device.type, (own,)):
+    half = torch.float16 if f_hat.device.type == "cuda" else own
+    exact = decoded(Precision(torch.float32))
+    for precision in (Precision(half), Precision(torch.float32, last_level=half)):
         # Not so for NaN either, to which float16 may overflow.
-        if (decoded(dtype) - exact).abs().max() <= HALF_PRECISION_LIMIT:
-            return dtype
-    compute_in(torch.float32)
-    return torch.float32
+        if (decoded(precision) - exact).abs().max() <= HALF_PRECISION_LIMIT:
+            return precision
+    return Precision(torch.float32)
 
 
-_CANDIDATES = {"cuda": (torch.float16,)}
-"""float16 costs a GPU as much as bfloat16 and rounds less; elsewhere only the weights' own."""
+def _decode(model: StageTransformer, f_hat: torch.Tensor, precision: Precision) -> torch.Tensor:
+    runner = DecoderRunner(model.vae_proxy[0].decoder, precision.last_level)
+    return model.decode_feature_map(f_hat.contiguous(memory_format=torch.channels_last), runner)
 
 
 def _decoder_dtype(vae: nn.Module) -> torch.dtype:

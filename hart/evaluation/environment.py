@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from hart.pipeline import HARTPipeline
+from hart.utils.huge_pages import prefers_huge_pages
 from hart.version import __version__
 
 
@@ -24,5 +25,6 @@ def environment(pipeline: HARTPipeline) -> dict[str, Any]:
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "threads": torch.get_num_threads(),
+        "huge_pages": prefers_huge_pages(),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
     }

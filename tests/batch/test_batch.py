@@ -279,10 +279,10 @@ def test_a_calibration_whose_decoding_runs_out_of_memory_counts_every_image_once
     write_prompts(batch.prompts, ('{"prompt": "a fox"}', '{"prompt": "a cat"}'))
     decode, table = HARTForT2IEnhanced.decode_feature_map, tmp_path / "table.json"
 
-    def limited(model, f_hat):
+    def limited(model, f_hat, *decoder):
         if len(f_hat) > 1:
             raise ERRORS[0]
-        return decode(model, f_hat)
+        return decode(model, f_hat, *decoder)
 
     monkeypatch.setattr(HARTForT2IEnhanced, "decode_feature_map", limited)
     assert batch("--calibration", "--sim-path", table) == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hart.engine import decode, decode_in_tiles, decoding
-from hart.engine.decoding import _starts
+from hart.engine.decoding import _starts, fit_precision
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from tests.tiny_models import tiny_model
 
@@ -35,11 +35,27 @@ def test_a_half_precision_decoder_stays_near_float32_or_becomes_it(monkeypatch, 
     image = decode(model, maps)
     assert {p.dtype for p in vae.decoder.parameters()} == {dtype if limit else torch.float32}
     assert all(p.equal(weights[name].to(p.dtype)) for name, p in vae.decoder.named_parameters())
-    monkeypatch.setattr(decoding, "fit_decoder_dtype", None)  # tried once only
+    monkeypatch.setattr(decoding, "fit_precision", None)  # tried once only
     assert decode(model, maps).equal(image)
     vae.float()
     exact = model.decode_feature_map(maps)
     assert (image.float() - exact).abs().max() <= (0.02 if limit else 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_last_level_alone_is_in_half_precision_where_all_is_too_far(monkeypatch, dtype):
+    model = tiny_model(HARTForT2IEnhanced)
+    vae, maps = model.vae_proxy[0].to(dtype), smooth_maps(model, 2, 7).to(dtype)
+    half = model.decode_feature_map(maps).float()
+    vae.float()
+    exact = model.decode_feature_map(maps)
+    vae.to(dtype)
+    monkeypatch.setattr(decoding, "HALF_PRECISION_LIMIT", (half - exact).abs().max() / 2)
+    assert fit_precision(model, maps) == (torch.float32, dtype)
+    mixed = decode(model, maps)
+    assert mixed.dtype is torch.float32
+    assert 0 < (mixed - exact).abs().mean() < (half - exact).abs().mean()
 
 
 @torch.no_grad()

@@ -132,7 +132,7 @@ def test_a_mistake_is_one_update_with_a_reason(handlers, fields, words):
 
 def test_a_failure_is_told_and_the_next_drawing_works(handlers, monkeypatch, caplog):
     with monkeypatch.context() as broken:
-        broken.setattr(handlers.studio.pipeline.model, "decode_feature_map", lambda f: 1 / 0)
+        broken.setattr(handlers.studio.pipeline.model, "decode_feature_map", lambda *_: 1 / 0)
         assert "This failed (ZeroDivisionError" in draw(handlers)[-1]["status"]
     assert "a request failed" in caplog.text
     assert "Done." in draw(handlers)[-1]["status"]

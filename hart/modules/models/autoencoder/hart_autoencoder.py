@@ -9,7 +9,7 @@ Images are in [-1, 1].
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,13 +157,23 @@ class HARTAutoEncoder(PreTrainedModel):
             state = {**state, **_second_decoder(state)}
         return super().load_state_dict(state, strict=strict, assign=assign)
 
-    def fhat_to_img(self, f_hat: torch.Tensor) -> torch.Tensor:
-        """Decode feature maps (B, Z, h, w), square or not, to images (B, 3, H, W) in [-1, 1]."""
-        return self._decode(f_hat).clamp(-1, 1)
+    def fhat_to_img(
+        self, f_hat: torch.Tensor, decoder: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Decode feature maps (B, Z, h, w), square or not, to images (B, 3, H, W) in [-1, 1].
 
-    def _decode(self, f_hat: torch.Tensor, second: bool = False) -> torch.Tensor:
+        ``decoder`` runs in the place of ``self.decoder``.
+        """
+        return self._decode(f_hat, decoder=decoder).clamp(-1, 1)
+
+    def _decode(
+        self,
+        f_hat: torch.Tensor,
+        second: bool = False,
+        decoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> torch.Tensor:
         conv = self.post_quant_conv2 if second else self.post_quant_conv
-        decoder = self.decoder2 if second else self.decoder
+        decoder = decoder or (self.decoder2 if second else self.decoder)
         return decoder(conv(f_hat.to(conv.weight.dtype)))
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:

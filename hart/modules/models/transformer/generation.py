@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -159,10 +159,15 @@ class GenerationMixin:
             return self._run_stages(run, steps or self)
 
     @torch.no_grad()
-    def decode_feature_map(self, f_hat: torch.Tensor) -> torch.Tensor:
-        """Feature map (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
+    def decode_feature_map(
+        self, f_hat: torch.Tensor, decoder: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """Feature map (B, Z, P, P) to images (B, 3, H, W) in [0, 1].
+
+        ``decoder`` runs in the autoencoder's decoder's place.
+        """
         vae = self.vae_proxy[0]
-        image = vae.fhat_to_img(f_hat.to(vae.quantize.embedding.weight.dtype))
+        image = vae.fhat_to_img(f_hat.to(vae.quantize.embedding.weight.dtype), decoder)
         return (image + 1) / 2
 
     # --- one generation -----------------------------------------------------------------------
