@@ -48,6 +48,11 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
     model, device = pipeline.model, pipeline.device
     autoencoder = model.vae_proxy[0]
     autoencoder.decoder.to(memory_format=torch.contiguous_format)
+    # The engine may have found this decoder too inexact in the pipeline's format.
+    decoder = [*autoencoder.decoder.parameters(), *autoencoder.post_quant_conv.parameters()]
+    fitted = [p.data for p in decoder]
+    for p in decoder:
+        p.data = p.data.to(pipeline.dtype)
     # Two copies of the weights in float32, as after loading averaged ones; together with the shared
     # weights, which stay. All are written, so that the operating system really hands memory out.
     shared = [p.data for p in model.parameters()]
@@ -62,5 +67,7 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
             yield
     finally:
         for p, data in zip(model.parameters(), shared, strict=True):
+            p.data = data
+        for p, data in zip(decoder, fitted, strict=True):
             p.data = data
         resident.clear()

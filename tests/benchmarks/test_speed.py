@@ -55,6 +55,15 @@ def test_the_baseline_has_two_float32_copies_of_the_weights_while_it_draws():
     assert weight.data_ptr() == own.data_ptr()
 
 
+def test_the_baseline_decodes_in_the_pipelines_format_whatever_the_engine_needs():
+    ours = random_pipeline("tiny", device="cpu", dtype="bfloat16")
+    weight = ours.model.vae_proxy[0].decoder.conv_in.weight
+    weight.data = weight.data.float()
+    with published_habits(as_published(ours)):
+        assert weight.dtype == torch.bfloat16
+    assert weight.dtype == torch.float32
+
+
 def test_a_half_precision_model_has_as_many_multiply_adds(pipeline):
     half = random_pipeline("tiny", device="cpu", dtype="bfloat16")
     assert part_macs(half, 2) == part_macs(pipeline, 2)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hart.engine.decoder_runner import DecoderRunner, _doubled
+from hart.engine import decoder_runner
+from hart.engine.decoder_runner import DecoderRunner, _doubled, _product_in
 from hart.modules.networks.basic_vae import Decoder, Upsample2x
 
 
@@ -39,6 +40,20 @@ def test_half_precision_in_the_last_level_is_near_and_leaves_the_weights(decoder
     assert image.equal(exact) == (len(decoder.up[0].attn) > 0)  # such a level stays as it is
     assert z.equal(features())
     assert all(map(torch.equal, decoder.parameters(), weights))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strip", [1, 4, 10, 11, 64])
+@pytest.mark.parametrize("channels", [(3, 3), (3, 5)])
+def test_strips_convolve_what_the_whole_map_does(monkeypatch, strip, channels):
+    monkeypatch.setattr(decoder_runner, "STRIP", strip)
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(*channels, 3, padding=1), torch.randn(2, channels[0], 11, 6)
+    expected = conv(x)
+    torch.testing.assert_close(_product_in(torch.float32, conv, x.clone()), expected)
+    half = _product_in(torch.bfloat16, conv, x.clone())
+    assert half.dtype is torch.float32
+    assert 0 < (half - expected).abs().max() < 0.03
 
 
 @torch.no_grad()
