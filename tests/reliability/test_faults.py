@@ -59,7 +59,7 @@ def fault(pipeline, place: str):
         "text": pipeline.text_model,
         "stage": block.ffn if site == "ffn" else block.attn.proj,  # the engine calls only this
         "diffusion": model.diffloss.net.final_layer,
-        "decode": model.vae_proxy[0].decoder,
+        "decode": model.vae_proxy[0].decoder.mid,
     }[kind]
     finished = 0
 
