@@ -50,13 +50,12 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
     autoencoder.decoder.to(memory_format=torch.contiguous_format)
     # The engine may have found this decoder too inexact in the pipeline's format.
     decoder = [*autoencoder.decoder.parameters(), *autoencoder.post_quant_conv.parameters()]
-    fitted = [p.data for p in decoder]
+    before = [(p, p.data) for p in (*model.parameters(), *decoder)]
     for p in decoder:
         p.data = p.data.to(pipeline.dtype)
     # Two copies of the weights in float32, as after loading averaged ones; together with the shared
     # weights, which stay. All are written, so that the operating system really hands memory out.
-    shared = [p.data for p in model.parameters()]
-    resident = [data.clone() for data in shared]
+    resident = [p.data.clone() for p in model.parameters()]
     for p in model.parameters():
         p.data = p.data.float()
     resident.append(model.attn_bias_for_masking)
@@ -66,8 +65,6 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
         with torch.autocast(device.type, dtype=half, enabled=quick):
             yield
     finally:
-        for p, data in zip(model.parameters(), shared, strict=True):
-            p.data = data
-        for p, data in zip(decoder, fitted, strict=True):
+        for p, data in before:
             p.data = data
         resident.clear()

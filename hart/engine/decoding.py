@@ -76,7 +76,7 @@ def fit_precision(model: StageTransformer, f_hat: torch.Tensor) -> Precision:
         # Not so for NaN either, to which float16 may overflow.
         if (decoded(precision) - exact).abs().max() <= HALF_PRECISION_LIMIT:
             return precision
-    return Precision(torch.float32)
+    return Precision(torch.float32)  # which the last one tried has left the weights in
 
 
 def _decode(model: StageTransformer, f_hat: torch.Tensor, precision: Precision) -> torch.Tensor:
