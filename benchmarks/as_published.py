@@ -5,7 +5,8 @@ that one does around the same arithmetic: keys and values grow by concatenation,
 built anew in every layer (both are the plain path's own way), the token head looks at every text
 position, the quadratic training mask is resident, a second float32 copy of the weights (the
 averaged one) is too, half precision is autocast over float32 weights, and the decoder works in
-torch's default layout. It is not HART's code, whose fused kernels need a build.
+torch's default layout. Beside a float32 model it computes in float32 as well, so that both always
+multiply in the same precision. It is not HART's code, whose fused kernels need a build.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ def as_published(pipeline: HARTPipeline) -> HARTPipeline:
 def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
     """While inside: what is resident beside the weights, the decoder's layout, and autocast."""
     model, device = pipeline.model, pipeline.device
+    half = torch.float16 if device.type == "cuda" else torch.bfloat16
+    in_half = pipeline.dtype is not torch.float32 and computes_fast_in_half(device.type)
     autoencoder = model.vae_proxy[0]
     autoencoder.decoder.to(memory_format=torch.contiguous_format)
     # The engine may have found this decoder too inexact in the pipeline's format.
@@ -59,10 +62,8 @@ def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
     for p in model.parameters():
         p.data = p.data.float()
     resident.append(model.attn_bias_for_masking)
-    half = torch.float16 if device.type == "cuda" else torch.bfloat16
-    quick = computes_fast_in_half(device.type)
     try:
-        with torch.autocast(device.type, dtype=half, enabled=quick):
+        with torch.autocast(device.type, dtype=half, enabled=in_half):
             yield
     finally:
         for p, data in before:

@@ -21,8 +21,8 @@ def pipeline():
 
 
 def test_the_baseline_draws_what_the_plain_model_draws(pipeline, monkeypatch):
-    # In autocast's bfloat16 random weights draw other tokens, from a picture like noise.
-    monkeypatch.setattr("hart.utils.device.bfloat16_is_fast", lambda: False)
+    # Beside a float32 model it is not autocast: random weights would draw other tokens in bfloat16.
+    monkeypatch.setattr("hart.utils.device.bfloat16_is_fast", lambda: True)
     baseline = as_published(pipeline)
     shared = baseline.model.head.weight, pipeline.model.head.weight
     assert shared[0].data_ptr() == shared[1].data_ptr()
@@ -53,6 +53,19 @@ def test_the_baseline_has_two_float32_copies_of_the_weights_while_it_draws():
         assert own.dtype == torch.bfloat16
         assert len(baseline("a lighthouse", seed=1, quiet=True).images) == 1
     assert weight.data_ptr() == own.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fast", "autocast"),
+    [("bfloat16", True, True), ("bfloat16", False, False), ("float32", True, False)],
+)
+def test_the_baseline_multiplies_in_the_precision_of_the_model_beside_it(
+    monkeypatch, dtype, fast, autocast
+):
+    monkeypatch.setattr("hart.utils.device.bfloat16_is_fast", lambda: fast)
+    baseline = as_published(random_pipeline("tiny", device="cpu", dtype=dtype))
+    with published_habits(baseline):
+        assert torch.is_autocast_enabled("cpu") is autocast
 
 
 def test_the_baseline_decodes_in_the_pipelines_format_whatever_the_engine_needs():
