@@ -4,9 +4,9 @@ It is the plain model of this library, numerically equal to the public implement
 that one does around the same arithmetic: keys and values grow by concatenation, rotary tables are
 built anew in every layer (both are the plain path's own way), the token head looks at every text
 position, the quadratic training mask is resident, a second float32 copy of the weights (the
-averaged one) is too, half precision is autocast over float32 weights, and the decoder works in
-torch's default layout. Beside a float32 model it computes in float32 as well, so that both always
-multiply in the same precision. It is not HART's code, whose fused kernels need a build.
+averaged one) is too, half precision is autocast over float32 weights where it is fast, and the
+decoder works in torch's default layout. Beside a float32 model nothing is autocast, so that both
+multiply in float32. It is not HART's code, whose fused kernels need a build.
 """
 
 from __future__ import annotations

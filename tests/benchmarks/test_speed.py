@@ -59,7 +59,7 @@ def test_the_baseline_has_two_float32_copies_of_the_weights_while_it_draws():
     ("dtype", "fast", "autocast"),
     [("bfloat16", True, True), ("bfloat16", False, False), ("float32", True, False)],
 )
-def test_the_baseline_multiplies_in_the_precision_of_the_model_beside_it(
+def test_the_baseline_is_autocast_beside_half_precision_where_that_is_fast(
     monkeypatch, dtype, fast, autocast
 ):
     monkeypatch.setattr("hart.utils.device.bfloat16_is_fast", lambda: fast)
