@@ -42,6 +42,7 @@ class Engine:
     def begin(self, run: Generation) -> None:
         """See ``GenerationSteps``."""
         model = self.model
+        self._runner = self._plan = None  # of an earlier generation
         cached = isinstance(model, FeatureCachingMixin)
         self._calibrating = cached and model.calibration
         if cached and model.decides_while_running:

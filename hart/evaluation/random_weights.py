@@ -25,6 +25,7 @@ from hart.pipeline.loading import resolve_device
 from hart.utils.device import resolve_dtype
 
 TEXT_VOCABULARY = 512
+_ON_CPU = {"dtype": torch.float32, "device": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def random_pipeline(
     config = random_config(shape)
     device = resolve_device(device)
     dtype = resolve_dtype("auto" if dtype is None else dtype, device)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     autoencoder_config = HARTAutoEncoderConfig(
         vocab_size=config.vocab_size,
         z_channels=config.z_channels,
@@ -144,7 +145,7 @@ def _fill(model, generator: torch.Generator) -> None:
     """Matrices and kernels keep the scale of their input; norms and biases do nothing."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            values = torch.randn(parameter.shape, generator=generator)
+            values = torch.randn(parameter.shape, generator=generator, **_ON_CPU)
             parameter.copy_(values.mul_(parameter[0].numel() ** -0.5))
         else:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -193,7 +194,9 @@ class WordTokenizer:
             ids = ids[:max_length]
         if padding == "max_length":
             ids += [self.pad_token_id] * (max_length - len(ids))
-        return SimpleNamespace(input_ids=torch.tensor([ids]) if return_tensors else ids)
+        if return_tensors:
+            ids = torch.tensor([ids], dtype=torch.int64, device="cpu")
+        return SimpleNamespace(input_ids=ids)
 
 
 class RandomTextEncoder(nn.Module):
@@ -201,7 +204,8 @@ class RandomTextEncoder(nn.Module):
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.register_buffer("features", torch.randn(TEXT_VOCABULARY, width, generator=generator))
+        features = torch.randn(TEXT_VOCABULARY, width, generator=generator, **_ON_CPU)
+        self.register_buffer("features", features)
 
     @property
     def device(self) -> torch.device:

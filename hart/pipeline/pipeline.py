@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hart.engine import Engine, decode, decode_in_tiles
+from hart.engine import Engine, EngineDecoder
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -87,6 +87,7 @@ class HARTPipeline:
         self.folders = folders
         self.use_engine, self.compile, self.tiled_decode = True, False, False
         self.similarity_path: Path | None = None
+        self._decoder = EngineDecoder()
 
     @classmethod
     def from_pretrained(
@@ -337,6 +338,7 @@ class HARTPipeline:
             timeline=timeline,
             steps=Engine(self.model, self.compile) if self.use_engine else None,
             on_feature_map=on_feature_map if preview else None,
+            wait=True,
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
@@ -347,10 +349,15 @@ class HARTPipeline:
     def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Feature maps (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
         if self.tiled_decode:
-            return decode_in_tiles(self.model, f_hat)
-        return (
-            decode(self.model, f_hat) if self.use_engine else self.model.decode_feature_map(f_hat)
-        )
+            return self._decoder.decode_in_tiles(self.model, f_hat)
+        if self.use_engine:
+            return self._decoder.decode(self.model, f_hat)
+        return self.model.decode_feature_map(f_hat)
+
+    @property
+    def decoder_copy_bytes(self) -> int:
+        """Memory of the engine's copy of the image decoder; 0 before it has decoded."""
+        return self._decoder.size_bytes
 
     def _num_stages(self, options: GenerationOptions) -> int:
         return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -66,6 +67,13 @@ def _probe(dtype: torch.dtype, device: torch.device) -> None:
         raise ValueError(f"device {device} cannot compute in {dtype}: {error}") from error
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Switch autocast off; nothing to do on devices that have none."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 @functools.cache
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least as fast as float32 ones.
@@ -95,7 +103,7 @@ def computes_fast_in_half(device_type: str) -> bool:
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:
-    matrix = torch.ones(_PROBE_SIDE, _PROBE_SIDE, dtype=dtype)
+    matrix = torch.ones(_PROBE_SIDE, _PROBE_SIDE, dtype=dtype, device="cpu")
     started = time.perf_counter()
     matrix @ matrix
     return time.perf_counter() - started

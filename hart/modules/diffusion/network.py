@@ -48,7 +48,8 @@ class TimestepEmbedder(nn.Module):
         """
         half = dim // 2
         # On the CPU whatever the device of t: the exponentials then have the same bits.
-        exponents = -math.log(max_period) * torch.arange(half, dtype=torch.float32) / half
+        steps = torch.arange(half, dtype=torch.float32, device="cpu")
+        exponents = -math.log(max_period) * steps / half
         frequencies = torch.exp(exponents).to(t.device)
         angles = t[:, None].float() * frequencies[None]
         embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)

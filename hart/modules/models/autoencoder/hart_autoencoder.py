@@ -162,18 +162,13 @@ class HARTAutoEncoder(PreTrainedModel):
     ) -> torch.Tensor:
         """Decode feature maps (B, Z, h, w), square or not, to images (B, 3, H, W) in [-1, 1].
 
-        ``decoder`` runs in the place of ``self.decoder``.
+        ``decoder`` runs in the place of ``self.post_quant_conv`` and ``self.decoder``.
         """
-        return self._decode(f_hat, decoder=decoder).clamp(-1, 1)
+        return (decoder or self._decode)(f_hat).clamp(-1, 1)
 
-    def _decode(
-        self,
-        f_hat: torch.Tensor,
-        second: bool = False,
-        decoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
+    def _decode(self, f_hat: torch.Tensor, second: bool = False) -> torch.Tensor:
         conv = self.post_quant_conv2 if second else self.post_quant_conv
-        decoder = decoder or (self.decoder2 if second else self.decoder)
+        decoder = self.decoder2 if second else self.decoder
         return decoder(conv(f_hat.to(conv.weight.dtype)))
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.utils.converted import changes, converted_copy
 from hart.utils.weights import (
     WEIGHT_FILE_NAMES,
     CheckpointError,
@@ -206,8 +207,7 @@ class CheckpointMixin:
 
     def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
         state.pop(TRAINING_ONLY_KEY, None)
-        with torch.device("cpu"):
-            state.setdefault("lvl_1L", self._levels())
+        state.setdefault("lvl_1L", self._levels())
         for layer in range(self.depth):
             key = f"blocks.{layer}.attn."
             if key + "q_bias" in state:
@@ -223,7 +223,11 @@ class CheckpointMixin:
     # --- the autoencoder: attached, never a submodule ------------------------------------------
 
     def attach_autoencoder(self, vae: HARTAutoEncoder) -> None:
-        """Use this autoencoder; it moves along with ``to`` and is shared by deep copies.
+        """Use this autoencoder.
+
+        It is never changed: ``to``, ``half`` and the like give this model a converted copy of its
+        own, and others that use the same autoencoder keep it as it is. A deep copy of this model
+        has its own.
 
         Raises:
             ValueError: its codebook does not have the size the transformer was built for.
@@ -243,13 +247,14 @@ class CheckpointMixin:
         Raises:
             CheckpointError: none is attached and no folder is known or readable.
         """
-        if getattr(self, "_autoencoder", None) is None:
+        if "_autoencoder" not in self.__dict__:
             folder = resolve_autoencoder_folder(self.config)
             if folder is None:
                 raise CheckpointError(
                     "no autoencoder: set config.vae_path or call attach_autoencoder(vae)"
                 )
-            self.attach_autoencoder(self._load_autoencoder(folder))
+            with torch.inference_mode(False):  # it outlives a draw that asks for it
+                self.attach_autoencoder(self._load_autoencoder(folder))
         return self._autoencoder
 
     def _load_autoencoder(self, path: Path) -> HARTAutoEncoder:
@@ -262,18 +267,10 @@ class CheckpointMixin:
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
-        for vae in getattr(self, "_autoencoder", None) or ():
-            vae._apply(fn, *args, **kwargs)
+        vae = self.__dict__.get("_autoencoder", (None,))[0]
+        if vae is not None and changes(vae, fn):
+            self._autoencoder = (converted_copy(vae, fn),)
         return self
-
-    def __deepcopy__(self, memo: dict):
-        clone = self.__class__.__new__(self.__class__)
-        memo[id(self)] = clone
-        for vae in getattr(self, "_autoencoder", None) or ():
-            memo[id(vae)] = vae
-        for name, value in self.__dict__.items():
-            clone.__dict__[name] = copy.deepcopy(value, memo)
-        return clone
 
 
 def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -100,18 +100,20 @@ class ClassGenerationMixin(GenerationMixin):
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
+        wait: bool = False,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
         Args:
-            timeline, steps, on_feature_map: as in :meth:`GenerationMixin.generate_feature_map`.
+            timeline, steps, on_feature_map, wait: as in
+                :meth:`GenerationMixin.generate_feature_map`.
         """
         if B < 1:
             raise ValueError(f"B must be at least 1, got {B}")
         labels = self._checked_labels(B, label_B)
         options = SamplingOptions(cfg, top_p, more_smooth, False, 1, top_k)
         random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
-        with self._exclusive(), self._generation_scope(B, timeline) as marks:
+        with self._exclusive(wait), self._generation_scope(B, timeline) as marks:
             if labels is None:
                 labels = random.classes(B, self.num_classes, self.device)
             run = self._begin_class_generation(labels, options, random, callback, marks)
@@ -124,7 +126,7 @@ class ClassGenerationMixin(GenerationMixin):
             return None
         if isinstance(label_B, int):
             label_B = [self.num_classes if label_B < 0 else label_B] * B
-        labels = torch.as_tensor(label_B)
+        labels = torch.as_tensor(label_B, device=None if torch.is_tensor(label_B) else "cpu")
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (B,):
             raise ValueError(
                 f"label_B must hold {B} integers, got {tuple(labels.shape)} of {labels.dtype}"

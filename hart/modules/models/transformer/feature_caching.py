@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ class FeatureCachingMixin:
             config = preset_config(config, self.patch_nums)
         if not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig or a preset name, got {config!r}")
-        if getattr(self, "_generating", False):
+        if self._generating:
             raise RuntimeError("the cache configuration cannot change while an image is generated")
         self._install(config)
         values = config.to_dict()
@@ -315,6 +316,7 @@ class FeatureCachingMixin:
         A generation that fails is not in the statistics.
         """
         calibrating = self.calibration
+        self._release()  # a copy that was made in the middle of a generation holds part of it
         try:
             if self.collect_cache_statistics:
                 self._counts = GenerationCounts(self.cache_statistics.shape)
@@ -324,7 +326,9 @@ class FeatureCachingMixin:
             yield timeline
             if calibrating:
                 measured = {site: self._tables[site].finish() for site in SITES}
-                self.similarity.merge(measured["attn"], measured["mlp"], bsz)
+                merged = replace(self.similarity)  # this one may have been given to others too
+                merged.merge(measured["attn"], measured["mlp"], bsz)
+                self.similarity = merged
             if self._counts is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
                 self.cache_statistics.add(self._counts, bsz, seconds)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -23,12 +22,11 @@ from hart.modules.models.transformer.generation_state import (
     stage_part,
 )
 from hart.modules.models.transformer.random_source import resolve_random_source
+from hart.modules.models.transformer.turns import exclusive, is_generating
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
 from hart.utils.timing import Timeline
-
-_start_lock = threading.Lock()
 
 NO_GUIDANCE = 1.0
 """Guidance scale at which the diffusion head samples every row by itself."""
@@ -134,10 +132,12 @@ class GenerationMixin:
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
+        wait: bool = False,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
         Args:
+            wait: while another thread generates on this model, wait instead of raising.
             steps: executes the expensive steps in the model's place, see
                 :class:`GenerationSteps`; None is the model itself, the plain path.
             timeline: receives a mark at the end of every stage and around the diffusion head, see
@@ -151,7 +151,7 @@ class GenerationMixin:
         if options.num_maskgit_iters < 0:
             raise ValueError(f"num_maskgit_iters must not be negative, got {num_maskgit_iters}")
         random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
-        with self._exclusive(), self._generation_scope(B, timeline) as marks:
+        with self._exclusive(wait), self._generation_scope(B, timeline) as marks:
             run = self._begin_generation(
                 B, label_B, context_position_ids, context_mask, options, random, callback, marks
             )
@@ -164,7 +164,7 @@ class GenerationMixin:
     ) -> torch.Tensor:
         """Feature map (B, Z, P, P) to images (B, 3, H, W) in [0, 1].
 
-        ``decoder`` runs in the autoencoder's decoder's place.
+        ``decoder`` runs in the place of the autoencoder's, see ``HARTAutoEncoder.fhat_to_img``.
         """
         vae = self.vae_proxy[0]
         image = vae.fhat_to_img(f_hat.to(vae.quantize.embedding.weight.dtype), decoder)
@@ -172,20 +172,15 @@ class GenerationMixin:
 
     # --- one generation -----------------------------------------------------------------------
 
+    @property
+    def _generating(self) -> bool:
+        return is_generating(self)
+
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Refuse a second generation on this model while one is running."""
-        with _start_lock:
-            if getattr(self, "_generating", False):
-                raise RuntimeError(
-                    "this model is generating in another thread; wait for it, or give every "
-                    "thread its own model"
-                )
-            self._generating = True
-        try:
+    def _exclusive(self, wait: bool) -> Iterator[None]:
+        """Surrounds one generation: no other one runs on this model, see :func:`exclusive`."""
+        with exclusive(self, wait):
             yield
-        finally:
-            self._generating = False
 
     @contextlib.contextmanager
     def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:

@@ -80,7 +80,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
             self.lvl_embed = TimestepEmbedder(self.C)
         else:
             self.lvl_embed = nn.Embedding(len(self.patch_nums), self.C)
-        self.register_buffer("lvl_1L", self._levels())
+        self.register_buffer("lvl_1L", self._levels(device=None))
 
     def _add_blocks_and_head(self, config: PretrainedConfig, context_token: int = 0) -> None:
         norm_layer = norm_layer_of(config)
@@ -122,10 +122,11 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         self.post_init()
         self._constructed = True
 
-    def _levels(self) -> torch.Tensor:
+    def _levels(self, device: str | None = "cpu") -> torch.Tensor:
         """(1, N) int64: the stage of every position of the whole sequence."""
-        counts = torch.tensor([end - begin for begin, end in self.begin_ends])
-        levels = torch.arange(len(counts))
+        options = {"dtype": torch.int64, "device": device}
+        counts = torch.tensor([end - begin for begin, end in self.begin_ends], **options)
+        levels = torch.arange(len(counts), **options)
         return levels.repeat_interleave(counts, output_size=self.sequence_length)[None]
 
     @property

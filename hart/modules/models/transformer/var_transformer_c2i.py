@@ -61,7 +61,8 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
     @property
     def uniform_prob(self) -> torch.Tensor:
         """(1, K), the probability of every class when classes are drawn."""
-        return torch.full((1, self.num_classes), 1 / self.num_classes, device=self.device)
+        share = 1 / self.num_classes
+        return torch.full((1, self.num_classes), share, dtype=torch.float32, device=self.device)
 
     def forward(self, label_B: torch.Tensor, x_BLCv_wo_first_l: torch.Tensor) -> torch.Tensor:
         """One teacher-forced pass over all stages at once.
@@ -79,7 +80,8 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
         """
         bsz, device_type = len(label_B), label_B.device.type
         if self.training:
-            dropped = torch.rand(bsz, device=label_B.device) < self.cond_drop_rate
+            variates = torch.rand(bsz, dtype=torch.float32, device=label_B.device)
+            dropped = variates < self.cond_drop_rate
             label_B = label_B.masked_fill(dropped, self.num_classes)
         with torch.autocast(device_type, enabled=False):
             cond = self.class_emb(label_B)

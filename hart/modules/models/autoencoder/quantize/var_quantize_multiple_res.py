@@ -34,7 +34,8 @@ from hart.modules.models.autoencoder.quantize.phi import (
     PhiShared,
     build_phi,
 )
-from hart.modules.models.autoencoder.quantize.training import Quantized, without_autocast
+from hart.modules.models.autoencoder.quantize.training import Quantized
+from hart.utils.device import without_autocast
 
 __all__ = ["Phi", "PhiNonShared", "PhiPartiallyShared", "PhiShared", "VectorQuantizer2"]
 
@@ -259,7 +260,7 @@ class VectorQuantizer2(nn.Module):
         """Quantize with gradients, in float32 also under autocast; see ``Quantized``."""
         sizes = self._checked_sizes(f_BChw, patch_nums)
         S = len(sizes)
-        hits_SV = torch.zeros(S, self.vocab_size, device=f_BChw.device)
+        hits_SV = torch.zeros(S, self.vocab_size, dtype=torch.float32, device=f_BChw.device)
         ids = []
         with without_autocast(f_BChw.device):
             f = f_BChw.float()
