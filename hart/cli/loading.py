@@ -44,12 +44,17 @@ def set_up(args: argparse.Namespace) -> Run:
         plan_images(prompts, options)  # refuses empty prompts
         folder = prepare_output_folder(Path(args.output_dir))
         pipeline = load_pipeline(args, say)
-    pipeline.use_engine, pipeline.compile = args.engine, args.compile
-    pipeline.tiled_decode = args.tiled_decode
+    choose_execution(pipeline, args)
     if args.assume_similarity is not None:
         pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
         pipeline.similarity_path = None
     return Run(args, options, prompts, folder, pipeline, say)
+
+
+def choose_execution(pipeline: HARTPipeline, args: argparse.Namespace) -> None:
+    """Let the pipeline compute as the arguments say."""
+    pipeline.use_engine, pipeline.compile = args.engine, args.compile
+    pipeline.tiled_decode = args.tiled_decode
 
 
 def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTPipeline:

@@ -12,6 +12,7 @@ from hart.modules.networks.caching.files import (
     PART_SUFFIX,
     make_folder,
     read_limited,
+    regular_size,
     replacing,
     sync,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "file_sha256",
     "make_folder",
     "read_limited",
+    "regular_size",
     "replacing",
     "sync",
     "write_json",

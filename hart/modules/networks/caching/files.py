@@ -61,7 +61,7 @@ def make_folder(path: Path) -> None:
     """
     new = [folder for folder in (path, *path.parents) if not folder.exists()]
     path.mkdir(parents=True, exist_ok=True)
-    for folder in new:
+    for folder in reversed(new):
         sync(folder.parent)
 
 
@@ -79,6 +79,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def regular_size(path: Path) -> int:
+    """Size in bytes of a regular file.
+
+    Raises:
+        ValueError: it is something else.
+        OSError: it is not there, or a link that leads nowhere.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
+        raise ValueError(f"{path}: expected a regular file, found {kind}")
+    return status.st_size
+
+
 def read_limited(path: Path, max_bytes: int) -> bytes:
     """The content of a regular file; a pipe or device may never end, and is not opened.
 
@@ -86,11 +100,7 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
         ValueError: it is something else, or larger than ``max_bytes``.
         OSError: it cannot be read.
     """
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
-        raise ValueError(f"{path}: expected a regular file, found {kind}")
-    size, data = status.st_size, b""
+    size, data = regular_size(path), b""
     if size <= max_bytes:
         with path.open("rb") as file:
             data = file.read(max_bytes + 1)  # it may have grown
