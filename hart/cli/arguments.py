@@ -63,7 +63,9 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     source = group.add_mutually_exclusive_group()
     source.add_argument("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
     source.add_argument(
-        "--prompts_file", help="one prompt per line; empty lines and # comments are skipped"
+        "--prompts_file",
+        help="text with one prompt per line (empty lines and # comments are skipped), .jsonl of "
+        "objects, .json of an array, or .csv or .tsv with a header",
     )
     source.add_argument(
         "--demo_prompts",

@@ -27,8 +27,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts_file",
         required=True,
         metavar="FILE",
-        help="text with one prompt per line, .jsonl of objects or .csv with a header: prompt and, "
-        "per line if wanted, seed and cache_preset",
+        help="text with one prompt per line, .jsonl of objects, .json of an array, or .csv or .tsv "
+        "with a header: prompt and, for a row if wanted, seed and cache_preset",
     )
     add_text_arguments(prompts)
     add_sampling_arguments(parser.add_argument_group("sampling"))

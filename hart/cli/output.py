@@ -8,6 +8,7 @@ from pathlib import Path
 from hart.cli.run import Run
 from hart.pipeline import ImageResult
 from hart.pipeline.results import image_metadata
+from hart.utils.files import make_folder
 from hart.utils.images import save_png
 
 RESULTS_FILE = "generation_results.json"
@@ -20,7 +21,7 @@ def prepare_output_folder(folder: Path) -> Path:
         ValueError: it cannot be created or written to.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -28,10 +29,14 @@ def prepare_output_folder(folder: Path) -> Path:
     return folder
 
 
-def save_result(result: ImageResult, run: Run, durable: bool = False) -> Path:
+def save_result(result: ImageResult, run: Run) -> Path:
     """Write one image as ``<index>.png``; the text chunks say how to draw it again.
 
-    Returns only when it would survive a power failure, if it is to be ``durable``.
+    It would survive a power failure when this returns.
+
+    Raises:
+        OSError: it cannot be written, or the folder has vanished since the run began.
     """
     metadata = image_metadata(result, run.options, run.pipeline.model.cache_config)
-    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata, durable)
+    file = run.folder / f"{result.index:06d}.png"
+    return save_png(result.image, file, metadata, durable=True)

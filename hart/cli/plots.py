@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from hart.cli.parser import add_debug
-from hart.cli.prompts import read_text
 from hart.cli.similarity_files import add_schedule_argument, read_with_schedule
 from hart.evaluation.figures import SUFFIXES, check_figure_file, save_figure
 from hart.evaluation.run_statistics import KNOWN_DOCUMENTS, read_run_statistics
@@ -18,6 +17,9 @@ from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.decisions import decide_all
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.stages import StageSchedule
+from hart.utils.text_files import read_text
+
+MAX_STATISTICS_BYTES = 2**30
 
 
 def add_plot_commands(commands: argparse._SubParsersAction) -> None:
@@ -113,7 +115,7 @@ def run_plot_statistics(args: argparse.Namespace) -> int:
     output = _output_file(args)
     path = Path(args.file)
     try:
-        statistics = read_run_statistics(json.loads(read_text(path)))
+        statistics = read_run_statistics(json.loads(read_text(path, MAX_STATISTICS_BYTES)))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     save_figure(plot_statistics(statistics, path.name), output)

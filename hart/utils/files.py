@@ -1,54 +1,34 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and reading none that never ends."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import os
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PART_SUFFIX = ".part"
-"""Of files that are being written; one is left behind where a process was killed."""
+from hart.modules.networks.caching.files import (
+    PART_SUFFIX,
+    make_folder,
+    read_limited,
+    regular_size,
+    replacing,
+    sync,
+)
 
+__all__ = [
+    "PART_SUFFIX",
+    "file_sha256",
+    "make_folder",
+    "read_limited",
+    "regular_size",
+    "replacing",
+    "sync",
+    "write_json",
+]
 
-@contextlib.contextmanager
-def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A path beside ``path`` to write to; it is moved over ``path`` if writing succeeds.
-
-    Folders are created. After an exception ``path`` is what it was before.
-
-    Args:
-        path: the file to make or replace.
-        durable: return only when file and name would survive a power failure.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}{PART_SUFFIX}")
-    try:
-        yield beside
-        if durable:
-            sync(beside)  # before the name: a name on the disk never has half a file
-        os.replace(beside, path)
-        if durable:
-            sync(path.parent)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk.
-
-    Windows cannot sync a folder; its own journal keeps the names.
-    """
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+_CHUNK_BYTES = 1 << 20
 
 
 def write_json(file: Path, content: Mapping[str, Any], durable: bool = False) -> None:
@@ -61,3 +41,16 @@ def write_json(file: Path, content: Mapping[str, Any], durable: bool = False) ->
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(file, durable) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, as hexadecimal digits.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from hart.utils.files import replacing
+from hart.utils.text_files import split_lines
 
 GRID_COLUMNS = 12
 _MAX_PNG_KEYWORD = 79
@@ -116,7 +117,7 @@ def save_images(
     for picture, path in zip(pictures, paths, strict=True):
         save_png(picture, path)
     if prompts is not None:
-        text = "".join(" ".join(prompt.splitlines()) + "\n" for prompt in prompts)
+        text = "".join(" ".join(split_lines(prompt)) + "\n" for prompt in prompts)
         with replacing(folder / "prompt.txt") as beside:
             beside.write_text(text, encoding="utf-8")
     return paths
@@ -132,9 +133,9 @@ def save_png(
 
     Args:
         image: The image.
-        path: File to write or replace; its folder is created if needed.
+        path: File to write or replace; its folder is created if needed, but for a durable one.
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
-        durable: Return only when the file would survive a power failure.
+        durable: Return only when the file would survive a power failure; see ``replacing``.
 
     Returns:
         The path.

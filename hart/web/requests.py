@@ -10,6 +10,7 @@ from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import GenerationOptions
+from hart.utils.prompt_files import read_prompt_text
 
 CUSTOM = "custom"
 """Beside the presets' names: the visitor's own stages, sites and threshold."""
@@ -58,13 +59,16 @@ class CalibrationRequest:
 
 
 def read_prompts(text: object, limit: int) -> list[str]:
-    """One prompt per line; empty lines are skipped.
+    """One prompt per line, as in a file; empty lines and lines that start with # are skipped.
 
     Raises:
-        ValueError: none, too many, or one is too long.
+        ValueError: none, too many, or one is too long or no text.
     """
-    lines = (line.strip() for line in (text if isinstance(text, str) else "").splitlines())
-    prompts = [line for line in lines if line]
+    rows = list(read_prompt_text(text if isinstance(text, str) else ""))
+    for row in rows:
+        if row.error is not None:
+            raise ValueError(f"Line {row.line}: {row.error}.")
+    prompts = [row.fields["prompt"] for row in rows]
     if not prompts:
         raise ValueError("Write at least one prompt, one per line.")
     if len(prompts) > limit:
