@@ -19,6 +19,7 @@ from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConf
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.caching.similarity import SimilarityTables, is_similarity
 from hart.pipeline import HARTPipeline
 from hart.pipeline.loading import resolve_device
@@ -115,7 +116,7 @@ def random_pipeline(
     config = random_config(shape)
     device = resolve_device(device)
     dtype = resolve_dtype("auto" if dtype is None else dtype, device)
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(integer("seed", seed))
     autoencoder_config = HARTAutoEncoderConfig(
         vocab_size=config.vocab_size,
         z_channels=config.z_channels,

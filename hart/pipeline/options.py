@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+from hart.modules.networks.caching.numbers import integer, plain, plain_list
 
 DEFAULT_BATCH_SIZE = 4
 SEED_LIMIT = 2**63
+_TOO_LARGE = 2.0**1000  # for a float; comparing does not convert integers
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,18 @@ class SamplingChoices:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check_integer("num_images_per_prompt", self.num_images_per_prompt, 1)
-        _check_integer("seed", self.seed, 0)
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+            if isinstance(field.default, bool):
+                _check_flag(field.name, getattr(self, field.name))
+        integer("num_images_per_prompt", self.num_images_per_prompt, 1)
+        integer("seed", self.seed, 0)
         if self.batch_size is not None:
-            _check_integer("batch_size", self.batch_size, 1)
+            integer("batch_size", self.batch_size, 1)
         if self.seed >= SEED_LIMIT:
             raise ValueError(f"seed must be below 2**63, got {self.seed}")
-        if not (math.isfinite(self.cfg_scale) and self.cfg_scale >= 0):
-            raise ValueError(f"cfg_scale must be a number from 0, got {self.cfg_scale}")
-        if not 0.0 <= self.top_p <= 1.0:  # also refuses NaN
-            raise ValueError(f"top_p must be within [0, 1], got {self.top_p}")
+        _check_number("cfg_scale", self.cfg_scale, math.inf)
+        _check_number("top_p", self.top_p, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values."""
@@ -74,9 +79,9 @@ class GenerationOptions(SamplingChoices):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_integer("num_maskgit_iters", self.num_maskgit_iters, 0)
+        integer("num_maskgit_iters", self.num_maskgit_iters, 0)
         if self.max_token_length is not None:
-            _check_integer("max_token_length", self.max_token_length, 1)
+            integer("max_token_length", self.max_token_length, 1)
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,19 @@ class VARGenerationOptions(SamplingChoices):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_integer("top_k", self.top_k, 0)
+        integer("top_k", self.top_k, 0)
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer from {least}, got {value!r}")
+def _check_number(name: str, value: object, most: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value <= most and value < _TOO_LARGE):  # also refuses NaN
+        limit = "from 0" if math.isinf(most) else f"within [0, {most}]"
+        raise ValueError(f"{name} must be a number {limit}, got {value!r}")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,10 @@ class ImageRequest:
     index: int
     prompt: str | int
     seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("index", "prompt", "seed"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
 
 
 def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> list[ImageRequest]:
@@ -145,7 +161,7 @@ def plan_classes(
         ValueError: there is no class, or one is out of range.
         TypeError: a class is not an integer.
     """
-    classes = [classes] if isinstance(classes, int) else list(classes)
+    classes = plain_list(classes)
     if not classes:
         raise ValueError("classes is empty; at least one class is needed")
     for index, label in enumerate(classes):

@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PretrainedConfig
 
+from hart.modules.networks.caching.numbers import plain
+
 __all__ = ["HARTAutoEncoderConfig", "HARTAutoEncoderWithDiscConfig"]
 
 QUANTIZER_TYPES = ("var", "var_hybrid")
@@ -91,6 +93,9 @@ class HARTAutoEncoderConfig(PretrainedConfig):
         self.freeze_codebook_for_hybrid = freeze_codebook_for_hybrid
         self.double_decoder = double_decoder
         super().__init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, plain(value))
 
 
 class HARTAutoEncoderWithDiscConfig(HARTAutoEncoderConfig):

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 
 from transformers import AutoConfig, PretrainedConfig
 
+from hart.modules.networks.caching.numbers import plain
+
 __all__ = [
     "HARTForC2IConfig",
     "HARTForT2IConfig",
@@ -22,6 +24,7 @@ VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 def _positive_integer(field: str, value: object) -> int:
     """``value``; configurations come from files, so that it may be anything."""
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{field} must be a positive integer, got {value!r}")
     return value
@@ -103,6 +106,9 @@ class _TransformerConfig(PretrainedConfig):
         self.use_cross_attn = use_cross_attn
         self.diffusion_head_repeats = diffusion_head_repeats
         super().__init__(**kwargs)
+
+    def __setattr__(self, name, value) -> None:
+        super().__setattr__(name, plain(value))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):

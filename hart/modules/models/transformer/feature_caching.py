@@ -28,6 +28,7 @@ from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.multiply_adds import TransformerShape
+from hart.modules.networks.caching.numbers import plain_list
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.prune_plan import guidance_stop
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
@@ -165,6 +166,7 @@ class FeatureCachingMixin:
         self._replace_table(mlp=table)
 
     def _replace_table(self, **tables: Table) -> None:
+        tables = {site: [plain_list(row) for row in plain_list(t)] for site, t in tables.items()}
         current = {site: self.similarity.site(site) for site in SITES}
         replaced = SimilarityTables(**{**current, **tables}, images=self.similarity.images)
         replaced.validate(self.depth, self.schedule)

@@ -23,6 +23,7 @@ from hart.modules.models.transformer.generation_state import (
 )
 from hart.modules.models.transformer.random_source import resolve_random_source
 from hart.modules.models.transformer.turns import exclusive, is_generating
+from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
@@ -146,10 +147,9 @@ class GenerationMixin:
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
                 does counts to the next stage unless it closes a part on the timeline itself.
         """
+        B = integer("B", B)
         self._check_context(B, label_B, context_position_ids, context_mask)
-        options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, int(num_maskgit_iters))
-        if options.num_maskgit_iters < 0:
-            raise ValueError(f"num_maskgit_iters must not be negative, got {num_maskgit_iters}")
+        options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, num_maskgit_iters)
         random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
         with self._exclusive(wait), self._generation_scope(B, timeline) as marks:
             run = self._begin_generation(

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from hart.modules.networks.caching.numbers import integer
+
 
 class CopyableGenerator(torch.Generator):
     """A generator that supports ``copy.deepcopy``: same device, same state."""
@@ -134,7 +136,7 @@ def resolve_random_source(
     if generator is None:
         if g_seed is None:
             return UpstreamRandom()
-        model_generator.manual_seed(g_seed)
+        model_generator.manual_seed(integer("g_seed", g_seed))
         return UpstreamRandom(model_generator)
     if g_seed is not None:
         raise ValueError("g_seed and generator exclude each other; give one of them")

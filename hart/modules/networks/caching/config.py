@@ -8,6 +8,7 @@ from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 from .interpolate import INTERPOLATION_MODES
+from .numbers import plain
 from .stages import StageSchedule, format_stages
 from .validation import (
     PruneStages,
@@ -93,6 +94,7 @@ class CacheConfig:
         for name, check in _NORMALISED.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
         for name in ("enable_attn_cache", "enable_mlp_cache", "adaptive_threshold"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         one_of(self.interpolation_mode, INTERPOLATION_MODES, "interpolation_mode")

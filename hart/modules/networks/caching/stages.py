@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+from .numbers import plain
+
 TABLE_WIDTH = 15
 """Number of columns in every row of a HART similarity table."""
 
@@ -47,6 +49,7 @@ The last stage, 4096, has no entry.
 
 def as_integer(value: object, field: str) -> int:
     """``value`` as a plain ``int``; booleans, floats and text raise ``TypeError``."""
+    value = plain(value)
     if isinstance(value, bool):
         raise TypeError(f"{field} must contain integers, got the boolean {value}")
     try:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
 
+from .numbers import plain
 from .stages import as_integer
 
 PruneStages = tuple[tuple[int, float], ...]
@@ -114,6 +115,7 @@ def one_of(value: object, allowed: tuple[str, ...], name: str) -> None:
 
 
 def _number(value: object, name: str) -> float:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     return float(value)
