@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,15 +62,10 @@ class SavedCalibration:
     files: list[Path]
 
 
-def new_folder(root: Path) -> Path:
-    """A folder of its own for one request; its name starts with the time."""
-    return root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-
-
 def save_drawing(
-    drawn: Drawn, stages: StagePictures, pipeline: HARTPipeline, root: Path
+    drawn: Drawn, stages: StagePictures, pipeline: HARTPipeline, folder: Path
 ) -> SavedDrawing:
-    """Write images, tables, heat map and a report to a new folder below ``root``.
+    """Write images, tables, heat map and a report to a folder.
 
     Args:
         stages: pictures of the first images after each stage; may be empty.
@@ -80,7 +73,6 @@ def save_drawing(
     Raises:
         OSError: a file cannot be written.
     """
-    folder = new_folder(root)
     pictures = _save_pictures(drawn, folder)
     heat_map = folder / "reuse.png"
     save_figure(plot_reuse(drawn.runs[0].reuse, drawn.request.name), heat_map)
@@ -142,9 +134,9 @@ def drawing_report(drawn: Drawn, pipeline: HARTPipeline) -> dict[str, Any]:
 
 
 def save_calibration(
-    calibrated: Calibrated, pipeline: HARTPipeline, preset: str, root: Path
+    calibrated: Calibrated, pipeline: HARTPipeline, preset: str, folder: Path
 ) -> SavedCalibration:
-    """Write the similarity table and its heat map to a new folder below ``root``.
+    """Write the similarity table and its heat map to a folder.
 
     Args:
         preset: the heat map marks what it would reuse.
@@ -152,7 +144,6 @@ def save_calibration(
     Raises:
         OSError: a file cannot be written.
     """
-    folder = new_folder(root)
     model, tables = pipeline.model, calibrated.tables
     plan = decide_all(preset_config(preset, model.patch_nums), model.schedule, tables)
     stored = StoredSimilarity(tables, Provenance(model.patch_nums, images=tables.images))

@@ -9,25 +9,29 @@ from pathlib import Path
 
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.web import render
-from hart.web.events import Calibrated, Drawn, Progress
+from hart.web.events import Calibrated, Drawn
 from hart.web.files import save_calibration, save_drawing
 from hart.web.requests import (
     CUSTOM,
+    DEFAULT_PRESET,
     MAX_CALIBRATION_PROMPTS,
     CalibrationRequest,
     DrawRequest,
     read_config,
     read_options,
+    read_preset,
     read_prompts,
+    read_switch,
 )
+from hart.web.results import Keep, Results
 from hart.web.studio import Studio
 from hart.web.tables import headline, image_table, stage_table
 from hart.web.view import DrawingView, Updates
+from hart.web.visitors import Visitors
 
-DEFAULT_PRESET = "original"
 SPEEDUP_NOTE = (
-    "The speedup is of this one run, the first one of which may be warming up; "
-    "hart generate --compare_configs measures it in turns."
+    "Both were warmed up and drawn in turns, each image once; "
+    "hart generate --compare_configs repeats the measurement."
 )
 _log = logging.getLogger(__name__)
 
@@ -40,10 +44,23 @@ class Handlers:
         name: what the page calls the model.
         folder: where results go.
         max_images: images of one request.
+        keep: how many results stay, and for how long.
+
+    Attributes:
+        results: what may be fetched of the folder.
+        visitors: who listens.
     """
 
-    def __init__(self, studio: Studio, name: str, folder: Path, max_images: int) -> None:
-        self.studio, self.folder, self.max_images = studio, folder, max_images
+    def __init__(
+        self,
+        studio: Studio,
+        name: str,
+        folder: Path,
+        max_images: int,
+        keep: Keep = Keep(),  # noqa: B008
+    ) -> None:
+        self.studio, self.folder, self.max_images = studio, folder.resolve(), max_images
+        self.results, self.visitors = Results(self.folder, keep), Visitors()
         self._name = name
 
     @property
@@ -54,22 +71,22 @@ class Handlers:
 
     def draw(
         self, prompts, seed, cfg_scale, preset, stages, sites, threshold, adaptive, interpolation,
-        compare, previews,
+        compare, previews, base=DEFAULT_PRESET,
     ) -> Iterator[Updates]:  # fmt: skip
-        """Draw what the page says; never raises.
+        """Draw what the page says; never raises. ``base``: the preset that custom caching changes.
 
         Updates ``status``, ``gallery``, ``columns`` (of the gallery), ``strip``, ``cards``,
         ``heat_map``, ``tables`` and ``files``.
         """
         try:
-            custom = (stages, sites, threshold, adaptive, interpolation)
+            custom = (stages, sites, threshold, adaptive, interpolation, base)
             request = DrawRequest(
                 read_prompts(prompts, self.max_images),
                 read_options(seed, cfg_scale),
                 str(preset),
                 read_config(preset, self._schedule, *custom),
-                compare=bool(compare),
-                previews=bool(previews),
+                compare=read_switch("Comparing", compare),
+                previews=read_switch("Showing every stage", previews),
             )
         except (ValueError, TypeError) as error:
             yield {"status": render.failure(str(error))}
@@ -77,18 +94,19 @@ class Handlers:
         yield from self._guarded(self._draw(request))
 
     def _draw(self, request: DrawRequest) -> Iterator[Updates]:
-        view = DrawingView(request)
-        yield {**view.cleared(), "status": render.message("Waiting for the model …")}
-        with contextlib.closing(self.studio.draw(request)) as events:
-            for event in events:
-                if isinstance(event, Drawn):
-                    yield {"status": render.message("Writing the results …")}
-                    yield self._finish(event, view)
-                else:
-                    yield {} if event is None else view.update(event)
+        with self.results.request() as folder:
+            view = DrawingView(request, folder)
+            yield {**view.cleared(), "status": render.message("Waiting for the model …")}
+            with contextlib.closing(self.studio.draw(request)) as events:
+                for event in events:
+                    if isinstance(event, Drawn):
+                        yield {"status": render.message("Writing the results …")}
+                        yield self._finish(event, view, folder)
+                    else:
+                        yield {} if event is None else view.update(event)
 
-    def _finish(self, drawn: Drawn, view: DrawingView) -> Updates:
-        saved = save_drawing(drawn, view.stages, self.studio.pipeline, self.folder)
+    def _finish(self, drawn: Drawn, view: DrawingView, folder: Path) -> Updates:
+        saved = save_drawing(drawn, view.stages, self.studio.pipeline, folder)
         lines = [*drawn.notes, *(f"Nothing was reused: {r}" for r in drawn.runs[0].reasons)]
         if drawn.request.compare and len(drawn.runs) == 1:
             lines.append("This is what the others are compared with.")
@@ -115,9 +133,9 @@ class Handlers:
             request = CalibrationRequest(
                 read_prompts(prompts, MAX_CALIBRATION_PROMPTS),
                 read_options(seed, cfg_scale),
-                add=bool(add),
+                add=read_switch("Adding to the table", add),
             )
-            read_config(preset, self._schedule)
+            read_preset(preset, self._schedule)
         except (ValueError, TypeError) as error:
             yield {"status": render.failure(str(error))}
             return
@@ -125,17 +143,18 @@ class Handlers:
 
     def _calibrate(self, request: CalibrationRequest, preset: str) -> Iterator[Updates]:
         yield {"status": render.message("Waiting for the model …"), "heat_map": None, "files": []}
-        with contextlib.closing(self.studio.calibrate(request)) as events:
+        with (
+            self.results.request() as folder,
+            contextlib.closing(self.studio.calibrate(request)) as events,
+        ):
             for event in events:
                 if isinstance(event, Calibrated):
-                    yield self._finish_calibration(event, preset)
-                elif isinstance(event, Progress):
-                    yield {"status": render.progress(event)}
+                    yield self._finish_calibration(event, preset, folder)
                 else:
-                    yield {}
+                    yield {} if event is None else {"status": render.status(event)}
 
-    def _finish_calibration(self, calibrated: Calibrated, preset: str) -> Updates:
-        saved = save_calibration(calibrated, self.studio.pipeline, preset, self.folder)
+    def _finish_calibration(self, calibrated: Calibrated, preset: str, folder: Path) -> Updates:
+        saved = save_calibration(calibrated, self.studio.pipeline, preset, folder)
         images = calibrated.tables.images
         done = f"Done: the table of {images} images is in use for everybody now."
         return {
@@ -145,10 +164,15 @@ class Handlers:
             "about": self.about(),
         }
 
-    def restore(self) -> Updates:
-        """Use the checkpoint's own table again. Updates ``status`` and ``about``."""
-        self.studio.restore_tables()
-        return {
+    def restore(self) -> Iterator[Updates]:
+        """Use the checkpoint's own table again. Updates ``status`` and ``about``; never raises."""
+        yield from self._guarded(self._restore())
+
+    def _restore(self) -> Iterator[Updates]:
+        with contextlib.closing(self.studio.restore()) as events:
+            for event in events:
+                yield {} if event is None else {"status": render.status(event)}
+        yield {
             "status": render.message("The table that the page started with is in use again."),
             "about": self.about(),
         }
@@ -162,7 +186,7 @@ class Handlers:
 
     def preset_fields(self, preset: str) -> tuple[list[int], list[str], float, bool, str] | None:
         """Stages, sites, threshold, adaptive and interpolation of a preset; None if custom."""
-        if preset not in CACHE_PRESETS:
+        if not isinstance(preset, str) or preset not in CACHE_PRESETS:
             return None
         config = preset_config(preset, self._schedule.patch_nums)
         return (

@@ -16,7 +16,7 @@ from PIL import Image
 
 from hart.web.handlers import Handlers
 from hart.web.page import PageOptions, build_page
-from hart.web.server import page_folder, serving
+from hart.web.server import Address, serving
 from hart.web.studio import Studio
 from tests.pipeline.checkpoint_folder import STAGES
 from tests.web.browser import Person, open_chromium
@@ -45,11 +45,12 @@ class Site:
 def site(tmp_path_factory, web_checkpoint):
     pytest.importorskip("gradio")
     site = Site(web_checkpoint, tmp_path_factory.mktemp("served"))
-    with page_folder(site.folder):
-        handlers = Handlers(Studio(site.pipeline), "a tiny model", site.folder, max_images=600)
-        with serving(build_page(handlers, OPTIONS), site.folder, port=free_port()) as address:
-            site.address = address
-            yield site
+    studio = Studio(site.pipeline, max_waiting=OPTIONS.max_waiting)
+    handlers = Handlers(studio, "a tiny model", site.folder, max_images=600)
+    page = build_page(handlers, OPTIONS)
+    with serving(page, handlers, Address(port=free_port())) as address:
+        site.address = address
+        yield site
 
 
 def free_port() -> int:

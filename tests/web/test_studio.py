@@ -13,6 +13,7 @@ from hart.pipeline import GenerationOptions
 from hart.web.events import BatchDone, Calibrated, Drawn, Preview, Progress
 from hart.web.requests import CalibrationRequest, DrawRequest
 from hart.web.studio import Studio, UnsafePromptError
+from hart.web.worker import Waiting
 from tests.pipeline.checkpoint_folder import PATCH_NUMS, STAGES
 
 PROMPTS = ["a red fox", "two boats"]
@@ -24,7 +25,8 @@ def request(name="original", prompts=PROMPTS, seed=3, **fields) -> DrawRequest:
 
 
 def events_of(iterator) -> list:
-    return [event for event in iterator if event is not None]
+    """What is not about time that passes."""
+    return [event for event in iterator if not isinstance(event, Waiting | None)]
 
 
 def same(a, b) -> bool:
@@ -105,15 +107,16 @@ def test_closing_ends_a_drawing_and_frees_the_model(studio):
 
 
 def test_closing_while_waiting_leaves_the_queue(studio):
-    with studio._model_lock:
-        before = threading.active_count()
-        iterator = studio.draw(request())
-        assert next(iterator) is None
-        iterator.close()
-        for thread in threading.enumerate():
-            if thread.name == "hart-web":
-                thread.join(10)
-        assert threading.active_count() <= before
+    drawing = studio.draw(request(prompts=PROMPTS * 50))
+    next(event for event in drawing if isinstance(event, Progress))
+    waiting = studio.draw(request(seed=9))
+    assert next(waiting) == Waiting(1)
+    assert studio._worker.waiting == 1
+    waiting.close()
+    assert studio._worker.waiting == 0
+    drawing.close()
+    assert events_of(studio.restore()) == []  # its turn comes after that of the closed one
+    assert studio.pipeline.model.cache_statistics.images < 2 * len(PROMPTS) * 50
 
 
 def test_a_failure_reaches_the_one_who_asked_and_nobody_else(studio, monkeypatch):
@@ -146,7 +149,7 @@ def test_a_calibration_starts_from_nothing_or_adds(studio, add, images):
     assert events[-1].tables.images == images
     assert studio.pipeline.model.similarity == events[-1].tables
     assert [event.done for event in events[:-1]] == list(range(1, len(STAGES) + 1))
-    studio.restore_tables()
+    assert events_of(studio.restore()) == []
     assert studio.pipeline.model.similarity.images == 2
     assert studio.pipeline.model.similarity.attn[0][0] == 0.9
 
@@ -158,7 +161,7 @@ def test_a_calibration_that_is_closed_leaves_the_table(studio):
     while seen < len(STAGES) + 2:  # into the second batch
         seen += next(iterator) is not None
     iterator.close()
-    with studio._model_lock:
-        assert studio.pipeline.model.similarity is before
-        assert studio.pipeline.model.calibration is False
-        assert before.images == 2
+    events_of(studio.draw(request()))  # after the calibration has ended
+    assert studio.pipeline.model.similarity is before
+    assert studio.pipeline.model.calibration is False
+    assert before.images == 2
