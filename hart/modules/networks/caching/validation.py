@@ -116,7 +116,10 @@ def one_of(value: object, allowed: tuple[str, ...], name: str) -> None:
 def _number(value: object, name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number of a usual size, got {value}") from None
 
 
 def _digits(value: object) -> object:
