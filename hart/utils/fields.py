@@ -164,7 +164,7 @@ def check_field(name: str, value: object, field: Field) -> None:
         ValueError: the message names the field, the value and what is allowed.
     """
     if not field.allows(value):
-        raise ValueError(f"{name} is {_shown.repr(value)}, expected {field}")
+        raise ValueError(f"{name} must be {field}, got {_shown.repr(value)}")
 
 
 def check_fields(file: Path, content: Mapping[str, Any], table: Mapping[str, Field]) -> None:

@@ -33,8 +33,8 @@ class Axis:
         shape = headers[self.key].shape if self.key in headers else ()
         return shape[self.axis] if self.axis < len(shape) else None
 
-    def __str__(self) -> str:
-        return f"axis {self.axis} of {self.key!r}"
+    def reason(self, headers: Headers, _: int) -> str:
+        return f"{self.key!r} has shape {tuple(headers[self.key].shape)}"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,10 @@ class Count:
         names = (key.removeprefix(self.prefix) for key in headers if key.startswith(self.prefix))
         return len({name.partition(".")[0] for name in names})
 
-    def __str__(self) -> str:
-        return f"the modules {self.prefix}*"
+    def reason(self, headers: Headers, asked: int) -> str:
+        found = self.found(headers)
+        kind = f"no {self.prefix}{found}" if asked > found else f"a {self.prefix}{asked}"
+        return f"there is {kind}."
 
 
 def build_on_meta(
@@ -72,8 +74,9 @@ def build_on_meta(
         value, found = getattr(config, name), size.found(headers)
         number = len(value) if isinstance(value, (list, tuple)) else value
         if found and number is not None and number != found:
+            reason = size.reason(headers, number)
             raise CheckpointError(
-                f"{origin}: {name} is {value!r}, but in {source} it is {found} ({size})"
+                f"{origin}: {name} must be {found} for {source}, where {reason}; got {value!r}"
             )
     try:
         with torch.device("meta"):
