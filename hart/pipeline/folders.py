@@ -6,7 +6,6 @@ checkpoint brings its own, ``<root>/text_model`` the text encoder with its token
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -22,11 +21,14 @@ from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.var_checkpoint import VARFiles, is_var_checkpoint
 from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.utils.constants import llm_system_prompt
+from hart.utils.fields import CONFIG_FILE, read_config
+from hart.utils.json_files import read_json_object
 from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
 
 PathLike = str | os.PathLike
 
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
+MAX_SYSTEM_PROMPT_BYTES = 1 << 16
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _AUTOENCODER_TYPES = (HARTAutoEncoderConfig.model_type, HARTAutoEncoderWithDiscConfig.model_type)
 
@@ -135,12 +137,9 @@ def _transformer_folder(folder: Path) -> Path:
 
 
 def _model_type(folder: Path) -> str | None:
-    """The ``model_type`` of a folder's config; None without a readable one."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config.get("model_type") if isinstance(config, dict) else None
+    """The ``model_type`` of a folder's config; None without a config."""
+    file = folder / CONFIG_FILE
+    return read_json_object(file).get("model_type") if file.is_file() else None
 
 
 def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
@@ -156,10 +155,7 @@ def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
 
 def _default_autoencoder(llm: Path) -> Path:
     """Where the transformer's config says, else the folder ``tokenizer`` beside it."""
-    try:
-        config = HARTForT2IConfig.from_pretrained(llm)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{llm / 'config.json'}: {error}") from error
+    config = read_config(llm, HARTForT2IConfig)
     folder = resolve_autoencoder_folder(config)
     check_model_type(folder, _AUTOENCODER_TYPES)
     return folder
@@ -192,7 +188,7 @@ def resolve_system_prompt(folders: CheckpointFolders, system_prompt: str | None)
     The file is taken byte for byte: a trained model depends on every character of it.
 
     Raises:
-        CheckpointError: the file is not UTF-8.
+        CheckpointError: the file is not UTF-8 text, or has more than 64 KiB.
     """
     if system_prompt is not None:
         return system_prompt
@@ -200,7 +196,13 @@ def resolve_system_prompt(folders: CheckpointFolders, system_prompt: str | None)
     file = next((file for file in candidates if file.is_file()), None)
     if file is None:
         return llm_system_prompt
+    size = file.stat().st_size
+    if size > MAX_SYSTEM_PROMPT_BYTES:
+        raise CheckpointError(f"{file}: {size} bytes; at most {MAX_SYSTEM_PROMPT_BYTES} are read")
     try:
-        return file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file}: not UTF-8 text ({error})") from error
+    if "\0" in text:
+        raise CheckpointError(f"{file}: not UTF-8 text (it has NUL characters)")
+    return text

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,12 @@ from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.quantize import HARTHybridQuantizer, VectorQuantizer2
 from hart.modules.models.autoencoder.quantize.maps import PatchNums, square_side, to_map
 from hart.modules.models.autoencoder.tokenizer_folder import (
-    read_tokenizer_folder,
+    read_tokenizer_config,
     with_fitting_hit_average,
 )
 from hart.modules.networks.basic_vae import Decoder, Encoder
-from hart.utils.weights import load_into
+from hart.utils.model_sizes import Axis, Count, build_on_meta
+from hart.utils.weights import check_fit, load_into, read_headers, read_state_dict
 
 __all__ = ["HARTAutoEncoder"]
 
@@ -60,6 +61,13 @@ class HARTAutoEncoder(PreTrainedModel):
 
     config_class = HARTAutoEncoderConfig
     main_input_name = "inp"
+    WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
+        "vocab_size": Axis("quantize.embedding.weight", 0),
+        "z_channels": Axis("quantize.embedding.weight", 1),
+        "ch": Axis("encoder.conv_in.weight", 0),
+        "ch_mult": Count("encoder.down."),
+        "quant_conv_ks": Axis("quant_conv.weight", 2),
+    }
 
     def __init__(self, config: HARTAutoEncoderConfig):
         super().__init__(config)
@@ -129,14 +137,17 @@ class HARTAutoEncoder(PreTrainedModel):
         CPU). Raises ``CheckpointError`` naming the file and the first difference if the folder
         is incomplete, damaged, or does not match its configuration.
         """
-        config, state = read_tokenizer_folder(path, dtype, device)
-        return cls._from_state(config, state, path)
+        config, prefix = read_tokenizer_config(path)
+        return cls._from_weights(config, Path(path), dtype, device, prefix=prefix)
 
     @classmethod
-    def _from_state(cls, config, state: dict[str, torch.Tensor], source: str | Path):
-        """A model in evaluation mode that takes over the tensors of a state dict."""
-        with torch.device("meta"):
-            model = cls(config)
+    def _from_weights(cls, config, source: Path, dtype, device, **where):
+        """A model in evaluation mode, with the weights of ``read_state_dict(source, **where)``."""
+        headers = read_headers(source, **where)
+        model = build_on_meta(cls, config, headers, source)
+        fitting = with_fitting_hit_average(headers, model.quantize.ema_vocab_hit_SV)
+        check_fit(model, fitting, source=source)
+        state = read_state_dict(source, dtype=dtype, device=device, **where)
         like = next(iter(state.values()))
         unused = torch.zeros_like(
             model.quantize.ema_vocab_hit_SV, dtype=like.dtype, device=like.device

@@ -7,7 +7,6 @@ Layout: ``<root>/llm`` holds the transformer (``config.json`` and weights, or ``
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,18 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from hart.modules.models.autoencoder.configuration import AUTOENCODER_FIELDS
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.utils.converted import changes, converted_copy
+from hart.utils.fields import CONFIG_FILE, check_fields
+from hart.utils.json_files import read_json_object
+from hart.utils.model_sizes import build_on_meta
 from hart.utils.weights import (
     WEIGHT_FILE_NAMES,
     CheckpointError,
+    check_fit,
     load_into,
+    read_headers,
     read_state_dict,
 )
 
@@ -68,8 +73,9 @@ def resolve_autoencoder_sizes(config: PretrainedConfig) -> None:
     if config.vocab_size is not None and config.z_channels is not None:
         return
     folder = resolve_autoencoder_folder(config)
-    file = folder / "config.json" if folder else None
-    found = _read_json(file) if file and file.is_file() else {}
+    file = folder / CONFIG_FILE if folder else None
+    found = read_json_object(file) if file and file.is_file() else {}
+    check_fields(file, found, AUTOENCODER_FIELDS)
     if config.vocab_size is None:
         config.vocab_size = found.get("vocab_size", DEFAULT_VOCAB_SIZE)
     if config.z_channels is None:
@@ -87,23 +93,13 @@ def check_model_type(folder: Path, allowed: tuple[str, ...]) -> dict:
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in this folder")
-    config = _read_json(file)
+    config = read_json_object(file)
     found = config.get("model_type")
     if found not in allowed:
         raise CheckpointError(
             f"{file}: model_type is {found!r}, expected {' or '.join(map(repr, allowed))}"
         )
     return config
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def has_weights(folder: Path) -> bool:
@@ -177,11 +173,13 @@ class CheckpointMixin:
                 **kwargs,
             )
         config = cls._resolve_config(folder, config, kwargs)
-        with torch.device("meta"):
-            model = cls(config, *model_args)
         source = folder / EMA_FILE if use_ema else folder
-        state = read_state_dict(source, dtype=torch_dtype_of(dtype), device=device)
-        model._load_checkpoint(state, source)
+        headers = read_headers(source)
+        model = build_on_meta(cls, config, headers, source, *model_args)
+        check_fit(model, model._completed(headers), source=source)
+        model._load_checkpoint(
+            read_state_dict(source, None, torch_dtype_of(dtype), device, wanted=is_used), source
+        )
         model.eval()
         if vae is not None:
             model.attach_autoencoder(vae)
@@ -205,16 +203,27 @@ class CheckpointMixin:
         """Whether :meth:`from_pretrained` finds weights of this class there."""
         return has_weights(path)
 
-    def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
-        state.pop(TRAINING_ONLY_KEY, None)
-        state.setdefault("lvl_1L", self._levels())
+    def _completed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """``state`` without what is used in training only, and with every constant."""
+        state = {key: tensor for key, tensor in state.items() if is_used(key)}
+        device = next(iter(state.values())).device if state else "cpu"
+        with torch.device("cpu"):
+            state.setdefault("lvl_1L", self._levels().to(device))
         for layer in range(self.depth):
             key = f"blocks.{layer}.attn."
             if key + "q_bias" in state:
                 state.setdefault(key + "zero_k_bias", torch.zeros_like(state[key + "q_bias"]))
-        device = next(iter(state.values())).device
-        state["lvl_1L"] = state["lvl_1L"].to(device)
+        return state
+
+    def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
+        state = self._completed(state)
         load_into(self, state, source=source)
+        with torch.device("cpu"):
+            levels = self._levels()
+        if not torch.equal(state["lvl_1L"].cpu().long(), levels):
+            raise CheckpointError(
+                f"{source}: 'lvl_1L' has other stages than patch_nums {self.patch_nums}"
+            )
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         state_dict.pop(prefix + TRAINING_ONLY_KEY, None)
@@ -271,6 +280,10 @@ class CheckpointMixin:
         if vae is not None and changes(vae, fn):
             self._autoencoder = (converted_copy(vae, fn),)
         return self
+
+
+def is_used(key: str) -> bool:
+    return key != TRAINING_ONLY_KEY
 
 
 def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -6,6 +6,7 @@ from transformers import AutoConfig
 
 from hart.modules.models.transformer.cache_options import OPTION_NAMES
 from hart.modules.models.transformer.configuration import VARTransformerConfig
+from hart.modules.models.transformer.fields import CACHE_FIELDS
 
 __all__ = ["VARForC2IConfig"]
 
@@ -27,6 +28,7 @@ class VARForC2IConfig(VARTransformerConfig):
     """
 
     model_type = "var_for_c2i"
+    FIELDS = VARTransformerConfig.FIELDS | CACHE_FIELDS
 
     def __init__(
         self,

@@ -7,6 +7,8 @@ in ``training.py`` and reading checkpoints in ``checkpoint.py``.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import AutoModel
@@ -23,6 +25,7 @@ from hart.modules.models.transformer.stage_transformer import (
     norm_layer_of,
 )
 from hart.modules.models.transformer.training import TrainingMixin
+from hart.utils.model_sizes import Axis, Count
 
 __all__ = ["CopyableGenerator", "HARTForT2I", "SharedAdaLin", "mask_by_order"]
 
@@ -42,6 +45,15 @@ class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
     """
 
     config_class = HARTForT2IConfig
+    WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
+        "embed_dim": Axis("word_embed.weight", 0),
+        "z_channels": Axis("word_embed.weight", 1),
+        "vocab_size": Axis("head.weight", 0),
+        "context_dim": Axis("context_embed.weight", 1),
+        "depth": Count("blocks."),
+        "diff_width": Axis("diffloss.net.input_proj.weight", 0),
+        "diff_depth": Count("diffloss.net.res_blocks."),
+    }
 
     def __init__(self, config: HARTForT2IConfig):
         super().__init__(config)

@@ -7,6 +7,7 @@ condition (a class, not text), absolute positions in the input, and the last sta
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from hart.modules.models.transformer.stage_transformer import (
 )
 from hart.modules.models.transformer.var_checkpoint import VARCheckpointMixin
 from hart.modules.networks.basic_var import ClassAdaLNSelfAttn
+from hart.utils.model_sizes import Axis, Count
 
 __all__ = ["VARForC2I"]
 
@@ -38,6 +40,12 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
     """
 
     config_class = VARForC2IConfig
+    WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
+        "embed_dim": Axis("word_embed.weight", 0),
+        "z_channels": Axis("word_embed.weight", 1),
+        "vocab_size": Axis("head.weight", 0),
+        "depth": Count("blocks."),
+    }
     block_class = ClassAdaLNSelfAttn
 
     def __init__(self, config: VARForC2IConfig):

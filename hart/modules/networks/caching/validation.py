@@ -118,7 +118,10 @@ def _number(value: object, name: str) -> float:
     value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number of a usual size, got {value}") from None
 
 
 def _digits(value: object) -> object:

@@ -1,0 +1,247 @@
+"""What a configuration's fields may hold, as data, and configurations that hold nothing else.
+
+Configurations come from files of strangers. What a field may hold stands in a table beside the
+class, ``name -> Whole(1, 64)``; :class:`CheckedConfig` looks there whenever a field is set: while
+it is read from a file, while it is built in Python, and later. Bounds are far above every
+published model and small enough for arithmetic with them to stay harmless.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from transformers import PretrainedConfig
+
+from hart.utils.errors import CheckpointError, one_line
+from hart.utils.json_files import read_json_object
+
+CONFIG_FILE = "config.json"
+
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = _shown.maxlong = 80
+_shown.maxlevel = 3
+
+
+class Field(Protocol):
+    """What one field may hold. Its text says so."""
+
+    def allows(self, value: object) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole number from ``low`` to ``high``, and a multiple of ``step`` above ``low``."""
+
+    low: int
+    high: int
+    step: int = 1
+
+    def allows(self, value: object) -> bool:
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and self.low <= value <= self.high and not (value - self.low) % self.step
+
+    def __str__(self) -> str:
+        steps = f" in steps of {self.step}" if self.step > 1 else ""
+        return f"a whole number from {self.low} to {self.high}{steps}"
+
+
+@dataclass(frozen=True)
+class Number:
+    """A finite number from ``low`` to ``high``."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def allows(self, value: object) -> bool:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        try:
+            return math.isfinite(value) and self.low <= value <= self.high
+        except OverflowError:  # a whole number beyond the largest float
+            return False
+
+    def __str__(self) -> str:
+        if math.isinf(self.low) and math.isinf(self.high):
+            return "a finite number"
+        return f"a number from {self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Flag:
+    """True or False."""
+
+    def allows(self, value: object) -> bool:
+        return isinstance(value, bool)
+
+    def __str__(self) -> str:
+        return "true or false"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of some names."""
+
+    names: tuple[str, ...]
+
+    def allows(self, value: object) -> bool:
+        return isinstance(value, str) and value in self.names
+
+    def __str__(self) -> str:
+        return " or ".join(map(repr, self.names))
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text without control characters, at least ``low`` characters long."""
+
+    low: int = 0
+    high: int = 4096
+
+    def allows(self, value: object) -> bool:
+        is_text = isinstance(value, str) and self.low <= len(value) <= self.high
+        return is_text and (value.isprintable() or not value)
+
+    def __str__(self) -> str:
+        return f"printable text of {self.low} to {self.high} characters"
+
+
+@dataclass(frozen=True)
+class Items:
+    """A list of ``low`` to ``high`` entries, each allowed by ``entry``."""
+
+    entry: Field
+    low: int
+    high: int
+
+    def allows(self, value: object) -> bool:
+        is_list = isinstance(value, (list, tuple)) and self.low <= len(value) <= self.high
+        return is_list and all(map(self.entry.allows, value))
+
+    def __str__(self) -> str:
+        return f"a list of {self.low} to {self.high} entries, each {self.entry}"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a function takes without a ``ValueError`` or ``TypeError``; ``text`` describes it."""
+
+    take: Callable[[Any], object]
+    text: str
+
+    def allows(self, value: object) -> bool:
+        try:
+            self.take(value)
+        except (ValueError, TypeError, OverflowError):
+            return False
+        return True
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Optional:
+    """``None``, or what ``field`` allows."""
+
+    field: Field
+
+    def allows(self, value: object) -> bool:
+        return value is None or self.field.allows(value)
+
+    def __str__(self) -> str:
+        return f"{self.field}, or null"
+
+
+def check_field(name: str, value: object, field: Field) -> None:
+    """Refuse what a field does not allow.
+
+    Raises:
+        ValueError: the message names the field, the value and what is allowed.
+    """
+    if not field.allows(value):
+        raise ValueError(f"{name} must be {field}, got {_shown.repr(value)}")
+
+
+def check_fields(file: Path, content: Mapping[str, Any], table: Mapping[str, Field]) -> None:
+    """Check every field of a file that is in the table.
+
+    Raises:
+        CheckpointError: the first that is not allowed.
+    """
+    for name in filter(content.__contains__, table):
+        try:
+            check_field(name, content[name], table[name])
+        except ValueError as error:
+            raise CheckpointError(f"{file}: {error}") from error
+
+
+GENERAL_FIELDS: dict[str, Field] = {
+    "architectures": Optional(Items(Text(), 0, 16)),
+    "dtype": Optional(Text(0, 40)),
+    "torch_dtype": Optional(Text(0, 40)),
+    "return_dict": Flag(),
+    "output_attentions": Optional(Flag()),
+    "output_hidden_states": Flag(),
+    "is_encoder_decoder": Flag(),
+    "tie_word_embeddings": Flag(),
+    "chunk_size_feed_forward": Whole(0, 1 << 20),
+    "num_labels": Whole(0, 1 << 20),
+    "problem_type": Optional(Text()),
+}
+"""Fields that ``transformers`` reads in every model's configuration."""
+
+
+class CheckedConfig(PretrainedConfig):
+    """A configuration that refuses what its ``FIELDS`` do not allow, whenever one is set.
+
+    Fields that are in no table are stored, as in every ``PretrainedConfig``, unless they would
+    take the place of a method.
+    """
+
+    FIELDS: ClassVar[Mapping[str, Field]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.FIELDS:
+            check_field(name, value, self.FIELDS[name])
+        elif name.startswith("__") or callable(getattr(type(self), name, None)):
+            raise ValueError(f"{name[:80]!r} is not the name of a field")
+        super().__setattr__(name, value)
+
+
+Config = TypeVar("Config", bound=PretrainedConfig)
+
+
+def read_config(folder: Path, *classes: type[Config]) -> Config:
+    """The configuration in a folder's ``config.json``, every field checked.
+
+    Args:
+        classes: what it may be; its ``model_type`` decides.
+
+    Raises:
+        CheckpointError: no such folder or file, not strict JSON, of another model, or a field has
+            a value that is not allowed; the message names file, field and value.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder")
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: no {CONFIG_FILE} in this folder")
+    content = read_json_object(file)
+    by_type = {config_class.model_type: config_class for config_class in classes}
+    found = content.get("model_type")
+    if not isinstance(found, str) or found not in by_type:
+        expected = " or ".join(map(repr, by_type))
+        raise CheckpointError(f"{file}: model_type is {_shown.repr(found)}, expected {expected}")
+    check_fields(file, content, GENERAL_FIELDS)
+    try:
+        config = by_type[found].from_dict(content)
+    # The base class answers other values of its own fields with almost any exception.
+    except Exception as error:
+        raise CheckpointError(f"{file}: {one_line(error)}") from error
+    config.name_or_path = str(folder)
+    return config
