@@ -126,7 +126,9 @@ class ClassGenerationMixin(GenerationMixin):
             return None
         if isinstance(label_B, int):
             label_B = [self.num_classes if label_B < 0 else label_B] * B
-        labels = torch.as_tensor(label_B, device=None if torch.is_tensor(label_B) else "cpu")
+        labels = label_B
+        if not isinstance(labels, torch.Tensor):
+            labels = torch.as_tensor(label_B, device="cpu")
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (B,):
             raise ValueError(
                 f"label_B must hold {B} integers, got {tuple(labels.shape)} of {labels.dtype}"
