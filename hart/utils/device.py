@@ -13,6 +13,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+STRIDED_ATTENTION_DEVICES = ("cpu", "cuda")
 _PROBE_SIDE, _PROBE_ROUNDS = 256, 8  # at half the side, calling costs more than multiplying
 
 
@@ -72,6 +73,17 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def dense_where_needed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values as torch's attention takes them: contiguous on MPS.
+
+    There it has given wrong numbers for strided ones of head width 64 and more (pytorch issues
+    163597 and 181133).
+    """
+    if tensors[0].device.type in STRIDED_ATTENTION_DEVICES:
+        return tensors
+    return tuple(tensor.contiguous() for tensor in tensors)
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from hart.modules.networks.rope import (
     apply_rotary_pos_emb,
     get_position_ids,
 )
+from hart.utils.device import dense_where_needed
 
 MAX_LOG_TEMPERATURE = math.log(100)
 
@@ -59,6 +60,7 @@ def attend(
         return out.transpose(1, 2)
     if attn_bias is not None:
         attn_bias = attn_bias.to(q.dtype)
+    q, k, v = dense_where_needed(q, k, v)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=attn_bias, scale=scale, dropout_p=dropout_p
     )

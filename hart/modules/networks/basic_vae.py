@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hart.utils.device import dense_where_needed
+
 __all__ = ["Decoder", "Encoder"]
 
 NORM_GROUPS = 32
@@ -89,7 +91,7 @@ class AttnBlock(nn.Module):
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).reshape(B, 3, 1, C, H * W)
         q, k, v = qkv.transpose(-1, -2).unbind(dim=1)  # each (B, 1 head, H*W, C)
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = F.scaled_dot_product_attention(*dense_where_needed(q, k, v))
         return x + self.proj_out(h.transpose(-1, -2).reshape(B, C, H, W))
 
 

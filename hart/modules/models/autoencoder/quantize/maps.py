@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from hart.modules.networks.caching.numbers import plain
+from hart.utils.resize import average_areas
 
 PatchNums = Sequence["int | tuple[int, int]"]
 """Stages of a schedule: sides, or (height, width) pairs, smallest first."""
@@ -50,4 +51,4 @@ def upsample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def downsample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Mean over the area of each target cell; always a new tensor."""
-    return F.interpolate(x.float(), size=size, mode="area").to(x.dtype)
+    return average_areas(x.float(), size).to(x.dtype)
