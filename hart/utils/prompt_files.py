@@ -27,6 +27,7 @@ from typing import Any
 
 from hart.utils.text_files import (
     MAX_CHARACTERS,
+    MAX_LINE_BYTES,
     Text,
     has_control_characters,
     line_at,
@@ -143,7 +144,7 @@ def _text_rows(text: Text) -> Iterator[PromptRow]:
         return {"prompt": text.decoded(line).strip()}
 
     for number, line in enumerate(text.lines(), 1):
-        readable = line.decode("utf-8", "replace")
+        readable = line[:MAX_LINE_BYTES].decode("utf-8", "replace")
         bare = readable.strip()
         if not bare.startswith("#") and (bare or has_control_characters(readable)):
             yield _row(number, parse, line)

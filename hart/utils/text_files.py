@@ -13,6 +13,7 @@ MAX_TEXT_BYTES = 64 * 2**20
 MAX_LINES = 1_000_000
 MAX_CHARACTERS = 2**17
 """Of a line."""
+MAX_LINE_BYTES = 4 * MAX_CHARACTERS
 
 _UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -79,7 +80,7 @@ class Text:
         Raises:
             ValueError: it is none, has a control character, or is too long.
         """
-        if len(line) > 4 * MAX_CHARACTERS:
+        if len(line) > MAX_LINE_BYTES:
             raise ValueError(f"the line has more than {MAX_CHARACTERS} characters")
         try:
             text = line.decode("utf-8")
@@ -149,12 +150,15 @@ def _named(character: str) -> str:
 
 
 def _looks_like_utf16(raw: bytes) -> bool:
-    """Whether all zero bytes are first, or all second, halves, and of what UTF-16 has them for."""
-    sample = raw[: min(len(raw) & ~1, _SAMPLE_BYTES)]
+    """Whether zero bytes are only first, or only second, halves, and of most spaces.
+
+    A stray one in UTF-8 text is seldom beside a space or an end of a line, and never beside most.
+    """
+    sample = raw[:_SAMPLE_BYTES]
     first, second = sample[0::2].count(0), sample[1::2].count(0)
-    if bool(first) == bool(second):
+    if len(raw) % 2 or bool(first) == bool(second):
         return False
     text = sample.decode("utf-16-be" if first else "utf-16-le", "replace")
     spaces = sum(map(sample.count, (b" ", b"\n", b"\r")))
     wide = sum(map(text.count, " \n\r"))
-    return 2 * wide >= spaces if spaces else 4 * (first + second) >= len(sample)
+    return 4 * wide >= 3 * spaces if spaces else 4 * (first + second) >= len(sample)
