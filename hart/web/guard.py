@@ -62,10 +62,18 @@ class Guard:
         hosts: names that are answered to.
         results: files that may be fetched.
         visitors: is told who listens.
+        functions: how many values each of the page's functions takes, by its number.
     """
 
-    def __init__(self, app, hosts: AllowedHosts, results: Results, visitors: Visitors) -> None:
-        self._app, self._hosts = app, hosts
+    def __init__(
+        self,
+        app,
+        hosts: AllowedHosts,
+        results: Results,
+        visitors: Visitors,
+        functions: Mapping[int, int],
+    ) -> None:
+        self._app, self._hosts, self._functions = app, hosts, functions
         self._results, self._visitors = results, visitors
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
@@ -80,7 +88,7 @@ class Guard:
             self._check_site(scope)
             self._check_path(scope["method"], path)
             if scope["method"] == "POST":
-                receive = await _checked_body(path, receive)
+                receive = await self._checked_body(path, receive)
         except RefusedError as refused:
             await _answer(send, refused)
             return
@@ -127,6 +135,27 @@ class Guard:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         return self._visitors.connected(query.get("session_hash", [""])[-1])
 
+    async def _checked_body(self, path: str, receive: Receive) -> Receive:
+        """Read and check a request's body; what is returned hands it on."""
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise RefusedError(400, "The request ended early.")
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MAX_BODY_BYTES:
+                raise RefusedError(413, f"A request may have {MAX_BODY_BYTES} bytes.")
+        if path.rstrip("/") in _CALLS:
+            check_call(bytes(body), self._functions)
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def handed_on() -> Message:
+            return whole.pop() if whole else await receive()
+
+        return handed_on
+
 
 # --- what is sent here ------------------------------------------------------------------------
 
@@ -135,32 +164,13 @@ def _values(scope: Mapping[str, Any], name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
-async def _checked_body(path: str, receive: Receive) -> Receive:
-    """Read and check a request's body; what is returned hands it on."""
-    body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise RefusedError(400, "The request ended early.")
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > MAX_BODY_BYTES:
-            raise RefusedError(413, f"A request may have {MAX_BODY_BYTES} bytes.")
-    if path.rstrip("/") in _CALLS:
-        check_call(bytes(body))
-    whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
-
-    async def handed_on() -> Message:
-        return whole.pop() if whole else await receive()
-
-    return handed_on
-
-
-def check_call(body: bytes) -> None:
-    """Whether a call has values such as the page's fields have them.
+def check_call(body: bytes, functions: Mapping[int, int]) -> None:
+    """Whether a call is one of the page's functions, with values such as its fields have them.
 
     Objects are none: with them gradio lets a caller name files and addresses to fetch from.
+
+    Args:
+        functions: how many values each function takes.
 
     Raises:
         RefusedError: it has others, or is no call.
@@ -175,8 +185,10 @@ def check_call(body: bytes) -> None:
     if not isinstance(session, str) or not _SESSION.fullmatch(session):
         raise RefusedError(422, "session_hash must be up to 64 letters and digits.")
     number = call.get("fn_index")
-    if type(number) is not int or not 0 <= number < 2**31:
+    if type(number) is not int or number not in functions:
         raise RefusedError(422, "fn_index must be the number of one of the page's functions.")
+    if len(call["data"]) != functions[number]:
+        raise RefusedError(422, f"This function takes {functions[number]} values.")
     for place, value in enumerate(call["data"], start=1):
         if not all(map(_is_plain, value if isinstance(value, list) else [value])):
             raise RefusedError(

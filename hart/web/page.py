@@ -177,6 +177,7 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
                 label="Threshold",
                 info="Reuse what calibration found more similar than this, 0 to 1.",
                 step=0.05,
+                elem_id="threshold",
             ),
             gr.Checkbox(adaptive, label="Adapt the threshold to the image"),
             gr.Dropdown(list(INTERPOLATION_MODES), value=interpolation, label="Interpolation"),

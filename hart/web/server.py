@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import tempfile
 import threading
@@ -29,9 +28,6 @@ MAX_SESSIONS = 50
 
 MAX_CONNECTIONS = 1000
 _START_S, _STOP_S = 30.0, 5.0
-
-# gradio's own settings, for which mounting a page has no arguments in all versions.
-_ENVIRONMENT = {"GRADIO_RUN_HISTORY": "False"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ def serving(page: gradio.Blocks, handlers: Handlers, where: Address = Address())
     Raises:
         OSError: the address cannot be bound.
     """
-    with _listening(where) as listener, _environment(), swept(handlers.results):
+    with _listening(where) as listener, swept(handlers.results):
         server = _server(_application(page, handlers, where))
         thread = threading.Thread(
             target=server.run, args=([listener],), name="hart-web-server", daemon=True
@@ -102,6 +98,11 @@ def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any
         hosts=AllowedHosts(where.host, where.allowed_hosts),
         results=handlers.results,
         visitors=handlers.visitors,
+        functions={
+            function["id"]: len(function["inputs"])
+            for function in page.get_config_file()["dependencies"]
+            if function["backend_fn"]
+        },
     )
     return gr.mount_gradio_app(
         outside,
@@ -112,6 +113,7 @@ def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any
         auth=where.auth,
         root_path=where.root_path,
         ssr_mode=False,
+        run_history=False,
         enable_monitoring=False,
         mcp_server=False,
         show_error=True,
@@ -164,17 +166,3 @@ def _address(where: Address) -> str:
     if host in ("0.0.0.0", "::"):
         host = "localhost"
     return f"http://{f'[{host}]' if ':' in host else host}:{where.port}/"
-
-
-@contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
