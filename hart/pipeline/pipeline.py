@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hart.engine import Engine, decode, decode_in_tiles
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.models.transformer.saved_similarity import warn_about_missing
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.folders import (
@@ -24,7 +25,6 @@ from hart.pipeline.folders import (
 )
 from hart.pipeline.loading import (
     load_bundled_similarity,
-    load_similarity,
     load_transformer,
     resolve_device,
 )
@@ -67,7 +67,6 @@ class HARTPipeline:
             batch size waits for it.
         tiled_decode: decode large feature maps in overlapping tiles, which needs less memory and
             changes the images slightly; see ``decode_in_tiles``.
-        similarity_path: the file that the model's similarity data were read from, if any.
     """
 
     options_class = GenerationOptions
@@ -86,7 +85,6 @@ class HARTPipeline:
         self.system_prompt = system_prompt
         self.folders = folders
         self.use_engine, self.compile, self.tiled_decode = True, False, False
-        self.similarity_path: Path | None = None
 
     @classmethod
     def from_pretrained(
@@ -133,7 +131,7 @@ class HARTPipeline:
             model.set_cache_config(cache)
         text_model, tokenizer = load_text_encoder(folders, model.context_dim, dtype, device)
         pipeline = cls(model, text_model, tokenizer, system_prompt, folders)
-        pipeline.similarity_path = load_bundled_similarity(model, folders)
+        load_bundled_similarity(model, folders)
         return pipeline
 
     @property
@@ -143,6 +141,15 @@ class HARTPipeline:
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
+
+    @property
+    def similarity_path(self) -> Path | None:
+        """The file that the model's similarity data were read from, if any."""
+        return self.model.similarity_path
+
+    @similarity_path.setter
+    def similarity_path(self, path: Path | None) -> None:
+        self.model.similarity_path = path
 
     def __call__(
         self,
@@ -236,7 +243,7 @@ class HARTPipeline:
         Warns:
             UserWarning: it lacks transitions between this model's stages.
         """
-        self.similarity_path = load_similarity(self.model, path)
+        warn_about_missing(self.model.load_similarity_data(path), path)
 
     @contextlib.contextmanager
     def calibrating(self) -> Iterator[None]:

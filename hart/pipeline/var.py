@@ -68,7 +68,7 @@ class VARPipeline(HARTPipeline):
         if cache is not None:
             model.set_cache_config(cache)
         pipeline = cls(model, files)
-        pipeline.similarity_path = load_bundled_similarity(model, files)
+        load_bundled_similarity(model, files)
         return pipeline
 
     def _plan(
