@@ -74,9 +74,10 @@ class SavedSimilarityMixin:
         finally:
             self.config.sim_path = sim_path
         if kwargs.get("is_main_process", True):
-            self._save_own_similarity(similarity_file_of(Path(save_directory)))
+            self.save_own_similarity(similarity_file_of(Path(save_directory)))
 
-    def _save_own_similarity(self, file: Path) -> None:
+    def save_own_similarity(self, file: Path) -> None:
+        """Write the table to its place beside weights; without a measured one nothing is there."""
         if self.similarity.is_empty or self.similarity.assumed:
             file.unlink(missing_ok=True)
         else:
