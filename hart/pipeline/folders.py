@@ -7,9 +7,9 @@ checkpoint brings its own, ``<root>/text_model`` the text encoder with its token
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hart.modules.models.autoencoder import HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig
 from hart.modules.models.transformer.checkpoint import (
@@ -22,6 +22,7 @@ from hart.modules.models.transformer.var_checkpoint import VARFiles, is_var_chec
 from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.utils.constants import llm_system_prompt
 from hart.utils.fields import CONFIG_FILE, read_config
+from hart.utils.hub import local_path
 from hart.utils.json_files import read_json_object
 from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
 
@@ -29,7 +30,6 @@ PathLike = str | os.PathLike
 
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
 MAX_SYSTEM_PROMPT_BYTES = 1 << 16
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _AUTOENCODER_TYPES = (HARTAutoEncoderConfig.model_type, HARTAutoEncoderWithDiscConfig.model_type)
 
 
@@ -70,6 +70,10 @@ def locate_checkpoint(
     model_path: PathLike,
     text_model_path: PathLike | None = None,
     tokenizer_path: PathLike | None = None,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    **hub_options: Any,
 ) -> CheckpointFolders:
     """Find every part of a checkpoint before anything large is read.
 
@@ -81,49 +85,35 @@ def locate_checkpoint(
             ``tokenizer_path`` if that folder holds a whole text encoder.
         tokenizer_path: the text tokenizer; by default the text encoder's folder. The folder of an
             image autoencoder is recognised and used as that.
+        subfolder, revision: a folder inside ``model_path``, and its state on the hub.
+        hub_options: how the hub's client fetches all of them, see
+            :func:`hart.utils.hub.local_path`.
 
     Raises:
         CheckpointError: a part is missing or of another kind.
     """
-    if is_var_checkpoint(model_path):
+    place = local_path(model_path, subfolder=subfolder, revision=revision, **hub_options)
+    if is_var_checkpoint(place):
         raise CheckpointError(f"{model_path}: a VAR checkpoint, which draws classes: VARPipeline")
-    llm = _transformer_folder(_local_folder(model_path))
+    llm = _transformer_folder(_local_folder(place))
     root = llm.absolute().parent
-    tokenizer = None if tokenizer_path is None else _local_folder(tokenizer_path)
+    tokenizer = None if tokenizer_path is None else _local_folder(tokenizer_path, **hub_options)
     if tokenizer is not None and _model_type(tokenizer) in _AUTOENCODER_TYPES:
         autoencoder, tokenizer = tokenizer, None
     else:
         autoencoder = _default_autoencoder(llm)
     if text_model_path is not None:
-        text_model = _local_folder(text_model_path)
+        text_model = _local_folder(text_model_path, **hub_options)
     else:
         text_model = _default_text_model(root, tokenizer)
     return CheckpointFolders(root, llm, text_model, tokenizer or text_model, autoencoder)
 
 
-def _local_folder(path: PathLike) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+def _local_folder(path: PathLike, **options: Any) -> Path:
+    folder = local_path(path, **options)
+    if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a folder, this is a file")
-    if not _HUB_ID.fullmatch(os.fspath(path)):
-        raise CheckpointError(f"{folder}: no such folder")
-    return _fetch_from_hub(os.fspath(path))
-
-
-def _fetch_from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # only needed here, and slow to import
-
-    try:
-        return Path(snapshot_download(name))
-    # The hub's client fails with exceptions of several libraries.
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(
-            f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}: {reason})"
-        ) from error
+    return folder
 
 
 def _transformer_folder(folder: Path) -> Path:

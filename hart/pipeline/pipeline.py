@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,22 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hart.engine import Engine, EngineDecoder
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.models.transformer.saved_similarity import warn_about_missing
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.folders import (
     CheckpointFolders,
     PathLike,
-    locate_checkpoint,
-    resolve_system_prompt,
-    resolve_use_ema,
-)
-from hart.pipeline.loading import (
-    load_bundled_similarity,
-    load_similarity,
-    load_transformer,
-    resolve_device,
 )
 from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
+from hart.pipeline.pretrained import PretrainedPipeline
 from hart.pipeline.results import (
     DECODE_PART,
     PREVIEW_PART,
@@ -40,9 +31,8 @@ from hart.pipeline.results import (
     calls_between,
     image_results,
 )
-from hart.pipeline.text import encode_unique, load_text_encoder
+from hart.pipeline.text import encode_unique
 from hart.utils.constants import llm_system_prompt
-from hart.utils.device import resolve_dtype
 from hart.utils.images import to_pil
 from hart.utils.timing import Timeline
 
@@ -50,7 +40,7 @@ StageCallback = Callable[[int, int], None]
 PreviewCallback = Callable[[StagePreview], None]
 
 
-class HARTPipeline:
+class HARTPipeline(PretrainedPipeline):
     """Text encoder, transformer with feature caching, and image decoder as one callable.
 
     Args:
@@ -67,7 +57,6 @@ class HARTPipeline:
             batch size waits for it.
         tiled_decode: decode large feature maps in overlapping tiles, which needs less memory and
             changes the images slightly; see ``decode_in_tiles``.
-        similarity_path: the file that the model's similarity data were read from, if any.
     """
 
     options_class = GenerationOptions
@@ -86,56 +75,7 @@ class HARTPipeline:
         self.system_prompt = system_prompt
         self.folders = folders
         self.use_engine, self.compile, self.tiled_decode = True, False, False
-        self.similarity_path: Path | None = None
         self._decoder = EngineDecoder()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model_path: PathLike,
-        text_model_path: PathLike | None = None,
-        tokenizer_path: PathLike | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        cache: str | CacheConfig | None = None,
-        use_ema: bool | None = None,
-        system_prompt: str | None = None,
-    ) -> HARTPipeline:
-        """Load a checkpoint, with the ``cache_similarity.json`` in it if there is one.
-
-        Args:
-            model_path: the checkpoint's root or its ``llm`` folder, or a name on the Hugging Face
-                hub.
-            text_model_path: the text encoder; by default ``text_model`` in the root.
-            tokenizer_path: the text tokenizer, by default the text encoder's; the folder of an
-                image autoencoder is taken as that.
-            device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights, see :func:`resolve_dtype`; by default float16 on CUDA and float32
-                elsewhere.
-            cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
-            use_ema: True requires the averaged weights, False ignores them, None uses them if the
-                checkpoint has any.
-            system_prompt: instruction put before every prompt; by default the checkpoint's
-                ``system_prompt.txt``, else the library's own.
-
-        Raises:
-            CheckpointError: a part is missing, damaged or of another kind.
-            ValueError: unknown device or preset, or a dtype that the device cannot compute in.
-
-        Warns:
-            UserWarning: the checkpoint's similarity data cannot be used or lack transitions.
-        """
-        device = resolve_device(device)
-        dtype = resolve_dtype("auto" if dtype is None else dtype, device)
-        folders = locate_checkpoint(model_path, text_model_path, tokenizer_path)
-        system_prompt = resolve_system_prompt(folders, system_prompt)
-        model = load_transformer(folders, resolve_use_ema(folders, use_ema), dtype, device)
-        if cache is not None:
-            model.set_cache_config(cache)
-        text_model, tokenizer = load_text_encoder(folders, model.context_dim, dtype, device)
-        pipeline = cls(model, text_model, tokenizer, system_prompt, folders)
-        pipeline.similarity_path = load_bundled_similarity(model, folders)
-        return pipeline
 
     @property
     def device(self) -> torch.device:
@@ -237,7 +177,7 @@ class HARTPipeline:
         Warns:
             UserWarning: it lacks transitions between this model's stages.
         """
-        self.similarity_path = load_similarity(self.model, path)
+        warn_about_missing(self.model.load_similarity_data(path), path)
 
     @contextlib.contextmanager
     def calibrating(self) -> Iterator[None]:
@@ -358,9 +298,6 @@ class HARTPipeline:
     def decoder_copy_bytes(self) -> int:
         """Memory of the engine's copy of the image decoder; 0 before it has decoded."""
         return self._decoder.size_bytes
-
-    def _num_stages(self, options: GenerationOptions) -> int:
-        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)

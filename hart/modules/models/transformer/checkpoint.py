@@ -19,6 +19,7 @@ from hart.modules.models.autoencoder.configuration import AUTOENCODER_FIELDS
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.utils.converted import changes, converted_copy
 from hart.utils.fields import CONFIG_FILE, check_fields
+from hart.utils.hub import local_path, take_hub_options
 from hart.utils.json_files import read_json_object
 from hart.utils.model_sizes import build_on_meta
 from hart.utils.weights import (
@@ -44,12 +45,7 @@ _IGNORED_KEYWORDS = frozenset(
         "_from_auto",
         "_from_pipeline",
         "adapter_kwargs",
-        "cache_dir",
-        "force_download",
-        "local_files_only",
         "low_cpu_mem_usage",
-        "revision",
-        "token",
         "trust_remote_code",
         "use_safetensors",
     }
@@ -119,7 +115,7 @@ def override_fields(config: PretrainedConfig, fields: Mapping[str, Any]) -> None
         if hasattr(config, name):
             setattr(config, name, value)
         elif name not in _IGNORED_KEYWORDS:
-            raise TypeError(f"from_pretrained of a local folder does not take {name!r}")
+            raise TypeError(f"from_pretrained does not take {name!r}")
 
 
 class CheckpointMixin:
@@ -142,7 +138,7 @@ class CheckpointMixin:
         output_loading_info: bool = False,
         **kwargs,
     ):
-        """Load a checkpoint folder (``llm``); other names go to ``transformers`` and its hub.
+        """Load a checkpoint folder (``llm``), or a model on the Hugging Face hub, fetched first.
 
         One copy of the weights is made, in ``dtype`` (None or "auto": as stored). Fields of the
         configuration can be overridden by keyword.
@@ -153,25 +149,16 @@ class CheckpointMixin:
             vae: autoencoder to attach; by default it is found when it is first needed.
             device: where the weights go, CPU by default.
             output_loading_info: also return the dictionary that ``transformers`` would return.
+            kwargs: fields of the configuration; ``subfolder``, and how the hub's client fetches,
+                see :func:`hart.utils.hub.local_path`.
 
         Raises:
             CheckpointError: folder or file missing, damaged, of another model, or not fitting
                 the configuration; the message names the file and the first difference.
+            TypeError: a keyword that is neither.
         """
-        folder = Path(pretrained_model_name_or_path)
+        folder = local_path(pretrained_model_name_or_path, **take_hub_options(kwargs))
         dtype = dtype if dtype is not None else torch_dtype
-        if not folder.is_dir():
-            if folder.is_absolute() or len(folder.parts) != 2:
-                raise CheckpointError(f"{folder}: no such folder")
-            if dtype is not None:
-                kwargs["torch_dtype"] = dtype
-            return super().from_pretrained(
-                pretrained_model_name_or_path,
-                *model_args,
-                config=config,
-                output_loading_info=output_loading_info,
-                **kwargs,
-            )
         config = cls._resolve_config(folder, config, kwargs)
         source = folder / EMA_FILE if use_ema else folder
         headers = read_headers(source)
@@ -183,9 +170,7 @@ class CheckpointMixin:
         model.eval()
         if vae is not None:
             model.attach_autoencoder(vae)
-        if output_loading_info:
-            return model, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
-        return model
+        return with_loading_info(model) if output_loading_info else model
 
     @classmethod
     def _resolve_config(cls, folder: Path, config, kwargs: dict) -> PretrainedConfig:
@@ -284,6 +269,16 @@ class CheckpointMixin:
 
 def is_used(key: str) -> bool:
     return key != TRAINING_ONLY_KEY
+
+
+def with_loading_info(model: nn.Module) -> tuple[nn.Module, dict[str, list]]:
+    """What ``from_pretrained(output_loading_info=True)`` returns: loading is strict."""
+    return model, {
+        "missing_keys": [],
+        "unexpected_keys": [],
+        "mismatched_keys": [],
+        "error_msgs": [],
+    }
 
 
 def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:

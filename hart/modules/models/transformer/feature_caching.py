@@ -22,6 +22,7 @@ from hart.modules.models.transformer.cache_options import (
     resolve_use_cache,
 )
 from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
+from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
 from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import SITES, CacheConfig
@@ -42,11 +43,12 @@ from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.modules.networks.rope import MaskIndex
+from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
 from hart.version import __version__
 
 
-class FeatureCachingMixin:
+class FeatureCachingMixin(SavedSimilarityMixin):
     """In front of a plain model: its blocks can reuse the previous stage's outputs.
 
     The plain model is a :class:`StageTransformer` with a sampler; ``block_class`` is its block with
@@ -76,8 +78,9 @@ class FeatureCachingMixin:
         self._release()
         self._install(resolve_cache_config(None, config, self.patch_nums))
         if config.sim_path and Path(config.sim_path).is_file():
+            self.similarity_path = Path(config.sim_path)
             self.similarity = load_similarity(
-                Path(config.sim_path), self.depth, self.schedule
+                self.similarity_path, self.depth, self.schedule
             ).tables
 
     # --- configuration ------------------------------------------------------------------------
@@ -92,10 +95,10 @@ class FeatureCachingMixin:
         """Build a model as parsed flags and a configuration say.
 
         The weights are those of ``args.model_path``, else of the place that the configuration
-        came from; without any the model has fresh weights.
+        came from, a folder or a model on the hub; without any the model has fresh weights.
         """
         path = getattr(args, "model_path", None) or config.name_or_path
-        if path and cls.holds_weights(Path(path)):
+        if path and (is_hub_name(path) or cls.holds_weights(Path(path))):
             model = cls.from_pretrained(path, config=config)
         else:
             model = cls(config)
@@ -203,12 +206,14 @@ class FeatureCachingMixin:
         if fingerprint and fingerprint != self.weight_fingerprint():
             warnings.warn(f"{path}: measured with other weights than this model's", stacklevel=2)
         self.similarity = loaded.tables
+        self.similarity_path = Path(path)
         self._warned_empty = False
         return loaded
 
     def clear_similarity_data(self) -> None:
         """Forget the similarity data, so that a calibration starts from nothing."""
         self.similarity = SimilarityTables.empty(self.depth, self.schedule)
+        self.similarity_path = None
 
     def _default_similarity_file(self) -> Path:
         checkpoint = Path(self.config.name_or_path or ".")

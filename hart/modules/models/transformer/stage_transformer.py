@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -45,6 +46,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
 
     base_model_prefix = ""
     main_input_name = "label_B"
+    supports_gradient_checkpointing = True
     block_class = AdaLNSelfAttn
 
     def _set_sizes(self, config: PretrainedConfig, first_l: int) -> None:
@@ -69,7 +71,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         self.mlp_type, self.attn_type = config.mlp_type, config.attn_type
         self.cond_drop_rate, self.drop_path_rate = config.cond_drop_rate, config.drop_path_rate
         self.using_fused_add_norm_fn = False
-        self.gradient_checkpointing = False
+        self._set_gradient_checkpointing(False)
 
     def _add_positions(self, config: PretrainedConfig) -> None:
         if config.attn_type == "gpt2":
@@ -191,13 +193,36 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         """
         bias = self._stage_mask(x.shape[1], x.dtype)
         cond = self.shared_ada_lin(cond)
-        for block in self.blocks:
+        checkpointing = self.gradient_checkpointing and self.training
+        for layer, block in enumerate(self.blocks):
             arguments = (x, cond, bias, visible, context_position_ids, context_mask)
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block.forward_function, *arguments, use_reentrant=False)
+            if checkpointing and layer % self._checkpointed_every == 0:
+                x = self._gradient_checkpointing_func(block.forward_function, *arguments)
             else:
                 x = block.forward_function(*arguments)
         return x
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable | None = None,
+        every_n_layers: int = 1,
+    ) -> None:
+        """What ``gradient_checkpointing_enable`` and ``_disable`` of ``transformers`` call.
+
+        Setting ``gradient_checkpointing`` to True does it with torch's defaults.
+        """
+        default = partial(checkpoint, use_reentrant=False)
+        self._gradient_checkpointing_func = gradient_checkpointing_func or default
+        self._checkpointed_every = every_n_layers
+        self.gradient_checkpointing = enable
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What embeds the tokens of the maps; adapters look for it here."""
+        return self.word_embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.word_embed = value
 
     @torch.no_grad()
     def init_weights(

@@ -16,10 +16,12 @@ from hart.modules.models.transformer.checkpoint import (
     is_used,
     override_fields,
     torch_dtype_of,
+    with_loading_info,
 )
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.fields import MAX_TOKENS
 from hart.modules.networks.caching.similarity_io import similarity_file_of
+from hart.utils.hub import local_path, take_hub_options
 from hart.utils.model_sizes import Count, build_on_meta
 from hart.utils.weights import CheckpointError, check_fit, read_headers, read_state_dict
 
@@ -74,12 +76,12 @@ def locate_var_files(path: str | Path) -> VARFiles:
     """The transformer and the autoencoder of a VAR checkpoint.
 
     Args:
-        path: the transformer's file, or a folder with one transformer.
+        path: the transformer's file, or a folder with one transformer; on the hub likewise.
 
     Raises:
         CheckpointError: no such file, or no or several transformers in the folder.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     transformer = _only_transformer(path) if path.is_dir() else path
     if not transformer.is_file():
         raise CheckpointError(f"{transformer}: no such file")
@@ -198,6 +200,9 @@ class VARCheckpointMixin:
         vae: HARTAutoEncoder | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        use_ema: bool = False,
+        output_loading_info: bool = False,
         **kwargs,
     ):
         """Load a ``.pth`` file, or a folder with one; others as in :class:`CheckpointMixin`.
@@ -207,16 +212,27 @@ class VARCheckpointMixin:
             vae: autoencoder to attach instead.
             dtype: of the weights in memory, by default as stored.
             device: where they go, CPU by default.
-            kwargs: fields of the configuration to override.
+            use_ema: must be False for ``.pth`` files, which have no averaged weights.
 
         Raises:
             CheckpointError: a file is missing, damaged, of another model, or does not fit.
         """
-        path = Path(pretrained_model_name_or_path)
+        path = local_path(pretrained_model_name_or_path, **take_hub_options(kwargs))
+        dtype = dtype if dtype is not None else torch_dtype
         if not is_var_checkpoint(path):
             return super().from_pretrained(
-                path, *model_args, config=config, vae=vae, dtype=dtype, device=device, **kwargs
+                path,
+                *model_args,
+                config=config,
+                vae=vae,
+                dtype=dtype,
+                device=device,
+                use_ema=use_ema,
+                output_loading_info=output_loading_info,
+                **kwargs,
             )
+        if use_ema:
+            raise CheckpointError(f"{path}: VAR's .pth files have no averaged weights (use_ema)")
         files = locate_var_files(path)
         source, where = files.transformer, {"inside": TRAINING_KEYS}
         headers = read_headers(source, **where)
@@ -239,7 +255,7 @@ class VARCheckpointMixin:
         model.eval()
         if vae is not None:
             model.attach_autoencoder(vae)
-        return model
+        return with_loading_info(model) if output_loading_info else model
 
     @classmethod
     def holds_weights(cls, path: Path) -> bool:
