@@ -52,6 +52,13 @@ def _check_text_encoder(model, tokenizer, info, folders, context_dim) -> None:
             f"{folders.text_model}: {len(missing)} weights of the text model are missing or have "
             f"another shape, the first is {missing[0]}"
         )
+    modules = {name for name, _ in model.named_modules()}
+    surplus = [key for key in sorted(info["unexpected_keys"]) if _belongs_to(modules, key)]
+    if surplus:
+        raise CheckpointError(
+            f"{folders.text_model}: {len(surplus)} weights have no place in a "
+            f"{type(model).__name__}, the first is {surplus[0]}; is model_type right?"
+        )
     width = getattr(model.config, "hidden_size", context_dim)
     if width != context_dim:
         raise CheckpointError(
@@ -60,6 +67,12 @@ def _check_text_encoder(model, tokenizer, info, folders, context_dim) -> None:
         )
     rows = model.get_input_embeddings().num_embeddings
     check_token_ids("text model", folders.text_tokenizer, tokenizer, rows)
+
+
+def _belongs_to(modules: set[str], key: str) -> bool:
+    """Whether a weight is one of a module that the model has, and has without it."""
+    owner, _, name = key.removeprefix("model.").rpartition(".")
+    return bool(owner) and owner in modules and name in ("weight", "bias")
 
 
 def encode_unique(

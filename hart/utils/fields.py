@@ -180,7 +180,12 @@ def check_fields(file: Path, content: Mapping[str, Any], table: Mapping[str, Fie
             raise CheckpointError(f"{file}: {error}") from error
 
 
+def _nothing(value: object) -> None:
+    raise ValueError
+
+
 GENERAL_FIELDS: dict[str, Field] = {
+    "attribute_map": Checked(_nothing, "left out"),  # it would redirect every other field
     "architectures": Optional(Items(Text(), 0, 16)),
     "dtype": Optional(Text(0, 40)),
     "torch_dtype": Optional(Text(0, 40)),
@@ -190,7 +195,7 @@ GENERAL_FIELDS: dict[str, Field] = {
     "is_encoder_decoder": Flag(),
     "tie_word_embeddings": Flag(),
     "chunk_size_feed_forward": Whole(0, 1 << 20),
-    "num_labels": Whole(0, 1 << 20),
+    "num_labels": Whole(0, 1 << 12),
     "problem_type": Optional(Text()),
 }
 """Fields that ``transformers`` reads in every model's configuration."""
@@ -206,9 +211,10 @@ class CheckedConfig(PretrainedConfig):
     FIELDS: ClassVar[Mapping[str, Field]] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self.FIELDS:
-            check_field(name, value, self.FIELDS[name])
-        elif name.startswith("__") or callable(getattr(type(self), name, None)):
+        fields = type(self).FIELDS
+        if name in fields:
+            check_field(name, value, fields[name])
+        elif name == "FIELDS" or name.startswith("__") or callable(getattr(type(self), name, None)):
             raise ValueError(f"{name[:80]!r} is not the name of a field")
         super().__setattr__(name, value)
 

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.activations import ACT2FN
 
 from hart.utils.errors import CheckpointError, one_line
@@ -55,7 +61,14 @@ def _finite(value: object) -> None:
 
 _ROPE = Optional(Checked(lambda value: _finite(dict(value)), "an object of finite numbers"))
 
+
+def _known(model_type: object) -> None:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
+        raise ValueError
+
+
 TEXT_MODEL_FIELDS: dict[str, Field] = GENERAL_FIELDS | {
+    "model_type": Checked(_known, "a model type that transformers knows"),
     "hidden_size": Whole(1, 1 << 17),
     "intermediate_size": Whole(1, 1 << 20),
     "num_hidden_layers": Whole(1, 1 << 10),
@@ -64,8 +77,8 @@ TEXT_MODEL_FIELDS: dict[str, Field] = GENERAL_FIELDS | {
     "head_dim": Optional(Whole(1, 1 << 14)),
     "vocab_size": Whole(1, 1 << 24),
     "max_position_embeddings": Whole(1, 1 << 26),
-    "rms_norm_eps": _RATE,
-    "layer_norm_eps": _RATE,
+    "rms_norm_eps": Number(1e-12, 1),
+    "layer_norm_eps": Number(1e-12, 1),
     "initializer_range": Number(),
     "rope_theta": Number(1, 1e12),
     "rope_parameters": _ROPE,
@@ -121,9 +134,8 @@ def load_text_model(kind: str, folder: Path, auto_class: type, **options: Any) -
             configuration asks for other sizes than the weights have, or a number is not finite.
     """
     _check_json_files(folder)
-    headers = read_headers(folder)
     content = read_json_object(folder / CONFIG_FILE)
-    _check_nested_fields(folder / CONFIG_FILE, content)
+    headers = read_headers(folder)
     config = load_part(kind, folder, AutoConfig.from_pretrained)
     if "quantization_config" not in content:
         _check_sizes(folder, config, headers)
@@ -188,6 +200,8 @@ def _check_json_files(folder: Path) -> None:
         content = read_json_object(file, MAX_CONFIG_BYTES if is_config else MAX_VOCABULARY_BYTES)
         if file.name == "tokenizer_config.json":
             check_fields(file, content, TOKENIZER_FIELDS)
+        elif file.name == CONFIG_FILE:  # the tokenizer's class is found by it
+            _check_nested_fields(file, content)
 
 
 def _check_nested_fields(file: Path, content: Mapping[str, Any]) -> None:

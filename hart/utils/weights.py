@@ -23,6 +23,7 @@ from hart.utils.pickled_weights import load_pickled
 __all__ = [
     "CheckpointError",
     "check_fit",
+    "check_one_dtype",
     "find_weight_files",
     "is_finite",
     "load_into",
@@ -169,6 +170,19 @@ def check_fit(
         first = next(iter(differences.values()))
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise CheckpointError(f"{source} does not fit {type(module).__name__}: {first}{more}")
+
+
+def check_one_dtype(
+    state_dict: Mapping[str, torch.Tensor], dtype: torch.dtype | None, source: str | Path
+) -> None:
+    """Refuse weights of several dtypes, which do not multiply, unless they are converted to one.
+
+    Raises ``CheckpointError``.
+    """
+    found = {t.dtype for t in state_dict.values() if t.is_floating_point()}
+    if dtype is None and len(found) > 1:
+        names = " and ".join(sorted(map(str, found)))
+        raise CheckpointError(f"{source}: has weights of {names}; give the dtype to load them in")
 
 
 def _differences(

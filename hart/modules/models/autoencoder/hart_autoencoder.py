@@ -27,7 +27,7 @@ from hart.modules.models.autoencoder.tokenizer_folder import (
 )
 from hart.modules.networks.basic_vae import Decoder, Encoder
 from hart.utils.model_sizes import Axis, Count, build_on_meta
-from hart.utils.weights import check_fit, load_into, read_headers, read_state_dict
+from hart.utils.weights import check_fit, check_one_dtype, load_into, read_headers, read_state_dict
 
 __all__ = ["HARTAutoEncoder"]
 
@@ -147,6 +147,7 @@ class HARTAutoEncoder(PreTrainedModel):
         model = build_on_meta(cls, config, headers, source)
         fitting = with_fitting_hit_average(headers, model.quantize.ema_vocab_hit_SV)
         check_fit(model, fitting, source=source)
+        check_one_dtype(headers, dtype, source)
         state = read_state_dict(source, dtype=dtype, device=device, **where)
         like = next(iter(state.values()))
         unused = torch.zeros_like(

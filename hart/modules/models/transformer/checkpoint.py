@@ -26,6 +26,7 @@ from hart.utils.weights import (
     WEIGHT_FILE_NAMES,
     CheckpointError,
     check_fit,
+    check_one_dtype,
     load_into,
     read_headers,
     read_state_dict,
@@ -163,7 +164,7 @@ class CheckpointMixin:
         source = folder / EMA_FILE if use_ema else folder
         headers = read_headers(source)
         model = build_on_meta(cls, config, headers, source, *model_args)
-        check_fit(model, model._completed(headers), source=source)
+        model._check_headers(headers, source, torch_dtype_of(dtype))
         model._load_checkpoint(
             read_state_dict(source, None, torch_dtype_of(dtype), device, wanted=is_used), source
         )
@@ -199,6 +200,11 @@ class CheckpointMixin:
             if key + "q_bias" in state:
                 state.setdefault(key + "zero_k_bias", torch.zeros_like(state[key + "q_bias"]))
         return state
+
+    def _check_headers(self, headers, source: Path, dtype: torch.dtype | None) -> None:
+        headers = self._completed(headers)
+        check_fit(self, headers, source=source)
+        check_one_dtype(headers, dtype, source)
 
     def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
         state = self._completed(state)
@@ -247,8 +253,13 @@ class CheckpointMixin:
                 raise CheckpointError(
                     "no autoencoder: set config.vae_path or call attach_autoencoder(vae)"
                 )
-            with torch.inference_mode(False):  # it outlives a draw that asks for it
-                self.attach_autoencoder(self._load_autoencoder(folder))
+            try:
+                with torch.inference_mode(False):  # it outlives a draw that asks for it
+                    self.attach_autoencoder(self._load_autoencoder(folder))
+            except CheckpointError:
+                raise
+            except ValueError as error:
+                raise CheckpointError(f"{folder}: {error}") from error
         return self._autoencoder
 
     def _load_autoencoder(self, path: Path) -> HARTAutoEncoder:

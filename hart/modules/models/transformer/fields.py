@@ -46,7 +46,7 @@ TRANSFORMER_FIELDS: dict[str, Field] = {
     "drop_rate": _RATE,
     "attn_drop_rate": _RATE,
     "drop_path_rate": _RATE,
-    "norm_eps": Number(0, 1),
+    "norm_eps": Number(1e-12, 1),
     "shared_aln": _FLAG,
     "cond_drop_rate": Number(),
     "attn_l2_norm": _FLAG,

@@ -23,7 +23,7 @@ from hart.modules.models.transformer.fields import MAX_TOKENS
 from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.utils.hub import local_path, take_hub_options
 from hart.utils.model_sizes import Count, build_on_meta
-from hart.utils.weights import CheckpointError, check_fit, read_headers, read_state_dict
+from hart.utils.weights import CheckpointError, read_headers, read_state_dict
 
 SUFFIX = ".pth"
 AUTOENCODER_PATTERN = f"vae*{SUFFIX}"
@@ -246,7 +246,7 @@ class VARCheckpointMixin:
             config.vae_path = str(files.autoencoder)
         override_fields(config, kwargs)
         model = build_on_meta(cls, config, headers, source, *model_args)
-        check_fit(model, model._completed(headers), source=source)
+        model._check_headers(headers, source, torch_dtype_of(dtype))
         state = read_state_dict(
             source, None, torch_dtype_of(dtype), device, wanted=is_used, **where
         )

@@ -112,7 +112,7 @@ def encode_json(tables: SimilarityTables, provenance: Provenance) -> bytes:
 
 def decode_json(data: bytes) -> DecodedFile:
     """Read :func:`encode_json`'s format; unknown and missing keys are errors."""
-    document = json.loads(data)
+    document = json.loads(data, object_pairs_hook=_without_repetition)
     _require_keys(document, _JSON_KEYS)
     for key, allowed in _JSON_KEYS.items():
         if not isinstance(document[key], allowed) or isinstance(document[key], bool):
@@ -136,6 +136,13 @@ def decode_json(data: bytes) -> DecodedFile:
     names = ("images", "fingerprint", "library_version", "extra")
     provenance = Provenance(schedule.patch_nums, **{name: document[name] for name in names})
     return DecodedFile(document["attn"], document["mlp"], provenance)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key is given twice")
+    return content
 
 
 def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
@@ -234,13 +241,15 @@ def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFil
     """
     if schedule is None or not schedule.is_hart:
         schedule = StageSchedule(HART_PATCH_NUMS)
-    for opcode, argument, _ in pickletools.genops(data):
+    for opcode, argument, place in pickletools.genops(data):
         if opcode.name not in _PICKLE_OPCODES:
             raise ValueError(
                 f"expected dictionaries, lists, numbers and text only, found {opcode.name}"
             )
         if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):
             raise ValueError("the memo index is larger than the file")  # it would be allocated
+    if place + 1 < len(data):
+        raise ValueError("bytes after the end of the pickle")
     document = _PlainUnpickler(io.BytesIO(data)).load()
     _require_keys(document, {"attn": None, "mlp": None})
     return DecodedFile(document["attn"], document["mlp"], Provenance(schedule.patch_nums))

@@ -12,6 +12,9 @@ from .stages import as_integer
 PruneStages = tuple[tuple[int, float], ...]
 """Token count of a stage and the share of its tokens that is left out, ascending."""
 
+MAX_STAGE = 1 << 40
+"""Token count that is believed to be some model's."""
+
 
 def stage_length(value: object, name: str) -> int:
     """``value`` as the token count of a square map."""
@@ -20,6 +23,8 @@ def stage_length(value: object, name: str) -> int:
         raise ValueError(
             f"{name} must contain token counts of square maps (1, 4, 9, ...), got {length}"
         )
+    if length > MAX_STAGE:
+        raise ValueError(f"{name} must contain token counts up to {MAX_STAGE}, got more")
     return length
 
 
