@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.vqvae import VQVAE
@@ -24,7 +23,7 @@ from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from tests.pipeline.checkpoint_folder import TEXT_MODEL, copy_model
-from tests.tiny_models import tiny_config, tiny_model
+from tests.tiny_models import tiny_model
 
 SIDES = (1, 2, 3)
 

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hart.utils.files import make_folder, read_limited, replacing
+
 from .config import SITES
-from .files import make_folder, read_limited, replacing
 from .similarity import SimilarityTables, Table, validate_table
 from .similarity_formats import (
     MAX_BLOCKS,
