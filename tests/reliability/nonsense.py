@@ -82,7 +82,7 @@ def make_checkpoints(root: Path) -> Path:
     return root
 
 
-# --- fields of configurations ----------------------------------------------------------------------
+# --- fields of configurations -------------------------------------------------------------------
 
 DEEP = "[" * 30 + "]" * 30
 VALUES = {
@@ -138,7 +138,7 @@ def extra_field_cases() -> Iterator[Case]:
                 yield Case(file, f"{field} = {what}", with_field(field, VALUES[what]))
 
 
-# --- files as a whole --------------------------------------------------------------------------------
+# --- files as a whole ---------------------------------------------------------------------------
 
 
 def json_cases(root: Path) -> Iterator[Case]:
@@ -168,7 +168,7 @@ def nested(depth: int) -> bytes:
     return b"[" * depth + b"]" * depth + b","
 
 
-# --- weights -----------------------------------------------------------------------------------------
+# --- weights ------------------------------------------------------------------------------------
 
 
 def state_changes() -> dict[str, Callable[[torch.Tensor], object]]:
@@ -282,7 +282,7 @@ def weight_cases(files: tuple[str, ...]) -> Iterator[Case]:
             yield Case(file, what, changed_state(file, change))
 
 
-# --- bytes of weight files ---------------------------------------------------------------------------
+# --- bytes of weight files ----------------------------------------------------------------------
 
 
 def flipped(seed: int) -> Callable[[bytes], bytes]:

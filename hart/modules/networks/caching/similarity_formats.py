@@ -241,7 +241,7 @@ def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFil
     """
     if schedule is None or not schedule.is_hart:
         schedule = StageSchedule(HART_PATCH_NUMS)
-    for opcode, argument, _ in pickletools.genops(data):
+    for opcode, argument, place in pickletools.genops(data):  # noqa: B007 (the last one is used)
         if opcode.name not in _PICKLE_OPCODES:
             raise ValueError(
                 f"expected dictionaries, lists, numbers and text only, found {opcode.name}"
