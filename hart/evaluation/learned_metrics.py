@@ -162,7 +162,10 @@ def _clip_pixels(image: Pictures.Image, side: int) -> torch.Tensor:
     """CLIP's preprocessing: bicubic, square, normalised per channel; (1, 3, side, side)."""
     resized = image.convert("RGB").resize((side, side), Pictures.Resampling.BICUBIC)
     unit = (pictures_to_tensor([resized]) + 1) / 2
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device="cpu").view(1, 3, 1, 1)
+        for values in (CLIP_MEAN, CLIP_STD)
+    )
     return (unit - mean) / std
 
 

@@ -150,7 +150,10 @@ def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
     columns = list(schedule.columns)
     buffer = io.BytesIO()
     torch.save(
-        {site: torch.tensor(tables.site(site))[:, columns].clone() for site in ("mlp", "attn")},
+        {
+            site: torch.tensor(tables.site(site), dtype=torch.float32, device="cpu")[:, columns]
+            for site in ("mlp", "attn")
+        },
         buffer,
     )
     return buffer.getvalue()
@@ -223,7 +226,7 @@ def _spread(tensor: torch.Tensor, schedule: StageSchedule, site: str) -> Table:
         raise ValueError(
             f"{site}: expected {schedule.num_transitions} columns, found {tensor.shape[1]}"
         )
-    rows = torch.zeros(tensor.shape[0], schedule.width, dtype=torch.float64)
+    rows = torch.zeros(tensor.shape[0], schedule.width, dtype=torch.float64, device="cpu")
     rows[:, list(schedule.columns)] = tensor.double()
     return rows.tolist()
 
