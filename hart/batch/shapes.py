@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from hart.modules.networks.caching.config import SITES
+from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity import validate_table
+from hart.pipeline.options import SEED_LIMIT
 from hart.utils.files import read_limited
 from hart.utils.prompt_files import shortened
 
@@ -76,8 +78,15 @@ def check_row(row: Any) -> None:
             raise ValueError(f"a row without {name}")
         if not isinstance(row[name], kinds) or isinstance(row[name], bool):
             raise ValueError(f"{name} of a row is {shortened(row[name])}")
-    if row["index"] < 0 or row["index"] not in row["batch"]:
-        raise ValueError(f"batch of the row of image {row['index']} is {shortened(row['batch'])}")
+    if not 0 <= row["seed"] < SEED_LIMIT:
+        raise ValueError(f"seed of a row is {shortened(row['seed'])}")
+    if row["cache_preset"] not in (None, *CACHE_PRESETS):
+        raise ValueError(f"cache_preset of a row is {shortened(row['cache_preset'])}")
+    row["prompt"].encode("utf-8")  # halves of surrogate pairs, which nothing can be drawn of
+    batch = row["batch"]
+    whole = all(type(index) is int for index in batch) and len(set(batch)) == len(batch)
+    if not whole or row["index"] < 0 or row["index"] not in batch:
+        raise ValueError(f"batch of the row of image {row['index']} is {shortened(batch)}")
 
 
 def check_record(value: Any, first: int, count: int) -> None:

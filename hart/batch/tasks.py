@@ -68,7 +68,7 @@ def without_company(tasks: Sequence[Task]) -> list[Task]:
 
 def _jobs_of_rows(batch: Sequence[int], rows: Mapping[int, Mapping[str, Any]]) -> tuple[Job, ...]:
     """Of images that were drawn together; none if a row is lost or they cannot have been."""
-    if not all(isinstance(index, int) and index in rows for index in batch):
+    if not all(index in rows for index in batch):
         return ()
     known = [rows[index] for index in batch]
     if len({row["cache_preset"] for row in known}) > 1:

@@ -195,6 +195,33 @@ def test_a_picture_that_comes_out_otherwise_is_told(batch, monkeypatch):
     assert "1 lost images came out otherwise" in batch.stdout
 
 
+def test_batches_that_rows_cannot_name_are_planned_anew(batch, drawn):
+    write_prompts(batch.prompts, SIX)
+    assert batch("--batch_size", "3") == 0
+    expected = outcome(batch.output)["images"]
+    file = batch.output / "results.jsonl"
+    found = [json.loads(line) for line in file.read_text().split("\n")[:-1]]
+    found[1]["batch"] = [1, 99]
+    file.write_text("".join(json.dumps(row) + "\n" for row in found))
+    (batch.output / "000001.png").unlink()
+    drawn.clear()
+    assert batch("--batch_size", "3") == 0
+    assert drawn == [[0, 1, 2]]
+    assert outcome(batch.output)["images"] == expected
+
+
+def test_a_batch_is_drawn_whole_although_a_line_of_it_was_taken_out_of_the_file(batch, drawn):
+    write_prompts(batch.prompts, SIX)
+    assert batch("--batch_size", "3") == 0
+    expected = outcome(batch.output)["images"]
+    write_prompts(batch.prompts, SIX[:5])
+    (batch.output / "000004.png").unlink()
+    drawn.clear()
+    assert batch("--batch_size", "3") == 0
+    assert drawn == [[3, 4, 5]]
+    assert outcome(batch.output)["images"] == expected
+
+
 # --- settings ---------------------------------------------------------------------------------
 
 
@@ -375,6 +402,12 @@ def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
         ("records/000000x1.json", record(index=-1)),
         ("records/000000x1.json", record(index=False)),
         ("records/000000x1.json", record(batch=[1])),
+        ("records/000000x1.json", record(batch=[0, [1]])),
+        ("records/000000x1.json", record(batch=[0, 1, 0])),
+        ("records/000000x1.json", record(seed=-1)),
+        ("records/000000x1.json", record(seed=2**63)),
+        ("records/000000x1.json", record(cache_preset="fast")),
+        ("records/000000x1.json", record(prompt="\ud800")),
         ("records/000000x1.json", {"rows": [], "extra": None}),
         ("records/000000x1.json", {"rows": {}, "extra": None}),
         ("records/000000x1.json", {"rows": [ROW], "extra": []}),
