@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hart.cli.run import Run
 from hart.pipeline import ImageResult
-from hart.pipeline.results import image_metadata
 from hart.utils.images import save_png
 
 RESULTS_FILE = "generation_results.json"
@@ -33,5 +32,4 @@ def save_result(result: ImageResult, run: Run, durable: bool = False) -> Path:
 
     Returns only when it would survive a power failure, if it is to be ``durable``.
     """
-    metadata = image_metadata(result, run.options, run.pipeline.model.cache_config)
-    return save_png(result.image, run.folder / f"{result.index:06d}.png", metadata, durable)
+    return save_png(result.image, run.folder / f"{result.index:06d}.png", result.metadata, durable)
