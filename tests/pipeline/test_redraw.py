@@ -43,7 +43,7 @@ def assert_redrawn(result, stranger, folder) -> None:
         {"num_maskgit_iters": 3},
         {"num_maskgit_iters": 0},
         {"cfg_scale": 1.25},
-        {"seed": 2**62},
+        {"seed": 2**62 + 5},
         {"use_llm_system_prompt": False},
         {"top_p": 0.6, "more_smooth": False, "num_maskgit_iters": 2, "cfg_scale": 3.3, "seed": 9},
     ],
@@ -55,7 +55,7 @@ def test_every_option_is_in_the_file(shared_checkpoint, stranger, tmp_path, opti
     )
     result = pipeline(["a red fox", "ein grüner Igel"], quiet=True, **options).results[1]
     assert_redrawn(result, stranger, tmp_path)
-    default = pipeline("ein grüner Igel", quiet=True, seed=result.seed).images[0]
+    default = pipeline(["a red fox", "ein grüner Igel"], quiet=True).images[1]
     assert result.image.tobytes() != default.tobytes()  # the options matter
     assert stranger.system_prompt != INSTRUCTION
 
