@@ -7,7 +7,6 @@ from pathlib import Path
 
 from hart.cli.run import Run
 from hart.pipeline import ImageResult
-from hart.pipeline.results import image_metadata
 from hart.utils.files import make_folder
 from hart.utils.images import save_png
 
@@ -37,6 +36,5 @@ def save_result(result: ImageResult, run: Run) -> Path:
     Raises:
         OSError: it cannot be written, or the folder has vanished since the run began.
     """
-    metadata = image_metadata(result, run.options, run.pipeline.model.cache_config)
     file = run.folder / f"{result.index:06d}.png"
-    return save_png(result.image, file, metadata, durable=True)
+    return save_png(result.image, file, result.metadata, durable=True)

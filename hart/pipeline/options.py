@@ -44,11 +44,9 @@ class SamplingChoices:
             if isinstance(field.default, bool):
                 _check_flag(field.name, getattr(self, field.name))
         integer("num_images_per_prompt", self.num_images_per_prompt, 1)
-        integer("seed", self.seed, 0)
+        _check_seed(self.seed)
         if self.batch_size is not None:
             integer("batch_size", self.batch_size, 1)
-        if self.seed >= SEED_LIMIT:
-            raise ValueError(f"seed must be below 2**63, got {self.seed}")
         _check_number("cfg_scale", self.cfg_scale, math.inf)
         _check_number("top_p", self.top_p, 1)
 
@@ -107,6 +105,11 @@ class VARGenerationOptions(SamplingChoices):
         integer("top_k", self.top_k, 0)
 
 
+def _check_seed(seed: object) -> None:
+    if integer("seed", seed, 0) >= SEED_LIMIT:
+        raise ValueError(f"seed must be below 2**63, got {seed}")
+
+
 def _check_number(name: str, value: object, most: float) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and 0 <= value <= most and value < _TOO_LARGE):  # also refuses NaN
@@ -130,6 +133,7 @@ class ImageRequest:
     def __post_init__(self) -> None:
         for name in ("index", "prompt", "seed"):
             object.__setattr__(self, name, plain(getattr(self, name)))
+        _check_seed(self.seed)
 
 
 def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> list[ImageRequest]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -20,6 +22,7 @@ from hart.pipeline.folders import (
 )
 from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
 from hart.pipeline.pretrained import PretrainedPipeline
+from hart.pipeline.recipe import recipe_of, redraw
 from hart.pipeline.results import (
     DECODE_PART,
     PREVIEW_PART,
@@ -33,7 +36,7 @@ from hart.pipeline.results import (
 )
 from hart.pipeline.text import encode_unique
 from hart.utils.constants import llm_system_prompt
-from hart.utils.images import to_pil
+from hart.utils.images import png_texts, to_pil
 from hart.utils.timing import Timeline
 
 StageCallback = Callable[[int, int], None]
@@ -150,6 +153,25 @@ class HARTPipeline(PretrainedPipeline):
         with tqdm(disable=True) as bar:
             return self._generate(requests, checked, bar, callback)
 
+    def redraw(self, picture: str | os.PathLike | Image | Mapping[str, str]) -> Image:
+        """Draw a picture again, from what its file says.
+
+        The weights must be those that it was drawn with. On the same kind of device, in the same
+        dtype and with as many threads it is the same to the bit; the images of its batch are drawn
+        along with it for that. The pipeline is as before afterwards.
+
+        Args:
+            picture: a PNG file of this library, an image opened from one, or its texts.
+
+        Raises:
+            ValueError: the picture does not say enough, or something else than this model draws.
+            OSError: the file cannot be read.
+
+        Warns:
+            UserWarning: it was drawn with another device, dtype or number of threads.
+        """
+        return redraw(self, picture if isinstance(picture, Mapping) else png_texts(picture))
+
     def calibrate(
         self,
         prompts: str | Sequence[str],
@@ -249,6 +271,7 @@ class HARTPipeline(PretrainedPipeline):
         callback: StageCallback | None,
         preview: PreviewCallback | None = None,
     ) -> list[ImageResult]:
+        recipe = recipe_of(self, options)
         calls_before = self.model.cache_statistics.calls()
         timeline = Timeline(self.device)
         conditions = self._conditions(batch, options)
@@ -284,7 +307,7 @@ class HARTPipeline(PretrainedPipeline):
         timeline.mark(DECODE_PART)
         seconds = BatchSeconds.of(timeline, len(self.model.patch_nums))
         calls = calls_between(calls_before, self.model.cache_statistics.calls())
-        return image_results(batch, images, seconds, calls)
+        return image_results(batch, images, seconds, calls, recipe)
 
     def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Feature maps (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""

@@ -19,6 +19,7 @@ from hart.utils.text_files import split_lines
 
 GRID_COLUMNS = 12
 _MAX_PNG_KEYWORD = 79
+_LONG_TEXT = 400  # is worth compressing
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -147,11 +148,27 @@ def save_png(
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
         _check_keyword(keyword, text)
-        info.add_text(keyword, text)
+        info.add_text(keyword, text, zip=len(text) > _LONG_TEXT)
     path = Path(path)
     with replacing(path, durable) as beside:
         image.save(beside, format="PNG", pnginfo=info)
     return path
+
+
+def png_texts(picture: str | os.PathLike[str] | Image.Image) -> dict[str, str]:
+    """The text chunks of a PNG file, or of an image that was opened from one.
+
+    Raises:
+        OSError: the file cannot be read or is no picture.
+        ValueError: it is no PNG.
+    """
+    if not isinstance(picture, Image.Image):
+        with Image.open(picture) as opened:
+            opened.load()  # texts may stand behind the picture
+            return png_texts(opened)
+    if not hasattr(picture, "text"):
+        raise ValueError("not a PNG picture: it has no texts that say how it was drawn")
+    return {str(keyword): str(text) for keyword, text in picture.text.items()}
 
 
 def _check_images(images: Tensor) -> None:

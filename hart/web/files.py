@@ -25,7 +25,6 @@ from hart.modules.networks.caching.similarity_io import (
     save_similarity,
 )
 from hart.pipeline import HARTPipeline
-from hart.pipeline.results import image_metadata
 from hart.utils.files import replacing, write_json
 from hart.utils.images import save_png
 from hart.version import __version__
@@ -97,7 +96,7 @@ def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
     for index, results in enumerate(zip(*(run.results for run in drawn.runs), strict=True)):
         for run, result in zip(drawn.runs, results, strict=True):
             file = folder / f"{index:03d}-{run.name}.png"
-            save_png(result.image, file, image_metadata(result, drawn.request.options, run.config))
+            save_png(result.image, file, result.metadata)
             pictures.append((file, f"{run.name}, seed {result.seed}"))
         if qualities:
             difference = ImageChops.difference(*(result.image for result in results))
