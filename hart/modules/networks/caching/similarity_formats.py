@@ -150,10 +150,7 @@ def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
     columns = list(schedule.columns)
     buffer = io.BytesIO()
     torch.save(
-        {
-            site: torch.tensor(tables.site(site), dtype=torch.float32, device="cpu")[:, columns]
-            for site in ("mlp", "attn")
-        },
+        {site: torch.tensor(tables.site(site))[:, columns].clone() for site in ("mlp", "attn")},
         buffer,
     )
     return buffer.getvalue()
@@ -226,7 +223,7 @@ def _spread(tensor: torch.Tensor, schedule: StageSchedule, site: str) -> Table:
         raise ValueError(
             f"{site}: expected {schedule.num_transitions} columns, found {tensor.shape[1]}"
         )
-    rows = torch.zeros(tensor.shape[0], schedule.width, dtype=torch.float64, device="cpu")
+    rows = torch.zeros(tensor.shape[0], schedule.width, dtype=torch.float64)
     rows[:, list(schedule.columns)] = tensor.double()
     return rows.tolist()
 
@@ -244,7 +241,7 @@ def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFil
     """
     if schedule is None or not schedule.is_hart:
         schedule = StageSchedule(HART_PATCH_NUMS)
-    for opcode, argument, place in pickletools.genops(data):  # noqa: B007 (the last one is used)
+    for opcode, argument, place in pickletools.genops(data):  # noqa: B007 (used after the loop)
         if opcode.name not in _PICKLE_OPCODES:
             raise ValueError(
                 f"expected dictionaries, lists, numbers and text only, found {opcode.name}"
