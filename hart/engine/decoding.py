@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from hart.engine.bare import decoder_is_bare
 from hart.engine.decoder_runner import DecoderRunner
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 
@@ -39,6 +40,8 @@ def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
     finds; their values stay what they are.
     """
     vae = model.vae_proxy[0]
+    if not decoder_is_bare(vae):
+        return model.decode_feature_map(f_hat)
     vae.decoder.to(memory_format=torch.channels_last)
     fitted = _fitted.get(vae)
     if fitted is None or fitted.dtype is not _decoder_dtype(vae):

@@ -67,7 +67,7 @@ class Studio:
     def restore_tables(self) -> None:
         """Use the checkpoint's own similarity table again."""
         with self._model_lock:
-            self.pipeline.model.similarity = copy.deepcopy(self._own_tables)
+            self.pipeline.transformer.similarity = copy.deepcopy(self._own_tables)
 
     # --- one request --------------------------------------------------------------------------
 
@@ -76,7 +76,7 @@ class Studio:
         """Have the model alone; yields the list that collects the library's warnings."""
         while not self._model_lock.acquire(timeout=_WAIT_S):
             emit(None)  # leaves if nobody waits any more
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         before = model.cache_config, model.use_cache
         notes: list[str] = []
         try:
@@ -119,7 +119,7 @@ class Studio:
         num_runs: int,
         runs_before: int,
     ) -> FinishedRun:
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         model.set_cache_config(config)
         model.use_cache = True
         results: list[ImageResult] = []
@@ -141,7 +141,7 @@ class Studio:
         )
 
     def _calibrate(self, request: CalibrationRequest, emit: Emit) -> None:
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         with self._turn(emit, request.prompts) as notes:
             before = model.similarity
             if request.add:
