@@ -79,7 +79,7 @@ class Soak:
     """Draws turns on one pipeline and checks its counters after each."""
 
     def __init__(self, pipeline: HARTPipeline) -> None:
-        self.pipeline, self.model = pipeline, pipeline.model
+        self.pipeline, self.model = pipeline, pipeline.transformer
         self.images = self.generations = 0
         self.model.reset_cache_statistics()
         self.first = self._image()

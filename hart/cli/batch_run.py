@@ -209,7 +209,7 @@ class BatchRun:
         parts = [*([start] if start else []), *(record.extra for record in records)]
         if not records:
             return
-        self.run.pipeline.model.similarity = merged_tables(self.run.pipeline, parts)
+        self.run.pipeline.transformer.similarity = merged_tables(self.run.pipeline, parts)
         self.similarity.continued = start["images"] if start else 0
         keep_calibration(self.run, self.similarity)
         say_calibration(self.run, self.similarity)

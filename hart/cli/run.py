@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions, VARPipeline
+from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -36,4 +36,4 @@ class Run:
     @property
     def kind(self) -> str:
         """What the things to draw are called: ``"prompts"`` or ``"classes"``."""
-        return "classes" if isinstance(self.pipeline, VARPipeline) else "prompts"
+        return self.pipeline.draws

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from hart.engine.bare import decoder_is_bare
 from hart.engine.decoder_copy import DecoderCopy
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 
@@ -37,9 +38,12 @@ class EngineDecoder:
     def decode(self, model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
         """As ``model.decode_feature_map``, up to rounding: (B, Z, P, P) to (B, 3, H, W) in [0, 1].
 
-        A half-precision decoder gets the precision that :func:`fit_precision` finds.
+        A half-precision decoder gets the precision that :func:`fit_precision` finds. A decoder with
+        adapters, hooks or replaced parts is called as it is.
         """
         vae, copy = model.vae_proxy[0], self._copy
+        if not decoder_is_bare(vae):
+            return model.decode_feature_map(f_hat)
         if copy is None or not copy.is_of(vae):
             self._copy = None  # freed before there is another one
             self._copy = copy = DecoderCopy.of(vae)

@@ -180,7 +180,7 @@ class Comparer:
             ValueError: ``rounds`` is below 1 or ``warmup`` below 0.
         """
         check_runs(rounds, warmup)
-        model = self._pipeline.model
+        model = self._pipeline.transformer
         before = model.cache_config, model.use_cache
         model.use_cache = True
         with progress_bar((warmup + rounds) * len(self.comparison.results), quiet) as bar:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hart.engine import Engine, EngineDecoder
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.saved_similarity import warn_about_missing
+from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.folders import (
     CheckpointFolders,
@@ -47,13 +48,17 @@ class HARTPipeline(PretrainedPipeline):
     """Text encoder, transformer with feature caching, and image decoder as one callable.
 
     Args:
-        model: the transformer; its autoencoder decodes the images.
+        model: the transformer, or a wrapper around one: a compiled model, adapters, a class that
+            forwards its attributes or holds it as ``module``; its autoencoder decodes the images.
         text_model: the text encoder, on the transformer's device.
         text_tokenizer: the text encoder's tokenizer.
         system_prompt: instruction put before every prompt; an empty one means none.
         folders: where the parts came from, if they were loaded.
 
     Attributes:
+        draws: what it is called with, "prompts" or "classes".
+        model: what was given, to be replaced by another; of a wrapper that forwards no attributes
+            what it wraps.
         use_engine: whether the engine executes the model, which is faster and the same up to
             rounding; otherwise the model's own, plain path does.
         compile: let the engine compile what the blocks do token by token; the first image of every
@@ -63,6 +68,7 @@ class HARTPipeline(PretrainedPipeline):
     """
 
     options_class = GenerationOptions
+    draws = "prompts"
 
     def __init__(
         self,
@@ -81,12 +87,32 @@ class HARTPipeline(PretrainedPipeline):
         self._decoder = EngineDecoder()
 
     @property
+    def model(self) -> HARTForT2IEnhanced:
+        return self._model
+
+    @model.setter
+    def model(self, model: Any) -> None:
+        inside = innermost(model)
+        forwards = getattr(model, "innermost", None) is inside
+        self._model = model if forwards else inside
+
+    @property
+    def transformer(self) -> HARTForT2IEnhanced:
+        """The transformer itself, inside whatever wraps ``model``; its state is set here.
+
+        Raises:
+            AttributeError: state was set on a wrapper, where it would do nothing.
+        """
+        return innermost(self.model)
+
+    @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where the transformer computes."""
+        return self.transformer.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        return self.transformer.dtype
 
     def __call__(
         self,
@@ -116,7 +142,7 @@ class HARTPipeline(PretrainedPipeline):
             for result in batch
         ]
         images = [result.image for result in results]
-        return HARTPipelineOutput(images, results, self.model.get_cache_statistics())
+        return HARTPipelineOutput(images, results, self.transformer.get_cache_statistics())
 
     def stream(
         self,
@@ -187,7 +213,7 @@ class HARTPipeline(PretrainedPipeline):
         with self.calibrating():
             for _ in self.stream(prompts, quiet=quiet, callback=callback, **options):
                 pass
-        return self.model.similarity
+        return self.transformer.similarity
 
     def load_similarity(self, path: PathLike) -> None:
         """Give the model the similarity data of a file.
@@ -199,17 +225,17 @@ class HARTPipeline(PretrainedPipeline):
         Warns:
             UserWarning: it lacks transitions between this model's stages.
         """
-        warn_about_missing(self.model.load_similarity_data(path), path)
+        warn_about_missing(self.transformer.load_similarity_data(path), path)
 
     @contextlib.contextmanager
     def calibrating(self) -> Iterator[None]:
         """Every generation inside computes everything and is measured."""
-        before = self.model.calibration
-        self.model.calibration = True
+        before = self.transformer.calibration
+        self.transformer.calibration = True
         try:
             yield
         finally:
-            self.model.calibration = before
+            self.transformer.calibration = before
 
     # --- one run ------------------------------------------------------------------------------
 
@@ -218,7 +244,7 @@ class HARTPipeline(PretrainedPipeline):
         return plan_images(prompts, options)
 
     def _check_options(self, options: GenerationOptions) -> None:
-        expected = self.model.context_token
+        expected = self.transformer.context_token
         if options.max_token_length not in (None, expected):
             raise ValueError(
                 f"max_token_length is {options.max_token_length}, but this transformer was trained "
@@ -226,7 +252,7 @@ class HARTPipeline(PretrainedPipeline):
             )
 
     def _num_stages(self, options: GenerationOptions) -> int:
-        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
+        return len(self.transformer.patch_nums) - (options.num_maskgit_iters == 0)
 
     def _conditions(
         self, batch: Sequence[ImageRequest], options: GenerationOptions
@@ -236,7 +262,7 @@ class HARTPipeline(PretrainedPipeline):
             [request.prompt for request in batch],
             self.text_model,
             self.text_tokenizer,
-            self.model.context_token,
+            self.transformer.context_token,
             self.system_prompt if options.use_llm_system_prompt else "",
         )
         return {
@@ -254,7 +280,7 @@ class HARTPipeline(PretrainedPipeline):
         callback: StageCallback | None,
         preview: PreviewCallback | None,
     ) -> Iterator[list[ImageResult]]:
-        self.model.reset_cache_statistics()
+        self.transformer.reset_cache_statistics()
         pieces = list(batches(requests, options.batch_size))
         stages = self._num_stages(options)
         hidden = True if quiet else None  # None hides the bar where there is no terminal
@@ -272,7 +298,7 @@ class HARTPipeline(PretrainedPipeline):
         preview: PreviewCallback | None = None,
     ) -> list[ImageResult]:
         recipe = recipe_of(self, options)
-        calls_before = self.model.cache_statistics.calls()
+        calls_before = self.transformer.cache_statistics.calls()
         timeline = Timeline(self.device)
         conditions = self._conditions(batch, options)
         timeline.mark(TEXT_PART)
@@ -299,22 +325,22 @@ class HARTPipeline(PretrainedPipeline):
             generator=[self._generator(request.seed) for request in batch],
             callback=on_stage,
             timeline=timeline,
-            steps=Engine(self.model, self.compile) if self.use_engine else None,
+            steps=Engine(self.transformer, self.compile) if self.use_engine else None,
             on_feature_map=on_feature_map if preview else None,
             wait=True,
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
-        seconds = BatchSeconds.of(timeline, len(self.model.patch_nums))
-        calls = calls_between(calls_before, self.model.cache_statistics.calls())
+        seconds = BatchSeconds.of(timeline, len(self.transformer.patch_nums))
+        calls = calls_between(calls_before, self.transformer.cache_statistics.calls())
         return image_results(batch, images, seconds, calls, recipe)
 
     def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Feature maps (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
         if self.tiled_decode:
-            return self._decoder.decode_in_tiles(self.model, f_hat)
+            return self._decoder.decode_in_tiles(self.transformer, f_hat)
         if self.use_engine:
-            return self._decoder.decode(self.model, f_hat)
+            return self._decoder.decode(self.transformer, f_hat)
         return self.model.decode_feature_map(f_hat)
 
     @property

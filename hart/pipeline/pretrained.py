@@ -105,8 +105,8 @@ class PretrainedPipeline:
     @property
     def similarity_path(self) -> Path | None:
         """The file that the model's similarity data were read from, if any."""
-        return self.model.similarity_path
+        return self.transformer.similarity_path
 
     @similarity_path.setter
     def similarity_path(self, path: Path | None) -> None:
-        self.model.similarity_path = path
+        self.transformer.similarity_path = path

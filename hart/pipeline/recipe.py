@@ -34,7 +34,7 @@ def recipe_of(pipeline: HARTPipeline, options: SamplingChoices) -> dict[str, str
     The cache configuration is what will really be done: that of no caching if caching is off. The
     similarity table is there if it takes part in decisions.
     """
-    model = pipeline.model
+    model = pipeline.transformer
     active = model.use_cache and not model.calibration
     config = model.cache_config if active else CacheConfig()
     recipe: dict[str, Any] = {
@@ -138,7 +138,7 @@ def _options(pipeline: HARTPipeline, texts: _Texts) -> dict[str, Any]:
 @contextlib.contextmanager
 def _as_drawn(pipeline: HARTPipeline, texts: _Texts) -> Iterator[None]:
     """The pipeline as it was then, for a moment."""
-    model = pipeline.model
+    model = pipeline.transformer
     config = CacheConfig.from_dict(texts.value("cache_config"))
     similarity = model.similarity
     if config.caches_anything:

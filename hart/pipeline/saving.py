@@ -42,7 +42,7 @@ def save_hart(pipeline: HARTPipeline, folder: PathLike) -> None:
             f"{folder / 'llm' / EMA_FILE} would be read in the place of what is saved; "
             "remove it or choose another folder"
         )
-    model = pipeline.model
+    model = pipeline.transformer
     use_cache = model.config.use_cache if model.use_cache else False
     with _as_saved(model, use_cache=use_cache, vae_path=None):
         model.save_pretrained(folder / "llm")
@@ -73,7 +73,7 @@ def _as_saved(model: torch.nn.Module, **fields: Any) -> Iterator[None]:
 
 def save_var(pipeline: VARPipeline, folder: PathLike) -> None:
     """See :meth:`VARPipeline.save_pretrained`."""
-    folder, model = Path(folder), pipeline.model
+    folder, model = Path(folder), pipeline.transformer
     vae = model.vae_proxy[0]
     transformer = folder / _transformer_name(pipeline)
     sizes = f"ch{vae.config.ch}v{vae.config.vocab_size}z{vae.config.z_channels}"
@@ -97,7 +97,7 @@ def _transformer_name(pipeline: VARPipeline) -> str:
     source = pipeline.folders
     if source is not None and not source.transformer.match(TRAINING_PATTERN):
         return source.transformer.name
-    return f"var_d{pipeline.model.depth}{SUFFIX}"
+    return f"var_d{pipeline.transformer.depth}{SUFFIX}"
 
 
 def _check_told(config: Any, told: Any, names: tuple[str, ...]) -> None:

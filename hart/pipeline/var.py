@@ -32,6 +32,7 @@ class VARPipeline(HARTPipeline):
     """
 
     options_class = VARGenerationOptions
+    draws = "classes"
 
     def __init__(self, model: VARForC2IEnhanced, folders: VARFiles | None = None) -> None:
         super().__init__(model, None, None, "", folders)
@@ -92,13 +93,13 @@ class VARPipeline(HARTPipeline):
     def _plan(
         self, prompts: int | Sequence[int], options: VARGenerationOptions
     ) -> list[ImageRequest]:
-        return plan_classes(prompts, self.model.num_classes, options)
+        return plan_classes(prompts, self.transformer.num_classes, options)
 
     def _check_options(self, options: VARGenerationOptions) -> None:
         """Nothing in them depends on the model."""
 
     def _num_stages(self, options: VARGenerationOptions) -> int:
-        return len(self.model.patch_nums)
+        return len(self.transformer.patch_nums)
 
     def _conditions(
         self, batch: Sequence[ImageRequest], options: VARGenerationOptions

@@ -109,7 +109,7 @@ class Tracker:
         request: DrawRequest | CalibrationRequest,
         names: Sequence[str],
     ) -> None:
-        self._lengths = pipeline.model.schedule.lengths
+        self._lengths = pipeline.transformer.schedule.lengths
         self._emit, self.name = emit, names[0]
         self._images = len(request.prompts) * request.options.num_images_per_prompt
         self._size = request.options.batch_size or DEFAULT_BATCH_SIZE

@@ -143,7 +143,7 @@ def save_calibration(
     Raises:
         OSError: a file cannot be written.
     """
-    model, tables = pipeline.model, calibrated.tables
+    model, tables = pipeline.transformer, calibrated.tables
     plan = decide_all(preset_config(preset, model.patch_nums), model.schedule, tables)
     stored = StoredSimilarity(tables, Provenance(model.patch_nums, images=tables.images))
     heat_map, table = folder / "similarity.png", folder / SIMILARITY_FILE

@@ -65,7 +65,7 @@ class Handlers:
 
     @property
     def _schedule(self):
-        return self.studio.pipeline.model.schedule
+        return self.studio.pipeline.transformer.schedule
 
     # --- drawing ------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class Handlers:
     def about(self) -> str:
         """One line about the model and its similarity table."""
         pipeline = self.studio.pipeline
-        model, images = pipeline.model, pipeline.model.similarity.images
+        model, images = pipeline.transformer, pipeline.transformer.similarity.images
         table = f"similarities of {images} images"
         if model.similarity.is_empty:
             table = "no similarity table yet: calibrate before anything can be reused"

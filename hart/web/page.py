@@ -154,7 +154,7 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
     """Preset, its fields, and the preset that they change: choosing a preset fills them in,
     changing one makes it custom."""
     stages, sites, threshold, adaptive, interpolation = handlers.preset_fields(DEFAULT_PRESET)
-    lengths = handlers.studio.pipeline.model.schedule.lengths
+    lengths = handlers.studio.pipeline.transformer.schedule.lengths
     preset = gr.Dropdown(
         [(_preset_label(name), name) for name in handlers.preset_choices()],
         value=DEFAULT_PRESET,

@@ -54,7 +54,7 @@ class Studio:
         self.pipeline = pipeline
         self._is_unsafe = is_unsafe
         self._worker = Worker(max_waiting)
-        self._own_tables = copy.deepcopy(pipeline.model.similarity)
+        self._own_tables = copy.deepcopy(pipeline.transformer.similarity)
         self._warm: set[tuple[CacheConfig, int]] = set()
 
     def draw(self, request: DrawRequest) -> Iterator[Any]:
@@ -100,7 +100,7 @@ class Studio:
     @contextlib.contextmanager
     def _turn(self, emit: Emit, prompts: list[str]) -> Iterator[list[str]]:
         """Leave the model as it was; yields the list that collects the library's warnings."""
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         before = model.cache_config, model.use_cache
         notes: list[str] = []
         try:
@@ -144,8 +144,8 @@ class Studio:
         cold = [config for config in configs if (config, size) not in self._warm]
         for config in cold:
             emit(WarmingUp())
-            self.pipeline.model.set_cache_config(config)
-            self.pipeline.model.use_cache = True
+            self.pipeline.transformer.set_cache_config(config)
+            self.pipeline.transformer.use_cache = True
             batch = [ImageRequest(i, request.prompts[i], i) for i in range(size)]
             self.pipeline.draw_together(batch, callback=lambda *_: emit(None))
             if len(self._warm) >= _MAX_WARM:  # visitors think of ever new ones
@@ -158,17 +158,17 @@ class Studio:
                 raise StoppedError
             emit(event)
 
-        default = preset_config(DEFAULT_PRESET, self.pipeline.model.patch_nums)
+        default = preset_config(DEFAULT_PRESET, self.pipeline.transformer.patch_nums)
         request = DrawRequest(["a first image"], GenerationOptions(), DEFAULT_PRESET, default)
         with self._turn(give_way, []):
             self._warm_up([default, NO_CACHE], request, give_way)
-        self.pipeline.model.reset_cache_statistics()
+        self.pipeline.transformer.reset_cache_statistics()
 
     def _restore(self, emit: Emit) -> None:
-        self.pipeline.model.similarity = copy.deepcopy(self._own_tables)
+        self.pipeline.transformer.similarity = copy.deepcopy(self._own_tables)
 
     def _calibrate(self, request: CalibrationRequest, emit: Emit) -> None:
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         with self._turn(emit, request.prompts) as notes:
             before = model.similarity
             if request.add:
@@ -195,7 +195,7 @@ class _Run:
 
     def __init__(self, pipeline: HARTPipeline, name: str, config: CacheConfig) -> None:
         self._pipeline, self.name, self._config = pipeline, name, config
-        self._statistics = CacheStatistics(pipeline.model.transformer_shape)
+        self._statistics = CacheStatistics(pipeline.transformer.transformer_shape)
         self._results: list[ImageResult] = []
 
     def stream(self, request: DrawRequest, tracker: Tracker) -> Iterator[list[ImageResult]]:
@@ -218,7 +218,7 @@ class _Run:
 
     def finish(self) -> FinishedRun:
         self._enter()
-        model = self._pipeline.model
+        model = self._pipeline.transformer
         reused = model.cache_statistics.total().reused
         reasons = () if reused else model.decision_plan().reasons
         statistics, reuse = model.get_cache_statistics(), ReuseMap.of(model)
@@ -226,7 +226,7 @@ class _Run:
 
     def _enter(self) -> None:
         """The model draws with this configuration and counts for it from now on."""
-        model = self._pipeline.model
+        model = self._pipeline.transformer
         model.set_cache_config(self._config)
         model.use_cache = True
         model.cache_statistics = self._statistics

@@ -6,6 +6,7 @@ What loads must be harmless: it has to draw, decode or encode afterwards.
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import time
 import warnings

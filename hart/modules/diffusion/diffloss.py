@@ -20,6 +20,7 @@ from hart.modules.diffusion.network import (
     SimpleMLPAdaLN,
     TimestepEmbedder,
     modulate,
+    with_guidance,
 )
 
 __all__ = [
@@ -147,7 +148,8 @@ class DiffLoss(nn.Module):
         elif cfg == 1.0:
             model, model_kwargs = self.net, {"c": z}
         else:
-            model, model_kwargs = self.net.forward_with_cfg, {"c": z, "cfg_scale": cfg}
+            model = functools.partial(with_guidance, self.net)
+            model_kwargs = {"c": z, "cfg_scale": cfg}
         residual = self.gen_diffusion.p_sample_loop(
             model,
             shape,

@@ -26,6 +26,7 @@ from hart.modules.models.autoencoder.tokenizer_folder import (
     with_fitting_hit_average,
 )
 from hart.modules.networks.basic_vae import Decoder, Encoder
+from hart.utils.adapted import input_dtype
 from hart.utils.model_sizes import Axis, Count, build_on_meta
 from hart.utils.weights import check_fit, check_one_dtype, load_into, read_headers, read_state_dict
 
@@ -96,10 +97,13 @@ class HARTAutoEncoder(PreTrainedModel):
         kernel = self.config.quant_conv_ks
         return nn.Conv2d(self.Cvae, self.Cvae, kernel, stride=1, padding=kernel // 2)
 
+    @property
+    def _is_hybrid(self) -> bool:
+        return self.config.quantizer_type == "var_hybrid"
+
     def _build_quantizer(self) -> VectorQuantizer2:
         config = self.config
-        is_hybrid = config.quantizer_type == "var_hybrid"
-        quantizer_class = HARTHybridQuantizer if is_hybrid else VectorQuantizer2
+        quantizer_class = HARTHybridQuantizer if self._is_hybrid else VectorQuantizer2
         return quantizer_class(
             vocab_size=config.vocab_size,
             Cvae=config.z_channels,
@@ -113,7 +117,7 @@ class HARTAutoEncoder(PreTrainedModel):
         )
 
     def _freeze(self) -> None:
-        if self.config.quantizer_type == "var_hybrid" and self.config.freeze_codebook_for_hybrid:
+        if self._is_hybrid and self.config.freeze_codebook_for_hybrid:
             for name in ("encoder", "quantize", "quant_conv", "decoder2", "post_quant_conv2"):
                 if hasattr(self, name):
                     getattr(self, name).requires_grad_(False)
@@ -181,10 +185,10 @@ class HARTAutoEncoder(PreTrainedModel):
     def _decode(self, f_hat: torch.Tensor, second: bool = False) -> torch.Tensor:
         conv = self.post_quant_conv2 if second else self.post_quant_conv
         decoder = self.decoder2 if second else self.decoder
-        return decoder(conv(f_hat.to(conv.weight.dtype)))
+        return decoder(conv(f_hat.to(input_dtype(conv, self))))
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        return self.quant_conv(self.encoder(images.to(self.quant_conv.weight.dtype)))
+        return self.quant_conv(self.encoder(images.to(input_dtype(self.quant_conv, self))))
 
     def encode(
         self, inp: torch.Tensor
@@ -220,7 +224,7 @@ class HARTAutoEncoder(PreTrainedModel):
         return self.quantize.f_to_idxBl_and_frest(self._encode(inp_img_no_grad), v_patch_nums)
 
     def _require_hybrid(self, method: str) -> None:
-        if not isinstance(self.quantize, HARTHybridQuantizer):
+        if not self._is_hybrid:
             raise ValueError(
                 f"{method} needs quantizer_type 'var_hybrid', got {self.config.quantizer_type!r}"
             )
@@ -285,7 +289,7 @@ class HARTAutoEncoder(PreTrainedModel):
         """
         f = self._encode(inp)
         options = {}
-        if isinstance(self.quantize, HARTHybridQuantizer):
+        if self._is_hybrid:
             options["skip_continuous_prob"] = skip_continuous_prob
         f_hat, usages, vq_loss, _ = self.quantize(f, ret_usages, patch_nums, **options)
         return {"out": self._decode(f_hat), "usages": usages, "vq_loss": vq_loss}

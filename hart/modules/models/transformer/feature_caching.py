@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,6 +20,7 @@ from hart.modules.models.transformer.cache_options import (
     resolve_cache_config,
     resolve_use_cache,
 )
+from hart.modules.models.transformer.fingerprint import fingerprint_of
 from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
 from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
 from hart.modules.networks.basic_hart import mlp_hidden_size
@@ -66,6 +66,8 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         collect_cache_statistics: False counts nothing and takes no times from the next image on.
         cache_attn, cache_mlp: stored outputs per block while a generation runs, else None.
     """
+
+    caches_features = True
 
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
@@ -203,7 +205,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         """
         loaded = load_similarity(Path(path), self.depth, self.schedule)
         fingerprint = getattr(loaded.provenance, "fingerprint", None)
-        if fingerprint and fingerprint != self.weight_fingerprint():
+        if fingerprint and self.weight_fingerprint() not in (fingerprint, None):
             warnings.warn(f"{path}: measured with other weights than this model's", stacklevel=2)
         self.similarity = loaded.tables
         self.similarity_path = Path(path)
@@ -219,14 +221,9 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         checkpoint = Path(self.config.name_or_path or ".")
         return similarity_file_of(checkpoint if checkpoint.exists() else Path())
 
-    @torch.no_grad()
-    def weight_fingerprint(self) -> str:
-        """Identifies the weights, whatever their dtype: a hash over signs of some of them."""
-        digest = hashlib.sha256()
-        for tensor in (self.head.weight, self.word_embed.weight, self.blocks[-1].attn.proj.weight):
-            signs = tensor.detach().flatten()[:65536].cpu() > 0
-            digest.update(bytes(signs.to(torch.uint8).tolist()))
-        return digest.hexdigest()
+    def weight_fingerprint(self) -> str | None:
+        """Identifies the weights, whatever their dtype; None where they cannot be read."""
+        return fingerprint_of(self)
 
     # --- what it does and did -----------------------------------------------------------------
 
@@ -297,8 +294,8 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         self, site: str, layer: int, si: int, m_maskgit: MaskIndex | None = None
     ) -> SiteCache:
         """The cache of the running generation as one module sees it, see :class:`SiteCache`."""
-        stored = self.cache_attn if site == "attn" else self.cache_mlp
-        return SiteCache(self._cache_run, site, layer, si, stored, self._tables[site], m_maskgit)
+        run = self._cache_run
+        return SiteCache(run, site, layer, si, run.stored[site], run.tables[site], m_maskgit)
 
     def running_threshold(self, si: int) -> float:
         """Threshold of stage ``si`` in the generation that is running, see :class:`CacheRun`."""
@@ -313,7 +310,6 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         self.cache_attn: list[torch.Tensor | None] = [None] * self.depth
         self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
         self._cache_run: CacheRun | None = None
-        self._tables: dict[str, Table] | None = None
         self._counts: GenerationCounts | None = None
 
     @contextlib.contextmanager
@@ -332,28 +328,50 @@ class FeatureCachingMixin(SavedSimilarityMixin):
                 self._start_run(calibrating)
             yield timeline
             if calibrating:
-                measured = {site: self._tables[site].finish() for site in SITES}
-                merged = replace(self.similarity)  # this one may have been given to others too
-                merged.merge(measured["attn"], measured["mlp"], bsz)
-                self.similarity = merged
+                self._merge_measured(bsz)
             if self._counts is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
                 self.cache_statistics.add(self._counts, bsz, seconds)
         finally:
             self._release()
 
+    def _merge_measured(self, images: int) -> None:
+        """Add a calibration's measurements to the tables.
+
+        Raises:
+            RuntimeError: no module of the blocks was measured.
+        """
+        tables = self._cache_run.tables
+        measured = [tables[site].measured_layers for site in SITES]
+        if not any(measured):
+            raise RuntimeError(
+                "the calibration measured nothing: no block passed on what its attention or MLP "
+                "put out, or there was one stage only; its images are not counted"
+            )
+        missing = sorted(set(range(self.depth)) - set.intersection(*measured))
+        if missing:
+            warnings.warn(f"blocks {missing} were not measured and reuse nothing", stacklevel=5)
+        merged = replace(self.similarity)  # this one may have been given to others too
+        merged.merge(*(tables[site].finish() for site in SITES), images)
+        self.similarity = merged
+
     def _start_run(self, calibrating: bool) -> None:
+        width = self.schedule.width
         self._cache_run = CacheRun(
             self.cache_config,
             self.schedule,
             self._counts,
             table_is_assumed=self.similarity.assumed,
+            stored={"attn": self.cache_attn, "mlp": self.cache_mlp},
+            tables={
+                site: SimilarityRecorder(self.depth, width)
+                if calibrating
+                else self.similarity.site(site)
+                for site in SITES
+            },
         )
         if calibrating:
-            width = self.schedule.width
-            self._tables = {site: SimilarityRecorder(self.depth, width) for site in SITES}
             return
-        self._tables = {site: self.similarity.site(site) for site in SITES}
         needs_table = self.cache_config.caches_anything
         if needs_table and self.similarity.is_empty and not self._warned_empty:
             self._warned_empty = True
@@ -368,7 +386,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         return guidance_stop(self.cache_config, self.schedule)
 
     def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
-        self._cache_run.stop_guidance(self.cache_attn, self.cache_mlp)
+        self._cache_run.stop_guidance()
         return super()._stop_guidance(x, run)
 
     def run_blocks(
@@ -381,12 +399,4 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         return super().run_blocks(x, run, si, m_maskgit)
 
     def _block_options(self, layer: int) -> dict:
-        if self._cache_run is None:
-            return {}
-        return {
-            "cache_mlp": self.cache_mlp,
-            "cache_attn": self.cache_attn,
-            "cache_similarity_mlp": self._tables["mlp"],
-            "cache_similarity_attn": self._tables["attn"],
-            "cache_run": self._cache_run,
-        }
+        return {} if self._cache_run is None else {"cache_run": self._cache_run}

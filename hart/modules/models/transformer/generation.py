@@ -27,6 +27,7 @@ from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
+from hart.utils.adapted import at_hand
 from hart.utils.timing import Timeline
 
 NO_GUIDANCE = 1.0
@@ -167,7 +168,8 @@ class GenerationMixin:
         ``decoder`` runs in the place of the autoencoder's, see ``HARTAutoEncoder.fhat_to_img``.
         """
         vae = self.vae_proxy[0]
-        image = vae.fhat_to_img(f_hat.to(vae.quantize.embedding.weight.dtype), decoder)
+        with at_hand(vae):
+            image = vae.fhat_to_img(f_hat, decoder) if decoder else vae.fhat_to_img(f_hat)
         return (image + 1) / 2
 
     # --- one generation -----------------------------------------------------------------------
@@ -178,8 +180,11 @@ class GenerationMixin:
 
     @contextlib.contextmanager
     def _exclusive(self, wait: bool) -> Iterator[None]:
-        """Surrounds one generation: no other one runs on this model, see :func:`exclusive`."""
-        with exclusive(self, wait):
+        """Surrounds one generation: no other one runs on this model, and its weights are at hand.
+
+        See :func:`exclusive`.
+        """
+        with exclusive(self, wait), at_hand(self), at_hand(self.vae_proxy[0]):
             yield
 
     @contextlib.contextmanager
@@ -302,12 +307,12 @@ class GenerationMixin:
         top_k = default_top_k(si) if options.top_k is None else options.top_k
         filter_top_k_top_p_(logits, top_k, options.top_p)
         ids = run.random.token_ids(logits.softmax(dim=-1))
-        codebook = self.vae_quant_proxy[0].embedding
         if not options.more_smooth:
-            return ids, codebook(ids)
+            return ids, self.vae_quant_proxy[0].embedding(ids)
         exponential = run.random.exponential(logits)
         weights = gumbel_softmax(logits.mul_(1 + ratio), smoothing_temperature(ratio), exponential)
-        return ids, weights.to(codebook.weight.dtype) @ codebook.weight
+        codes = self.vae_quant_proxy[0].codes()
+        return ids, weights.to(codes.dtype) @ codes
 
     def _feed_back(self, h: torch.Tensor, run: Generation, si: int) -> torch.Tensor:
         """Add stage ``si``'s values to the feature map; (2B, n', C) tokens of the next stage."""

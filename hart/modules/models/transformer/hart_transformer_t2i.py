@@ -25,6 +25,7 @@ from hart.modules.models.transformer.stage_transformer import (
     norm_layer_of,
 )
 from hart.modules.models.transformer.training import TrainingMixin
+from hart.utils.adapted import input_dtype
 from hart.utils.model_sizes import Axis, Count
 
 __all__ = ["CopyableGenerator", "HARTForT2I", "SharedAdaLin", "mask_by_order"]
@@ -94,7 +95,7 @@ class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
     def embed_context(self, context: torch.Tensor) -> torch.Tensor:
         """Text features (rows, T, E) to conditioning and input embedding (rows, T, C)."""
         if not torch.is_autocast_enabled(context.device.type):
-            context = context.to(self.context_embed.weight.dtype)
+            context = context.to(input_dtype(self.context_embed, self))
         return self.context_embed(self.context_norm(context))
 
     @torch.no_grad()

@@ -24,13 +24,14 @@ from hart.modules.networks.basic_hart import (
     TimestepEmbedder,
 )
 from hart.modules.networks.rope import MaskIndex
+from hart.utils.adapted import compute_device, input_dtype
 
 
 class SharedAdaLin(nn.Linear):
     """Linear layer whose output is six modulation vectors, (-1, 1, 6, C)."""
 
     def forward(self, cond_BD: torch.Tensor) -> torch.Tensor:
-        C = self.weight.shape[0] // 6
+        C = self.out_features // 6
         return super().forward(cond_BD).view(-1, 1, 6, C)
 
 
@@ -40,11 +41,15 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
     The image autoencoder is not a submodule and not part of the state dict: it is attached, or
     found beside the checkpoint when it is first needed.
 
+    Attributes:
+        caches_features: whether it has what :class:`FeatureCachingMixin` adds.
+
     Subclasses call :meth:`_set_sizes`, register their modules between :meth:`_add_positions` and
     :meth:`_add_blocks_and_head`, and end their constructor with :meth:`_finish`.
     """
 
     base_model_prefix = ""
+    caches_features = False
     main_input_name = "label_B"
     supports_gradient_checkpointing = True
     block_class = AdaLNSelfAttn
@@ -145,6 +150,16 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         return bias.masked_fill(levels[:, None] < levels[None, :], -torch.inf)[None, None]
 
     @property
+    def innermost(self) -> StageTransformer:
+        """The model itself, whatever forwards its attributes; see :func:`innermost`."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes: with ``accelerate``'s offload not where its weights lie."""
+        return compute_device(self)
+
+    @property
     def rng(self) -> CopyableGenerator:
         """Generator of ``g_seed`` draws, on the model's device; made when first used."""
         if getattr(self, "_rng", None) is None or self._rng.device.type != self.device.type:
@@ -153,11 +168,11 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
 
     def embed_tokens(self, values: torch.Tensor) -> torch.Tensor:
         """Feature-map values (rows, n, Z) to token embeddings (rows, n, C)."""
-        return self.word_embed(values.to(self.word_embed.weight.dtype))
+        return self.word_embed(values.to(input_dtype(self.word_embed, self)))
 
     def level_embeddings(self) -> torch.Tensor:
         """(S, C), one row per stage."""
-        levels = torch.arange(len(self.patch_nums), device=self.lvl_1L.device)
+        levels = torch.arange(len(self.patch_nums), device=self.device)
         return self.lvl_embed(levels)
 
     def get_logits(
@@ -175,7 +190,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
             h_or_h_and_residual = hidden + residual
         normed = self.head_nm(h_or_h_and_residual.float(), cond_BD)
         if not torch.is_autocast_enabled(normed.device.type):
-            normed = normed.to(self.head.weight.dtype)
+            normed = normed.to(input_dtype(self.head, self))
         return self.head(normed).float()
 
     def _run_training_blocks(
@@ -195,11 +210,11 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         cond = self.shared_ada_lin(cond)
         checkpointing = self.gradient_checkpointing and self.training
         for layer, block in enumerate(self.blocks):
-            arguments = (x, cond, bias, visible, context_position_ids, context_mask)
+            arguments = (x, cond, bias, -1, context_position_ids, context_mask, visible)
             if checkpointing and layer % self._checkpointed_every == 0:
-                x = self._gradient_checkpointing_func(block.forward_function, *arguments)
+                x = self._gradient_checkpointing_func(block, *arguments)
             else:
-                x = block.forward_function(*arguments)
+                x = block(*arguments)
         return x
 
     def _set_gradient_checkpointing(

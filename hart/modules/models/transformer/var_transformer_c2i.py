@@ -16,11 +16,7 @@ from transformers import AutoModel
 from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.models.transformer.class_generation import ClassGenerationMixin
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
-from hart.modules.models.transformer.stage_transformer import (
-    SharedAdaLin,
-    StageTransformer,
-    check_sides,
-)
+from hart.modules.models.transformer.stage_transformer import StageTransformer, check_sides
 from hart.modules.models.transformer.var_checkpoint import VARCheckpointMixin
 from hart.modules.networks.basic_var import ClassAdaLNSelfAttn
 from hart.utils.model_sizes import Axis, Count
@@ -59,7 +55,9 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
         self.class_emb = nn.Embedding(config.num_classes + 1, self.C)
         self._add_positions(config)
         self.shared_ada_lin = (
-            nn.Sequential(nn.SiLU(), SharedAdaLin(self.C, 6 * self.C))
+            nn.Sequential(
+                nn.SiLU(), nn.Linear(self.C, 6 * self.C), nn.Unflatten(-1, (1, 6, self.C))
+            )
             if config.shared_aln
             else nn.Identity()
         )
