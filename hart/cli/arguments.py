@@ -6,11 +6,15 @@ import argparse
 
 from hart.cli.evaluation_arguments import add_evaluation_arguments
 from hart.cli.parser import integer_from, on_off
-from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions, VARGenerationOptions
+from hart.modules.models.transformer.cache_options import add_cache_arguments
+from hart.pipeline.options import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SEED,
+    GenerationOptions,
+    VARGenerationOptions,
+)
 
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
-DEFAULT_SEED = 1
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +24,7 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     add_sampling_arguments(parser.add_argument_group("sampling"))
     add_output_arguments(parser.add_argument_group("output"))
     add_evaluation_arguments(parser)
-    HARTForT2IEnhanced.add_cache_arguments(parser)
+    add_cache_arguments(parser)
 
 
 def add_model_arguments(group: argparse._ArgumentGroup) -> None:

@@ -7,18 +7,17 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hart.cli.arguments import DEFAULT_SEED, add_model_arguments, add_system_prompt_file
-from hart.cli.loading import load_pipeline
 from hart.cli.parser import add_debug, integer_from
 from hart.cli.prompts import DEMO_PROMPTS
-from hart.pipeline import HARTPipeline
 from hart.utils.constants import default_prompts
-from hart.utils.safety_check import load_judge
-from hart.web.handlers import Handlers
-from hart.web.page import PageOptions, build_page, gradio_module
-from hart.web.server import DEFAULT_PORT, LOOPBACK, page_folder, serving
-from hart.web.studio import Studio
+from hart.web.address import DEFAULT_PORT, LOOPBACK
+
+if TYPE_CHECKING:
+    from hart.pipeline import HARTPipeline
+    from hart.web.page import PageOptions
 
 NUM_CALIBRATION_PROMPTS = 8
 MAX_PORT = 65535
@@ -82,6 +81,13 @@ def run_web(args: argparse.Namespace) -> int:
     """
     if args.port > MAX_PORT:
         raise ValueError(f"--port must be at most {MAX_PORT}, got {args.port}")
+    # Here, because `hart --help` must not wait for them.
+    from hart.cli.loading import load_pipeline
+    from hart.web.handlers import Handlers
+    from hart.web.page import build_page, gradio_module
+    from hart.web.server import page_folder, serving
+    from hart.web.studio import Studio
+
     gradio_module()  # complains about a missing extra before the model is loaded
 
     def say(line: str) -> None:
@@ -108,11 +114,15 @@ def load_judge_of(args: argparse.Namespace, pipeline: HARTPipeline) -> Callable[
     """What refuses prompts; None without ``--shield_model_path``."""
     if args.shield_model_path is None:
         return None
+    from hart.utils.safety_check import load_judge
+
     return load_judge(args.shield_model_path, pipeline.device)
 
 
 def page_options(args: argparse.Namespace) -> PageOptions:
     """The demo's prompts for the demo, else the library's."""
+    from hart.web.page import PageOptions
+
     common = partial(PageOptions, seed=DEFAULT_SEED, max_waiting=args.max_waiting)
     if args.model_path is not None:
         return common(default_prompts[:4], default_prompts[4 : 4 + NUM_CALIBRATION_PROMPTS])

@@ -10,11 +10,9 @@ from tqdm.auto import tqdm
 
 from hart.evaluation.memory import MemoryWatch
 from hart.evaluation.random_weights import has_text_encoder
+from hart.evaluation.repetitions import DEFAULT_RUNS, DEFAULT_WARMUP, check_runs
 from hart.evaluation.timing import RunSeconds
 from hart.pipeline import GenerationOptions, HARTPipeline, HARTPipelineOutput, ImageResult
-
-DEFAULT_RUNS = 5
-DEFAULT_WARMUP = 1
 
 
 @dataclass
@@ -88,15 +86,3 @@ def run_benchmark(
         except KeyboardInterrupt:
             pass
     return benchmark
-
-
-def check_runs(runs: int, warmup: int) -> None:
-    """Refuse numbers of runs that measure nothing.
-
-    Raises:
-        ValueError: ``runs`` is below 1 or ``warmup`` below 0.
-    """
-    if runs < 1:
-        raise ValueError(f"runs is {runs}, must be at least 1")
-    if warmup < 0:
-        raise ValueError(f"warmup is {warmup}, must not be negative")

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 DEFAULT_BATCH_SIZE = 4
+DEFAULT_SEED = 1
+"""Of the first image, here, at the command line and on the page; HART's own scripts' default."""
+
 SEED_LIMIT = 2**63
 
 
@@ -29,7 +32,7 @@ class SamplingChoices:
     """
 
     num_images_per_prompt: int = 1
-    seed: int = 0
+    seed: int = DEFAULT_SEED
     cfg_scale: float = 4.5
     top_p: float = 0.0
     more_smooth: bool = True

@@ -47,7 +47,7 @@ class PageOptions:
 
     prompts: Sequence[str]
     calibration_prompts: Sequence[str]
-    seed: int = 1
+    seed: int = GenerationOptions.seed
     max_waiting: int = 8
 
 

@@ -9,13 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hart.web.address import DEFAULT_PORT, LOOPBACK
 from hart.web.page import STYLE_FILE, gradio_module, page_theme
 
 if TYPE_CHECKING:
     import gradio
 
-LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 7860
 MAX_UPLOAD = "1mb"
 """The page takes no files, but the server behind it would."""
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PretrainedConfig
-
-from hart.modules.networks.caching.config import KEY_VALUE_MODES, CacheConfig
-from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
+from hart.modules.networks.caching.config import (
+    INTERPOLATION_MODES,
+    KEY_VALUE_MODES,
+    CacheConfig,
+)
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.modules.networks.caching.validation import parse_prune_stage
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 LEGACY_PRESET = "original"
 
