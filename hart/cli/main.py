@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from hart.cli.interrupts import Interrupts, guarded
+import sys
 
 TYPE_CHECKING = False  # type checkers take it for True
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from hart.cli.interrupts import Interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,12 +16,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Without ``argv`` it reads the process's command line and handles the process's Ctrl-C.
     """
-    return guarded(_hart, argv)
+    return _guarded(_hart, argv)
 
 
 def generate_main(argv: Sequence[str] | None = None) -> int:
     """``hart generate`` as a program of its own."""
-    return guarded(_generate, argv)
+    return _guarded(_generate, argv)
+
+
+def _guarded(command, argv: Sequence[str] | None) -> int:
+    try:
+        from hart.cli.interrupts import guarded
+
+        return guarded(command, argv)
+    except KeyboardInterrupt:  # in the milliseconds before it is handled
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _hart(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
