@@ -22,7 +22,11 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser.add_argument_group("model"))
     _add_prompt_arguments(parser.add_argument_group("prompts"))
     add_sampling_arguments(parser.add_argument_group("sampling"))
-    add_output_arguments(parser.add_argument_group("output"))
+    add_output_arguments(
+        parser.add_argument_group("output"),
+        "where files go; nothing there is overwritten: pictures are numbered on, and an earlier "
+        "run's report gets a number, generation_results_1.json and so on (default: %(default)s)",
+    )
     add_evaluation_arguments(parser)
     add_cache_arguments(parser)
 
@@ -158,9 +162,11 @@ def _defaults(field: str) -> str:
     )
 
 
-def add_output_arguments(group: argparse._ArgumentGroup) -> None:
+def add_output_arguments(
+    group: argparse._ArgumentGroup, folder: str = "default: %(default)s"
+) -> None:
     """Add where files and messages go."""
-    group.add_argument("--output_dir", default="samples", help="default: %(default)s")
+    group.add_argument("--output_dir", default="samples", help=folder)
     on_off(group, "save_images", True, "write PNG files")
     group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     group.add_argument("--debug", action="store_true", help="show where an error came from")

@@ -56,9 +56,8 @@ class ImageResult:
             ``stages_s``.
         decode_s: from the feature map to the picture.
         batch_size: images in its batch.
-        stages: module calls of its batch per stage and site, see :meth:`CacheStatistics.calls`;
-            every image of a batch takes part in each of them. Empty if the model collects no
-            statistics.
+        stages: its module calls per stage and site, see :meth:`CacheStatistics.calls`. Empty if
+            the model collects no statistics.
     """
 
     index: int
@@ -138,8 +137,15 @@ def image_results(
     seconds: BatchSeconds,
     stages: CallsPerStage,
 ) -> list[ImageResult]:
-    """One result per image of a finished batch."""
+    """One result per image of a finished batch, whose ``stages`` hold the calls of all images."""
     share = len(batch)
+    own = {
+        stage: {
+            site: {kind: count // share for kind, count in counts.items()}
+            for site, counts in sites.items()
+        }
+        for stage, sites in stages.items()
+    }
     return [
         ImageResult(
             index=request.index,
@@ -151,7 +157,7 @@ def image_results(
             residual_s=seconds.residual_s / share,
             decode_s=seconds.decode_s / share,
             batch_size=share,
-            stages=stages,
+            stages=own,
         )
         for request, image in zip(batch, images, strict=True)
     ]

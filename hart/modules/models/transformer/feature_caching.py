@@ -260,12 +260,15 @@ class FeatureCachingMixin:
             ``cache_config`` and ``similarity_stats``, which are in use now, and
 
             - ``images``: number of images;
-            - ``stages``: per stage (by token count) and site the module calls ``computed``,
-              ``reused``, ``stored``, ``not_eligible`` and ``pruned``, ``reuse_rate``,
-              ``multiply_adds_computed`` and ``multiply_adds_saved``; see :class:`SiteCounts`;
+            - ``modules``: module calls of one image: ``all``, ``reused`` and ``pruned`` ones;
+            - ``stages``: per stage (by token count) and site one image's module calls ``computed``,
+              ``reused``, ``stored``, ``not_eligible`` and ``pruned``, and ``reuse_rate``; all
+              images' ``multiply_adds_computed``, ``multiply_adds_saved`` and its parts; see
+              :class:`SiteCounts`;
             - ``totals``: the same per site over all stages;
-            - ``multiply_adds``: ``computed`` and ``saved`` over both sites;
-            - ``saved_share``: share of the blocks' multiply-adds that was saved;
+            - ``multiply_adds``: ``computed`` and ``saved`` over both sites, and ``saved_by`` what;
+            - ``saved_share``: share of the blocks' multiply-adds that was saved, and in
+              ``saved_share_by`` the parts by ``guidance``, ``reuse`` and ``pruning``;
             - ``feature_cache_bytes``: size of the stored outputs ``now`` (0 unless a generation
               is running) and at ``peak``;
             - ``key_value_tokens``: tokens in the key/value cache at ``peak``, over rows and layers;
@@ -347,7 +350,8 @@ class FeatureCachingMixin:
         if needs_table and self.similarity.is_empty and not self._warned_empty:
             self._warned_empty = True
             warnings.warn(
-                "the similarity table is empty, so nothing is reused: calibrate first or load one",
+                "the similarity table is empty, so reuse saves nothing: calibrate first or load "
+                "one",
                 stacklevel=6,
             )
 
