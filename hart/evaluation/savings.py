@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-_CAUSES = {"guidance": "ended guidance", "reuse": "reuse", "pruning": "pruning"}
+SAVED_BY = {"guidance": "ended guidance", "reuse": "reuse", "pruning": "pruning"}
+"""What saves multiply-adds, for people."""
 
 
 def savings_text(statistics: Mapping[str, Any]) -> str:
     """One line from ``model.get_cache_statistics()``: what was reused and what each thing saved."""
     modules, shares = statistics["modules"], statistics["saved_share_by"]
-    parts = ", ".join(f"{_CAUSES[name]} {share:.1%}" for name, share in shares.items() if share)
+    parts = ", ".join(f"{SAVED_BY[name]} {share:.1%}" for name, share in shares.items() if share)
     return (
         f"{modules['reused']:.6g} of {modules['all']:.6g} modules reused per image, "
         f"{statistics['saved_share']:.1%} of the transformer's multiply-adds saved"
