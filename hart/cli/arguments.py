@@ -6,7 +6,7 @@ import argparse
 
 from hart.cli.evaluation_arguments import add_evaluation_arguments
 from hart.cli.parser import integer_from, on_off
-from hart.modules.models.transformer.cache_options import add_cache_arguments
+from hart.modules.networks.caching.cache_options import add_cache_arguments
 from hart.pipeline.options import (
     DEFAULT_BATCH_SIZE,
     DEFAULT_SEED,

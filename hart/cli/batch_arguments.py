@@ -10,7 +10,7 @@ from hart.cli.arguments import (
     add_sampling_arguments,
     add_text_arguments,
 )
-from hart.modules.models.transformer.cache_options import add_cache_arguments
+from hart.modules.networks.caching.cache_options import add_cache_arguments
 
 DESCRIPTION = (
     "Draw the prompts of a file into a folder. The same command goes on after an interruption. "

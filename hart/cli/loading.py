@@ -15,11 +15,11 @@ from hart.cli.output import prepare_output_folder
 from hart.cli.prompts import read_text
 from hart.cli.run import Run
 from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
-from hart.modules.models.transformer.cache_options import (
+from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.networks.caching.cache_options import (
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.pipeline import HARTPipeline, VARPipeline, locate_checkpoint
 from hart.pipeline.options import plan_classes, plan_images
 

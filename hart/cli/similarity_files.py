@@ -16,6 +16,7 @@ from hart.modules.networks.caching.similarity_io import (
 )
 from hart.modules.networks.caching.similarity_merge import merge_similarity
 from hart.modules.networks.caching.stages import StageSchedule, format_stages
+from hart.utils.files import real_path
 from hart.version import __version__
 
 
@@ -112,7 +113,7 @@ def _save(file: str, stored: StoredSimilarity) -> None:
 def _require_different_files(files: list[str]) -> None:
     seen: set[Path] = set()
     for file in files:
-        path = Path(file).resolve()
+        path = real_path(Path(file))
         if path in seen:
             raise ValueError(f"{file} is given twice")
         seen.add(path)

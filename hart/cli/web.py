@@ -13,6 +13,7 @@ from hart.cli.arguments import DEFAULT_SEED, add_model_arguments, add_system_pro
 from hart.cli.parser import add_debug, integer_from
 from hart.cli.prompts import DEMO_PROMPTS
 from hart.utils.constants import default_prompts
+from hart.utils.files import real_path
 from hart.web.address import DEFAULT_PORT, LOOPBACK
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def run_web(args: argparse.Namespace) -> int:
             pipeline.load_similarity(args.sim_path)
         studio = Studio(pipeline, load_judge_of(args, pipeline))
         name = args.model_path or "bundled demo checkpoint"
-        handlers = Handlers(studio, name, folder.resolve(), args.max_images)
+        handlers = Handlers(studio, name, real_path(folder), args.max_images)
         page = build_page(handlers, page_options(args))
         with serving(page, folder, args.host, args.port) as address:
             say(f"{address} serves the page, results go to {folder}; Ctrl-C stops it")

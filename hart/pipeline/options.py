@@ -60,7 +60,8 @@ class GenerationOptions(SamplingChoices):
     """How HART draws. The sampling defaults are those of HART's own scripts.
 
     Attributes:
-        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+        num_maskgit_iters: chunks in which the last stage is predicted, at most as many as it has
+            tokens; 0 leaves it out.
         max_token_length: text positions; None means the transformer's ``context_token``, the only
             value that it accepts.
         use_llm_system_prompt: whether an instruction is put before every prompt.

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hart.engine import Engine, decode, decode_in_tiles
+from hart.modules.models.transformer.generation_state import check_chunks
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -261,6 +262,7 @@ class HARTPipeline:
                 f"max_token_length is {options.max_token_length}, but this transformer was trained "
                 f"with {expected} text positions and accepts only that"
             )
+        check_chunks(options.num_maskgit_iters, self.model.patch_nums)
 
     def _num_stages(self, options: GenerationOptions) -> int:
         return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
@@ -351,9 +353,6 @@ class HARTPipeline:
         return (
             decode(self.model, f_hat) if self.use_engine else self.model.decode_feature_map(f_hat)
         )
-
-    def _num_stages(self, options: GenerationOptions) -> int:
-        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -35,6 +36,18 @@ def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
             sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def real_path(path: Path) -> Path:
+    """``path`` without links and dots.
+
+    Raises:
+        OSError: the links form a loop. Before Python 3.13 ``Path.resolve`` raises another error.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
 def sync(path: Path) -> None:

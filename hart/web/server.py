@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hart.utils.files import real_path
 from hart.web.address import DEFAULT_PORT, LOOPBACK
 from hart.web.page import STYLE_FILE, gradio_module, page_theme
 
@@ -28,7 +29,7 @@ def page_folder(folder: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be created or written to.
     """
-    shown = folder.resolve() / "shown"
+    shown = real_path(folder) / "shown"
     shown.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=shown):
         pass
@@ -70,7 +71,7 @@ def serving(
             show_error=True,
             footer_links=[],
             max_file_size=MAX_UPLOAD,
-            allowed_paths=[str(folder.resolve())],
+            allowed_paths=[str(real_path(folder))],
             theme=page_theme(gr),
             css_paths=STYLE_FILE,
         )

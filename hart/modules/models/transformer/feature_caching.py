@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from hart.modules.models.transformer.cache_options import (
+from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
+from hart.modules.networks.basic_hart import mlp_hidden_size
+from hart.modules.networks.caching.cache_options import (
     OPTION_NAMES,
     add_cache_arguments,
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
-from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
@@ -204,7 +204,10 @@ class FeatureCachingMixin:
         return loaded
 
     def clear_similarity_data(self) -> None:
-        """Forget the similarity data, so that a calibration starts from nothing."""
+        """Forget the similarity data, so that a calibration starts from nothing.
+
+        A generation that is running keeps what it began with.
+        """
         self.similarity = SimilarityTables.empty(self.depth, self.schedule)
 
     def _default_similarity_file(self) -> Path:
@@ -238,7 +241,12 @@ class FeatureCachingMixin:
         """Every decision of the next generation, from configuration and similarity data."""
         off = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
         config = self.cache_config if self.use_cache and not self.calibration else off
-        return decide_all(config, self.schedule, self.similarity)
+        return decide_all(config, self.schedule, self.similarity_in_use)
+
+    @property
+    def similarity_in_use(self) -> SimilarityTables:
+        """What the running generation began with, whatever was set since; else the next one's."""
+        return self.similarity if self._similarity_at_start is None else self._similarity_at_start
 
     @property
     def decides_while_running(self) -> bool:
@@ -249,7 +257,7 @@ class FeatureCachingMixin:
         if self.calibration or not self.use_cache:
             return False
         config = self.cache_config
-        measured = not self.similarity.assumed
+        measured = not self.similarity_in_use.assumed
         adapts = config.adaptive_threshold and config.caches_anything and measured
         return adapts or not config.decides_whole_modules
 
@@ -309,6 +317,7 @@ class FeatureCachingMixin:
         self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
         self._cache_run: CacheRun | None = None
         self._tables: dict[str, Table] | None = None
+        self._similarity_at_start: SimilarityTables | None = None
         self._counts: GenerationCounts | None = None
 
     @contextlib.contextmanager
@@ -318,6 +327,7 @@ class FeatureCachingMixin:
         A generation that fails is not in the statistics.
         """
         calibrating = self.calibration
+        self._similarity_at_start = self.similarity
         try:
             if self.collect_cache_statistics:
                 self._counts = GenerationCounts(self.cache_statistics.shape)
@@ -339,15 +349,15 @@ class FeatureCachingMixin:
             self.cache_config,
             self.schedule,
             self._counts,
-            table_is_assumed=self.similarity.assumed,
+            table_is_assumed=self.similarity_in_use.assumed,
         )
         if calibrating:
             width = self.schedule.width
             self._tables = {site: SimilarityRecorder(self.depth, width) for site in SITES}
             return
-        self._tables = {site: self.similarity.site(site) for site in SITES}
+        self._tables = {site: self.similarity_in_use.site(site) for site in SITES}
         needs_table = self.cache_config.caches_anything
-        if needs_table and self.similarity.is_empty and not self._warned_empty:
+        if needs_table and self.similarity_in_use.is_empty and not self._warned_empty:
             self._warned_empty = True
             warnings.warn(
                 "the similarity table is empty, so reuse saves nothing: calibrate first or load "
