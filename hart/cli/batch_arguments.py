@@ -10,7 +10,7 @@ from hart.cli.arguments import (
     add_sampling_arguments,
     add_text_arguments,
 )
-from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching.cache_options import add_cache_arguments
 
 DESCRIPTION = (
     "Draw the prompts of a file into a folder. The same command goes on after an interruption. "
@@ -33,6 +33,6 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     add_text_arguments(prompts)
     add_sampling_arguments(parser.add_argument_group("sampling"))
     add_output_arguments(parser.add_argument_group("output"))
-    HARTForT2IEnhanced.add_cache_arguments(parser)
+    add_cache_arguments(parser)
     # What `hart generate` can draw and measure with besides.
     parser.set_defaults(random_weights=None, assume_similarity=None)

@@ -14,11 +14,11 @@ from hart.cli.evaluation_arguments import check_evaluation_arguments
 from hart.cli.output import prepare_output_folder
 from hart.cli.run import Run
 from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
-from hart.modules.models.transformer.cache_options import (
+from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.networks.caching.cache_options import (
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.pipeline import HARTPipeline, VARPipeline, locate_checkpoint
 from hart.pipeline.options import plan_classes, plan_images
 from hart.utils.text_files import read_text

@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hart.cli.interrupts import INTERRUPTED as INTERRUPTED
 from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 
 
 @dataclass(frozen=True)

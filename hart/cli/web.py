@@ -8,20 +8,21 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hart.cli.arguments import DEFAULT_SEED, add_model_arguments, add_system_prompt_file
-from hart.cli.loading import load_pipeline
 from hart.cli.parser import add_debug, integer_from, number_within
 from hart.cli.prompts import DEMO_PROMPTS
-from hart.pipeline import HARTPipeline
 from hart.utils.constants import default_prompts
-from hart.utils.safety_check import load_judge
-from hart.web.handlers import Handlers
+from hart.utils.files import real_path
+from hart.web.address import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
 from hart.web.hosts import ANY_NAME, is_loopback
-from hart.web.page import PageOptions, build_page, gradio_module
 from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS, Keep
-from hart.web.server import DEFAULT_PORT, LOOPBACK, Address, prepare_folder, serving
-from hart.web.studio import DEFAULT_MAX_WAITING, Studio
+
+if TYPE_CHECKING:
+    from hart.pipeline import HARTPipeline
+    from hart.web.page import PageOptions
+    from hart.web.server import Address
 
 NUM_CALIBRATION_PROMPTS = 8
 MAX_PORT = 65535
@@ -122,6 +123,13 @@ def run_web(args: argparse.Namespace) -> int:
     Raises:
         ValueError, OSError: a user's mistake, a missing extra, or an address that is taken.
     """
+    # Here, because `hart --help` must not wait for them.
+    from hart.cli.loading import load_pipeline
+    from hart.web.handlers import Handlers
+    from hart.web.page import build_page, gradio_module
+    from hart.web.server import prepare_folder, serving
+    from hart.web.studio import Studio
+
     where, keep = read_address(args), Keep(args.keep_requests, args.keep_hours)
     gradio_module()  # complains about a missing extra before the model is loaded
 
@@ -136,7 +144,7 @@ def run_web(args: argparse.Namespace) -> int:
         pipeline.load_similarity(args.sim_path)
     studio = Studio(pipeline, load_judge_of(args, pipeline), args.max_waiting)
     name = args.model_path or "bundled demo checkpoint"
-    handlers = Handlers(studio, name, folder, args.max_images, keep)
+    handlers = Handlers(studio, name, real_path(folder), args.max_images, keep)
     page = build_page(handlers, page_options(args))
     with serving(page, handlers, where) as address:
         say(
@@ -157,6 +165,8 @@ def read_address(args: argparse.Namespace) -> Address:
     Raises:
         ValueError: a flag's value is not allowed.
     """
+    from hart.web.server import Address
+
     if args.port > MAX_PORT:
         raise ValueError(f"--port must be at most {MAX_PORT}, got {args.port}")
     for name in args.allowed_host:
@@ -178,11 +188,15 @@ def load_judge_of(args: argparse.Namespace, pipeline: HARTPipeline) -> Callable[
     """What refuses prompts; None without ``--shield_model_path``."""
     if args.shield_model_path is None:
         return None
+    from hart.utils.safety_check import load_judge
+
     return load_judge(args.shield_model_path, pipeline.device)
 
 
 def page_options(args: argparse.Namespace) -> PageOptions:
     """The demo's prompts for the demo, else the library's."""
+    from hart.web.page import PageOptions
+
     common = partial(
         PageOptions,
         seed=DEFAULT_SEED,

@@ -10,6 +10,9 @@ from typing import Any
 from hart.modules.networks.caching.numbers import integer, plain, plain_list
 
 DEFAULT_BATCH_SIZE = 4
+DEFAULT_SEED = 1
+"""Of the first image, here, at the command line and on the page; HART's own scripts' default."""
+
 SEED_LIMIT = 2**63
 _TOO_LARGE = 2.0**1000  # for a float; comparing does not convert integers
 
@@ -32,7 +35,7 @@ class SamplingChoices:
     """
 
     num_images_per_prompt: int = 1
-    seed: int = 0
+    seed: int = DEFAULT_SEED
     cfg_scale: float = 4.5
     top_p: float = 0.0
     more_smooth: bool = True
@@ -60,7 +63,8 @@ class GenerationOptions(SamplingChoices):
     """How HART draws. The sampling defaults are those of HART's own scripts.
 
     Attributes:
-        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+        num_maskgit_iters: chunks in which the last stage is predicted, at most as many as it has
+            tokens; 0 leaves it out.
         max_token_length: text positions; None means the transformer's ``context_token``, the only
             value that it accepts.
         use_llm_system_prompt: whether an instruction is put before every prompt.

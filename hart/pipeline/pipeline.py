@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hart.engine import Engine, EngineDecoder
+from hart.modules.models.transformer.generation_state import check_chunks
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.saved_similarity import warn_about_missing
 from hart.modules.models.transformer.wrappers import innermost
@@ -250,6 +251,7 @@ class HARTPipeline(PretrainedPipeline):
                 f"max_token_length is {options.max_token_length}, but this transformer was trained "
                 f"with {expected} text positions and accepts only that"
             )
+        check_chunks(options.num_maskgit_iters, self.model.patch_nums)
 
     def _num_stages(self, options: GenerationOptions) -> int:
         return len(self.transformer.patch_nums) - (options.num_maskgit_iters == 0)

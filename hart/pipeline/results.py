@@ -54,9 +54,8 @@ class ImageResult:
             ``stages_s``.
         decode_s: from the feature map to the picture.
         batch_size: images in its batch.
-        stages: module calls of its batch per stage and site, see :meth:`CacheStatistics.calls`;
-            every image of a batch takes part in each of them. Empty if the model collects no
-            statistics.
+        stages: its module calls per stage and site, see :meth:`CacheStatistics.calls`. Empty if
+            the model collects no statistics.
         metadata: texts for the image's file, from which :meth:`HARTPipeline.redraw` draws it again.
     """
 
@@ -139,8 +138,18 @@ def image_results(
     stages: CallsPerStage,
     recipe: Mapping[str, str],
 ) -> list[ImageResult]:
-    """One result per image of a finished batch, drawn as ``recipe`` says."""
+    """One result per image of a finished batch, whose ``stages`` hold the calls of all images.
+
+    It was drawn as ``recipe`` says.
+    """
     share = len(batch)
+    own = {
+        stage: {
+            site: {kind: count // share for kind, count in counts.items()}
+            for site, counts in sites.items()
+        }
+        for stage, sites in stages.items()
+    }
     return [
         ImageResult(
             index=request.index,
@@ -152,7 +161,7 @@ def image_results(
             residual_s=seconds.residual_s / share,
             decode_s=seconds.decode_s / share,
             batch_size=share,
-            stages=stages,
+            stages=own,
             metadata={**batch_texts(batch, request), **recipe},
         )
         for request, image in zip(batch, images, strict=True)

@@ -65,6 +65,18 @@ def make_folder(path: Path) -> None:
         sync(folder.parent)
 
 
+def real_path(path: Path) -> Path:
+    """``path`` without links and dots.
+
+    Raises:
+        OSError: the links form a loop. Before Python 3.13 ``Path.resolve`` raises another error.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+
+
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's names, are on the disk.
 

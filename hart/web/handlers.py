@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from hart.evaluation.savings import no_reuse_lines
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.web import render
 from hart.web.events import Calibrated, Drawn
@@ -107,7 +108,9 @@ class Handlers:
 
     def _finish(self, drawn: Drawn, view: DrawingView, folder: Path) -> Updates:
         saved = save_drawing(drawn, view.stages, self.studio.pipeline, folder)
-        lines = [*drawn.notes, *(f"Nothing was reused: {r}" for r in drawn.runs[0].reasons)]
+        own = drawn.runs[0]
+        reasons = no_reuse_lines(own.reasons, own.statistics["saved_share"] > 0)
+        lines = [*drawn.notes, *(line[0].upper() + line[1:] for line in reasons)]
         if drawn.request.compare and len(drawn.runs) == 1:
             lines.append("This is what the others are compared with.")
         elif drawn.request.compare:

@@ -16,9 +16,9 @@ from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions
 from hart.web import render
+from hart.web.address import DEFAULT_MAX_WAITING
 from hart.web.handlers import Handlers
 from hart.web.requests import CUSTOM, DEFAULT_PRESET
-from hart.web.studio import DEFAULT_MAX_WAITING
 from hart.web.view import Updates
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class PageOptions:
 
     prompts: Sequence[str]
     calibration_prompts: Sequence[str]
-    seed: int = 1
+    seed: int = GenerationOptions.seed
     max_waiting: int = DEFAULT_MAX_WAITING
     calibration: bool = True
 

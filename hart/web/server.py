@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hart.utils.files import real_path
+from hart.web.address import DEFAULT_PORT, LOOPBACK
 from hart.web.guard import Guard
 from hart.web.handlers import Handlers
 from hart.web.hosts import AllowedHosts
@@ -21,8 +23,6 @@ from hart.web.results import swept
 if TYPE_CHECKING:
     import gradio
 
-LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 7860
 MAX_SESSIONS = 50
 """Visitors whose page's state the server keeps; older ones start anew with their next click."""
 
@@ -55,6 +55,7 @@ def prepare_folder(folder: Path) -> None:
     Raises:
         OSError: it cannot be created or written to.
     """
+    folder = real_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass

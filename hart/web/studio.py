@@ -18,11 +18,11 @@ from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
 from hart.pipeline.options import DEFAULT_BATCH_SIZE, ImageRequest
+from hart.web.address import DEFAULT_MAX_WAITING
 from hart.web.events import BatchDone, Calibrated, Drawn, FinishedRun, Tracker, WarmingUp
 from hart.web.requests import DEFAULT_PRESET, CalibrationRequest, DrawRequest
 from hart.web.worker import Emit, StoppedError, Worker
 
-DEFAULT_MAX_WAITING = 8
 NO_CACHE = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
 _MAX_WARM = 100
 

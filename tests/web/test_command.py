@@ -53,6 +53,13 @@ def test_mistakes(refused, arguments, words):
     assert words in refused(*arguments)
 
 
+def test_a_loop_of_links(refused, tmp_path):
+    pytest.importorskip("gradio")
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    assert "symbolic links" in refused("--output_dir", str(tmp_path / "one"))
+
+
 def test_a_port_that_is_taken(refused):
     pytest.importorskip("gradio")
     with socket.socket() as other:

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from hart.modules.models.transformer.cache_options import (
+from hart.modules.models.transformer.fingerprint import fingerprint_of
+from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
+from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
+from hart.modules.networks.basic_hart import mlp_hidden_size
+from hart.modules.networks.caching.cache_options import (
     OPTION_NAMES,
     add_cache_arguments,
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.models.transformer.fingerprint import fingerprint_of
-from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
-from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
-from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
@@ -213,7 +213,10 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         return loaded
 
     def clear_similarity_data(self) -> None:
-        """Forget the similarity data, so that a calibration starts from nothing."""
+        """Forget the similarity data, so that a calibration starts from nothing.
+
+        A generation that is running keeps what it began with.
+        """
         self.similarity = SimilarityTables.empty(self.depth, self.schedule)
         self.similarity_path = None
 
@@ -243,7 +246,12 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         """Every decision of the next generation, from configuration and similarity data."""
         off = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
         config = self.cache_config if self.use_cache and not self.calibration else off
-        return decide_all(config, self.schedule, self.similarity)
+        return decide_all(config, self.schedule, self.similarity_in_use)
+
+    @property
+    def similarity_in_use(self) -> SimilarityTables:
+        """What the running generation began with, whatever was set since; else the next one's."""
+        return self.similarity if self._similarity_at_start is None else self._similarity_at_start
 
     @property
     def decides_while_running(self) -> bool:
@@ -254,7 +262,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         if self.calibration or not self.use_cache:
             return False
         config = self.cache_config
-        measured = not self.similarity.assumed
+        measured = not self.similarity_in_use.assumed
         adapts = config.adaptive_threshold and config.caches_anything and measured
         return adapts or not config.decides_whole_modules
 
@@ -265,12 +273,15 @@ class FeatureCachingMixin(SavedSimilarityMixin):
             ``cache_config`` and ``similarity_stats``, which are in use now, and
 
             - ``images``: number of images;
-            - ``stages``: per stage (by token count) and site the module calls ``computed``,
-              ``reused``, ``stored``, ``not_eligible`` and ``pruned``, ``reuse_rate``,
-              ``multiply_adds_computed`` and ``multiply_adds_saved``; see :class:`SiteCounts`;
+            - ``modules``: module calls of one image: ``all``, ``reused`` and ``pruned`` ones;
+            - ``stages``: per stage (by token count) and site one image's module calls ``computed``,
+              ``reused``, ``stored``, ``not_eligible`` and ``pruned``, and ``reuse_rate``; all
+              images' ``multiply_adds_computed``, ``multiply_adds_saved`` and its parts; see
+              :class:`SiteCounts`;
             - ``totals``: the same per site over all stages;
-            - ``multiply_adds``: ``computed`` and ``saved`` over both sites;
-            - ``saved_share``: share of the blocks' multiply-adds that was saved;
+            - ``multiply_adds``: ``computed`` and ``saved`` over both sites, and ``saved_by`` what;
+            - ``saved_share``: share of the blocks' multiply-adds that was saved, and in
+              ``saved_share_by`` the parts by ``guidance``, ``reuse`` and ``pruning``;
             - ``feature_cache_bytes``: size of the stored outputs ``now`` (0 unless a generation
               is running) and at ``peak``;
             - ``key_value_tokens``: tokens in the key/value cache at ``peak``, over rows and layers;
@@ -310,6 +321,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         self.cache_attn: list[torch.Tensor | None] = [None] * self.depth
         self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
         self._cache_run: CacheRun | None = None
+        self._similarity_at_start: SimilarityTables | None = None
         self._counts: GenerationCounts | None = None
 
     @contextlib.contextmanager
@@ -320,6 +332,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         """
         calibrating = self.calibration
         self._release()  # a copy that was made in the middle of a generation holds part of it
+        self._similarity_at_start = self.similarity
         try:
             if self.collect_cache_statistics:
                 self._counts = GenerationCounts(self.cache_statistics.shape)
@@ -361,22 +374,23 @@ class FeatureCachingMixin(SavedSimilarityMixin):
             self.cache_config,
             self.schedule,
             self._counts,
-            table_is_assumed=self.similarity.assumed,
+            table_is_assumed=self.similarity_in_use.assumed,
             stored={"attn": self.cache_attn, "mlp": self.cache_mlp},
             tables={
                 site: SimilarityRecorder(self.depth, width)
                 if calibrating
-                else self.similarity.site(site)
+                else self.similarity_in_use.site(site)
                 for site in SITES
             },
         )
         if calibrating:
             return
         needs_table = self.cache_config.caches_anything
-        if needs_table and self.similarity.is_empty and not self._warned_empty:
+        if needs_table and self.similarity_in_use.is_empty and not self._warned_empty:
             self._warned_empty = True
             warnings.warn(
-                "the similarity table is empty, so nothing is reused: calibrate first or load one",
+                "the similarity table is empty, so reuse saves nothing: calibrate first or load "
+                "one",
                 stacklevel=6,
             )
 

@@ -19,6 +19,7 @@ from hart.modules.models.transformer.generation_state import (
     GenerationSteps,
     SamplingOptions,
     StageCallback,
+    check_chunks,
     stage_part,
 )
 from hart.modules.models.transformer.random_source import resolve_random_source
@@ -88,7 +89,7 @@ class GenerationMixin:
             context_position_ids: (B, T) int64 positions of the text tokens.
             context_mask: (B, T) nonzero at real text tokens.
             final_stage: 0 adds the residual of the diffusion head, any other value does not.
-            num_maskgit_iters: chunks of the last stage, 0 leaves it out.
+            num_maskgit_iters: chunks of the last stage, at most its tokens; 0 leaves it out.
             generator: one generator, or one per image.
             callback: called after every stage with its index and the number of stages.
 
@@ -151,6 +152,7 @@ class GenerationMixin:
         B = integer("B", B)
         self._check_context(B, label_B, context_position_ids, context_mask)
         options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, num_maskgit_iters)
+        check_chunks(options.num_maskgit_iters, self.patch_nums)
         random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
         with self._exclusive(wait), self._generation_scope(B, timeline) as marks:
             run = self._begin_generation(

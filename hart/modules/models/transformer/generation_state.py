@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
@@ -79,6 +79,20 @@ class SamplingOptions:
         integer("num_maskgit_iters", self.num_maskgit_iters, 0)
         if self.top_k is not None:
             integer("top_k", self.top_k, 0)
+
+
+def check_chunks(num_maskgit_iters: int, patch_nums: Sequence[int]) -> None:
+    """Refuse numbers of chunks that the last stage cannot be cut into.
+
+    Raises:
+        ValueError: it is negative, or more than the last stage has tokens.
+    """
+    tokens = patch_nums[-1] ** 2
+    if not 0 <= num_maskgit_iters <= tokens:
+        raise ValueError(
+            f"num_maskgit_iters must be from 0 to {tokens}, the tokens of this model's last stage; "
+            f"got {num_maskgit_iters}"
+        )
 
 
 @dataclass

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
-from .interpolate import INTERPOLATION_MODES
 from .numbers import plain
 from .stages import StageSchedule, format_stages
 from .validation import (
@@ -22,6 +21,9 @@ from .validation import (
 
 SITES = ("attn", "mlp")
 """The modules of a block whose outputs can be reused: attention and feed-forward."""
+
+INTERPOLATION_MODES = ("bilinear", "nearest", "bicubic")
+"""How a stored output is resized."""
 
 KEY_VALUE_MODES = ("none", "project", "interpolate")
 """What becomes of the keys and values of tokens whose attention is not computed."""

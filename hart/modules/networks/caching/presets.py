@@ -89,6 +89,12 @@ CACHE_PRESETS: dict[str, CachePreset] = {
 }
 
 
+def preset_name(config: CacheConfig, patch_nums: Iterable[int]) -> str | None:
+    """The first preset that means ``config`` for a model, if there is one."""
+    sides = tuple(patch_nums)
+    return next((name for name in CACHE_PRESETS if preset_config(name, sides) == config), None)
+
+
 def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
     """The configuration that a preset means for a model.
 

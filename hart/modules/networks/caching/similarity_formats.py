@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import pickle
 import pickletools
 import zipfile
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from .similarity import SimilarityTables, Table
-from .stages import TABLE_WIDTH, StageSchedule, length2iteration
+from .stages import HART_PATCH_NUMS, TABLE_WIDTH, VAR_PATCH_NUMS, StageSchedule
 
 MAX_FILE_BYTES = 1 << 20
 """Largest file that is read, 1 MiB; tables of 64 blocks need about 50 KiB as JSON."""
@@ -32,14 +31,6 @@ MAX_IMAGES = 10**12
 
 FORMAT_NAME = "hart-cache-similarity"
 FORMAT_VERSION = 1
-
-VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-"""Schedule of the public VAR models at 256 pixels, whose ``.pt`` files have nine columns."""
-
-HART_PATCH_NUMS = tuple(math.isqrt(length) for length in length2iteration)
-"""Schedule of the published HART models at 1024 pixels, which a ``.pkl`` has columns for."""
-
-NAMED_SCHEDULES = {"hart-1024": HART_PATCH_NUMS, "var-256": VAR_PATCH_NUMS}
 
 _JSON_KEYS = {
     "format": str,

@@ -7,6 +7,7 @@ table has one column per transition.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ next_patch_size: dict[int, int] = dict(pairwise(length2iteration))
 
 The last stage, 4096, has no entry.
 """
+
+HART_PATCH_NUMS = tuple(math.isqrt(length) for length in length2iteration)
+"""Schedule of the published HART models at 1024 pixels, which a ``.pkl`` table has columns for."""
+
+VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+"""Schedule of the public VAR models at 256 pixels, whose ``.pt`` tables have nine columns."""
+
+NAMED_SCHEDULES = {"hart-1024": HART_PATCH_NUMS, "var-256": VAR_PATCH_NUMS}
 
 
 def as_integer(value: object, field: str) -> int:
