@@ -157,6 +157,10 @@ def _default_autoencoder(llm: Path) -> Path:
     """Where the transformer's config says, else the folder ``tokenizer`` beside it."""
     config = read_config(llm, HARTForT2IConfig)
     folder = resolve_autoencoder_folder(config)
+    if config.vae_path is not None and not folder.is_dir():
+        raise CheckpointError(
+            f"{llm / CONFIG_FILE}: vae_path must be an autoencoder's folder, got {str(folder)!r}"
+        )
     check_model_type(folder, _AUTOENCODER_TYPES)
     return folder
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
+import torch
 from transformers import PretrainedConfig
 
 from hart.utils.errors import CheckpointError, one_line
@@ -180,6 +181,14 @@ def check_fields(file: Path, content: Mapping[str, Any], table: Mapping[str, Fie
             raise CheckpointError(f"{file}: {error}") from error
 
 
+def _dtype(name: object) -> None:
+    if not isinstance(name, str) or not isinstance(getattr(torch, name, None), torch.dtype):
+        raise ValueError
+
+
+_DTYPE = Optional(Checked(_dtype, "the name of a torch dtype"))
+
+
 def _nothing(value: object) -> None:
     raise ValueError
 
@@ -187,8 +196,8 @@ def _nothing(value: object) -> None:
 GENERAL_FIELDS: dict[str, Field] = {
     "attribute_map": Checked(_nothing, "left out"),  # it would redirect every other field
     "architectures": Optional(Items(Text(), 0, 16)),
-    "dtype": Optional(Text(0, 40)),
-    "torch_dtype": Optional(Text(0, 40)),
+    "dtype": _DTYPE,
+    "torch_dtype": _DTYPE,
     "return_dict": Flag(),
     "output_attentions": Optional(Flag()),
     "output_hidden_states": Flag(),

@@ -16,7 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from hart.utils.errors import CheckpointError
+from hart.utils.errors import CheckpointError, one_line
+from hart.utils.fields import Items, Whole
 from hart.utils.json_files import parse_json, read_json_object
 from hart.utils.pickled_weights import load_pickled
 
@@ -246,10 +247,9 @@ def _safetensors(file: Path) -> Iterator[tuple[str, torch.Tensor, Callable[[], t
         try:
             headers = _safetensors_headers(file)
             opened = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-        # torch answers sizes beyond its integers with several kinds of errors.
-        except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f"{file}: not a complete safetensors file ({error}); fetch it again"
+                f"{file}: not a complete safetensors file ({one_line(error)}); fetch it again"
             ) from error
         for key, header in headers.items():
             yield key, header, partial(opened.get_tensor, key)
@@ -272,7 +272,10 @@ def _safetensors_header(key: str, entry: object) -> torch.Tensor:
     if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
         known = ", ".join(_SAFETENSORS_DTYPES)
         raise ValueError(f"'{key[:200]}' has dtype {dtype!r:.80}, expected one of {known}")
-    return torch.empty(entry.get("shape"), dtype=_SAFETENSORS_DTYPES[dtype], device="meta")
+    shape = entry.get("shape")
+    if not Items(Whole(0, 1 << 40), 0, 8).allows(shape):
+        raise ValueError(f"'{key[:200]}' has shape {shape!r:.80}")
+    return torch.empty(shape, dtype=_SAFETENSORS_DTYPES[dtype], device="meta")
 
 
 def _pickled(

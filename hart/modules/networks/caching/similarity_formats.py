@@ -241,7 +241,7 @@ def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFil
     """
     if schedule is None or not schedule.is_hart:
         schedule = StageSchedule(HART_PATCH_NUMS)
-    for opcode, argument, place in pickletools.genops(data):
+    for opcode, argument, place in pickletools.genops(data):  # noqa: B007 (used after the loop)
         if opcode.name not in _PICKLE_OPCODES:
             raise ValueError(
                 f"expected dictionaries, lists, numbers and text only, found {opcode.name}"
