@@ -64,6 +64,12 @@ def _built(family: str):
     return model
 
 
+def put(model: torch.nn.Module, path: str, part: torch.nn.Module) -> None:
+    """Put a module in the place of another."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, part)
+
+
 class Drawn(NamedTuple):
     """Feature maps (B, Z, P, P), images (B, 3, H, W), and the module calls of the last draw."""
 

@@ -13,7 +13,7 @@ from torch import nn
 from hart.engine.bare import blocks_are_bare, decoder_is_bare, denoiser_is_bare, head_is_bare
 from hart.modules.diffusion.network import SimpleMLPAdaLN
 from hart.modules.networks.basic_hart import LlamaAttention, LlamaMLP
-from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw
+from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw, put
 
 
 def bent(x: torch.Tensor) -> torch.Tensor:
@@ -147,7 +147,7 @@ def test_a_change_of_a_part_of_the_autoencoder_acts_with_and_without_engine(chan
 def test_a_module_in_a_parts_place_that_only_knows_forward(family):
     for path in ("blocks.0", *parts_of(family)):
         model = build(family)
-        model.set_submodule(path, Around(model.get_submodule(path)))
+        put(model, path, Around(model.get_submodule(path)))
         assert_acts(family, model, path)
 
 
@@ -155,7 +155,7 @@ def test_a_module_in_the_place_of_a_part_of_the_autoencoder():
     for path in AUTOENCODER_PARTS:
         model = build("hart-llama")
         vae = model.vae_proxy[0]
-        vae.set_submodule(path, Around(vae.get_submodule(path)))
+        put(vae, path, Around(vae.get_submodule(path)))
         assert_acts("hart-llama", model, path)
 
 
@@ -234,6 +234,22 @@ def test_removed_hooks_give_the_engine_its_own_way_back():
     assert head_is_bare(model)
     assert denoiser_is_bare(model)
     assert decoder_is_bare(model.vae_proxy[0])
+
+
+def test_a_model_in_training_is_left_to_its_blocks():
+    assert not blocks_are_bare(build("hart-llama").train())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_hooks_of_blocks_act_in_training(checkpointing):
+    model = build("var").train()
+    model.gradient_checkpointing = checkpointing
+    inputs = torch.tensor([1]), torch.randn(1, model.L - model.first_l, model.Cvae)
+    torch.manual_seed(0)
+    expected = model(*inputs)
+    model.blocks[0].register_forward_hook(lambda module, arguments, out: bent(out))
+    torch.manual_seed(0)
+    assert (model(*inputs) - expected).abs().max() > 0.1
 
 
 def test_every_family_is_bare_as_it_comes():

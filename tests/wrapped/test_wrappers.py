@@ -109,6 +109,21 @@ def test_a_wrapper_can_take_the_models_place_and_stays_there():
     assert pipeline("a fox", quiet=True).images[0].tobytes() == expected
 
 
+@pytest.mark.parametrize("wrapper", ["compiled", "forwarding", "forwarding-module"])
+def test_a_wrapped_autoencoder(wrapper):
+    expected, model = draw(build("hart-llama"), engine=False), build("hart-llama")
+    model.attach_autoencoder(WRAPPERS[wrapper](model.vae_proxy[0]))
+    for engine in (False, True):
+        assert_same(draw(model, engine), expected)
+
+
+def test_a_compiled_diffusion_head():
+    expected, model = draw(build("hart-llama"), engine=False), build("hart-llama")
+    model.diffloss = torch.compile(model.diffloss, backend="eager")
+    for engine in (False, True):
+        assert_same(draw(model, engine), expected)
+
+
 def test_a_wrappers_own_generation_is_called():
     class Counting(Forwarding):
         calls = 0

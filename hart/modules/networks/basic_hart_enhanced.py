@@ -171,18 +171,8 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
             x, m_maskgit = cache.select(x)
 
         def compute() -> torch.Tensor:
-            return attend(
-                x,
-                scale,
-                shift,
-                attn_bias,
-                si,
-                context_position_ids,
-                context_mask,
-                m_maskgit,
-                kv_cache=kv_cache,
-                **options,
-            )
+            positions = (si, context_position_ids, context_mask, m_maskgit)
+            return attend(x, scale, shift, attn_bias, *positions, kv_cache=kv_cache, **options)
 
         return compute() if cache is None else cache(compute)
 
