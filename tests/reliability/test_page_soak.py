@@ -13,8 +13,8 @@ def test_many_visitors_leave_nothing_behind(tmp_path, monkeypatch):
     pytest.importorskip("skimage")
     monkeypatch.setattr(page_soak, "KEPT", 2)
     with tiny_page(tmp_path) as (address, _):
-        memory = run(address, 8, quiet=True)
-        assert len(memory) == 8
+        memory = run(address, 3, quiet=True)
+        assert len(memory) == 3
         assert len(list(tmp_path.iterdir())) == 2
         with pytest.raises(PageError, match="422"):
             Visitor(address).call(Visitor(address).function("draw-button"), [])

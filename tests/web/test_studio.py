@@ -75,7 +75,7 @@ def test_a_comparison_is_warmed_up_once_and_drawn_in_turns(studio, monkeypatch):
     monkeypatch.setattr(type(model), "generate_feature_map", noted)
     prompts = PROMPTS * 5  # batches of 4, 4 and 2
     events = events_of(studio.draw(request(prompts=prompts, compare=True, previews=False)))
-    in_turns = [("cached", 4), ("plain", 4)] + [("plain", 4), ("cached", 4)]
+    in_turns = [("cached", 4), ("plain", 4), ("plain", 4), ("cached", 4)]
     in_turns += [("cached", 2), ("plain", 2)]
     assert drawn == [("cached", 4), ("plain", 4), *in_turns]
     assert [type(event) for event in events[:2]] == [WarmingUp, WarmingUp]
@@ -94,12 +94,13 @@ def test_a_comparison_is_warmed_up_once_and_drawn_in_turns(studio, monkeypatch):
 
 
 def test_warming_up_gives_way_to_visitors(studio):
+    first = studio.draw(request(prompts=PROMPTS * 50))
+    next(event for event in first if isinstance(event, Progress))
     studio.warm_up()
-    drawn = events_of(studio.draw(request()))[-1]
-    assert isinstance(drawn, Drawn)
-    assert studio._warm == set()
-    studio.warm_up()
-    events_of(studio.restore())  # waits, and so stops it again
+    second = studio.draw(request())
+    assert next(second) == Waiting(2)
+    first.close()
+    assert isinstance(events_of(second)[-1], Drawn)
     assert studio._warm == set()
     studio.warm_up()
     deadline = time.monotonic() + 30
