@@ -126,7 +126,7 @@ def drawing(number: int) -> list[Any]:
     """What the fields of the page hold at the ``number``-th request."""
     presets = list(CACHE_PRESETS)
     prompts = "\n".join(f"picture {i}" for i in range(1 + number % 2))
-    compare, previews = number % 3 == 0, number % 4 != 3
+    compare, previews = number % 6 == 0, number % 4 == 0
     fields = [[], ["attn", "mlp"], 0.7, False, "bilinear"]
     preset = presets[number % 12 % len(presets)]
     return [prompts, number, 4.5, preset, *fields, compare, previews, "original"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from hart.evaluation.savings import no_reuse_lines
@@ -29,6 +31,7 @@ from hart.web.studio import Studio
 from hart.web.tables import headline, image_table, stage_table
 from hart.web.view import DrawingView, Updates
 from hart.web.visitors import Visitors
+from hart.web.worker import Worker
 
 SPEEDUP_NOTE = (
     "Both were warmed up and drawn in turns, each image once; "
@@ -62,6 +65,7 @@ class Handlers:
     ) -> None:
         self.studio, self.folder, self.max_images = studio, folder.resolve(), max_images
         self.results, self.visitors = Results(self.folder, keep), Visitors()
+        self._writer = Worker(sys.maxsize)  # the studio bounds how many can wait for it
         self._name = name
 
     @property
@@ -102,7 +106,7 @@ class Handlers:
                 for event in events:
                     if isinstance(event, Drawn):
                         yield {"status": render.message("Writing the results …")}
-                        yield self._finish(event, view, folder)
+                        yield from self._written(partial(self._finish, event, view, folder))
                     else:
                         yield {} if event is None else view.update(event)
 
@@ -152,7 +156,9 @@ class Handlers:
         ):
             for event in events:
                 if isinstance(event, Calibrated):
-                    yield self._finish_calibration(event, preset, folder)
+                    yield from self._written(
+                        partial(self._finish_calibration, event, preset, folder)
+                    )
                 else:
                     yield {} if event is None else {"status": render.status(event)}
 
@@ -216,6 +222,13 @@ class Handlers:
             f"{first} to {last} · {pipeline.device} {str(pipeline.dtype).removeprefix('torch.')} · "
             f"{table}"
         )
+
+    def _written(self, finish: Callable[[], Updates]) -> Iterator[Updates]:
+        """What ``finish`` returns. Figures take much memory, and every thread keeps its own: they
+        are made in one."""
+        with contextlib.closing(self._writer.events(lambda emit: emit(finish()))) as events:
+            for event in events:
+                yield event if isinstance(event, dict) else {}
 
     def _guarded(self, updates: Iterator[Updates]) -> Iterator[Updates]:
         """Whatever goes wrong becomes a line on the page, which lives on."""
