@@ -116,7 +116,8 @@ def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
         "--batch_size",
         type=integer_from(1),
         default=DEFAULT_BATCH_SIZE,
-        help="images generated at the same time; does not change them (default %(default)s)",
+        help="images generated at the same time; moves their rounding and, with an adaptive "
+        "threshold, what they reuse (default %(default)s)",
     )
     group.add_argument(
         "--seed",

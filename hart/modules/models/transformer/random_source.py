@@ -3,7 +3,7 @@
 Two sources exist. :class:`UpstreamRandom` draws like the public implementation: token ids from one
 generator for the whole batch, the generation order from numpy's and the residual noise from torch's
 global generators. :class:`PerImageRandom` draws everything of an image from that image's own
-generator, so that the image depends neither on its batch nor on anything drawn elsewhere.
+generator, so that its random numbers depend neither on its batch nor on anything drawn elsewhere.
 """
 
 from __future__ import annotations
