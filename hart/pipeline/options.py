@@ -23,12 +23,13 @@ class SamplingChoices:
 
     Attributes:
         num_images_per_prompt: images of each prompt or class.
-        seed: image ``i`` of a run draws everything from a generator seeded with ``seed + i``, so
-            it does not depend on the images around it.
+        seed: image ``i`` of a run draws all its random numbers from a generator seeded with
+            ``seed + i`` (on a CPU torch takes the lowest 32 bits), whatever is drawn around it.
         cfg_scale: guidance scale.
         top_p: nucleus mass in [0, 1]; 0 means off.
         more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
-        batch_size: images generated at the same time; None means at most 4.
+        batch_size: images generated at the same time; None means at most 4. Another size rounds
+            otherwise, and an adaptive threshold is the batch's.
 
     Raises:
         ValueError: a value is not allowed.

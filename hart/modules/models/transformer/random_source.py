@@ -3,8 +3,8 @@
 Two sources exist. :class:`UpstreamRandom` draws like the public implementation: token ids from one
 generator for the whole batch, the generation order from numpy's and the residual noise from torch's
 global generators. :class:`PerImageRandom` draws everything of an image from that image's own
-generator, so that the image depends neither on its batch nor on anything drawn elsewhere, nor on
-the size of the GPU, see :data:`DRAWN_AT_ONCE`.
+generator, so that its random numbers depend neither on its batch nor on anything drawn elsewhere,
+nor on the size of the GPU, see :data:`DRAWN_AT_ONCE`.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
         "--cache-adaptive-threshold",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="adapt the threshold to the image that is being generated",
+        help="adapt the threshold to the images that are being generated; a batch shares it",
     )
     group.add_argument(
         "--cache-interpolation-mode",

@@ -57,7 +57,7 @@ CACHE_PRESETS: dict[str, CachePreset] = {
         "last four of 14 stages, lower threshold", skip_last=4, threshold=0.6, largest_share=2 / 7
     ),
     "ultra-fast": CachePreset(
-        "last six of 14 stages, lowest threshold, corrected per image",
+        "last six of 14 stages, lowest threshold, adapted to the images of a batch",
         skip_last=6,
         threshold=0.5,
         adaptive_threshold=True,
