@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hart.modules.networks.basic_vae import NORM_GROUPS
-from hart.utils.fields import CheckedConfig, Choice, Field, Flag, Items, Number, Whole
+from hart.utils.checked_config import CheckedConfig
+from hart.utils.fields import Choice, Field, Flag, Items, Number, Whole
 
 __all__ = ["HARTAutoEncoderConfig", "HARTAutoEncoderWithDiscConfig"]
 
