@@ -159,9 +159,7 @@ def _default_autoencoder(llm: Path) -> Path:
     config = read_config(llm, HARTForT2IConfig)
     folder = resolve_autoencoder_folder(config)
     if config.vae_path is not None and not folder.is_dir():
-        raise CheckpointError(
-            f"{llm / CONFIG_FILE}: vae_path must be an autoencoder's folder, {folder}: no such folder"
-        )
+        raise CheckpointError(f"{llm / CONFIG_FILE}: vae_path names {folder}: no such folder")
     check_model_type(folder, _AUTOENCODER_TYPES)
     return folder
 
