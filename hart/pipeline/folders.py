@@ -20,8 +20,9 @@ from hart.modules.models.transformer.checkpoint import (
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.var_checkpoint import VARFiles, is_var_checkpoint
 from hart.modules.networks.caching.similarity_io import similarity_file_of
+from hart.utils.checked_config import read_config
 from hart.utils.constants import llm_system_prompt
-from hart.utils.fields import CONFIG_FILE, read_config
+from hart.utils.fields import CONFIG_FILE
 from hart.utils.hub import local_path
 from hart.utils.json_files import read_json_object
 from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
@@ -148,9 +149,7 @@ def _default_autoencoder(llm: Path) -> Path:
     config = read_config(llm, HARTForT2IConfig)
     folder = resolve_autoencoder_folder(config)
     if config.vae_path is not None and not folder.is_dir():
-        raise CheckpointError(
-            f"{llm / CONFIG_FILE}: vae_path must be an autoencoder's folder, got {str(folder)!r}"
-        )
+        raise CheckpointError(f"{llm / CONFIG_FILE}: vae_path names {folder}: no such folder")
     check_model_type(folder, _AUTOENCODER_TYPES)
     return folder
 

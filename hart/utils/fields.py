@@ -1,9 +1,8 @@
-"""What a configuration's fields may hold, as data, and configurations that hold nothing else.
+"""What a configuration's fields may hold, as data.
 
 Configurations come from files of strangers. What a field may hold stands in a table beside the
-class, ``name -> Whole(1, 64)``; :class:`CheckedConfig` looks there whenever a field is set: while
-it is read from a file, while it is built in Python, and later. Bounds are far above every
-published model and small enough for arithmetic with them to stay harmless.
+class, ``name -> Whole(1, 64)``. Bounds are far above every published model and small enough for
+arithmetic with them to stay harmless.
 """
 
 from __future__ import annotations
@@ -13,19 +12,18 @@ import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol
 
 import torch
-from transformers import PretrainedConfig
 
-from hart.utils.errors import CheckpointError, one_line
-from hart.utils.json_files import read_json_object
+from hart.utils.errors import CheckpointError
 
 CONFIG_FILE = "config.json"
 
-_shown = reprlib.Repr()
-_shown.maxstring = _shown.maxother = _shown.maxlong = 80
-_shown.maxlevel = 3
+shown = reprlib.Repr()
+"""Writes a file's value into a message, cut where it is long or deep."""
+shown.maxstring = shown.maxother = shown.maxlong = 80
+shown.maxlevel = 3
 
 
 class Field(Protocol):
@@ -165,7 +163,7 @@ def check_field(name: str, value: object, field: Field) -> None:
         ValueError: the message names the field, the value and what is allowed.
     """
     if not field.allows(value):
-        raise ValueError(f"{name} must be {field}, got {_shown.repr(value)}")
+        raise ValueError(f"{name} must be {field}, got {shown.repr(value)}")
 
 
 def check_fields(file: Path, content: Mapping[str, Any], table: Mapping[str, Field]) -> None:
@@ -208,55 +206,3 @@ GENERAL_FIELDS: dict[str, Field] = {
     "problem_type": Optional(Text()),
 }
 """Fields that ``transformers`` reads in every model's configuration."""
-
-
-class CheckedConfig(PretrainedConfig):
-    """A configuration that refuses what its ``FIELDS`` do not allow, whenever one is set.
-
-    Fields that are in no table are stored, as in every ``PretrainedConfig``, unless they would
-    take the place of a method.
-    """
-
-    FIELDS: ClassVar[Mapping[str, Field]] = {}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        fields = type(self).FIELDS
-        if name in fields:
-            check_field(name, value, fields[name])
-        elif name == "FIELDS" or name.startswith("__") or callable(getattr(type(self), name, None)):
-            raise ValueError(f"{name[:80]!r} is not the name of a field")
-        super().__setattr__(name, value)
-
-
-Config = TypeVar("Config", bound=PretrainedConfig)
-
-
-def read_config(folder: Path, *classes: type[Config]) -> Config:
-    """The configuration in a folder's ``config.json``, every field checked.
-
-    Args:
-        classes: what it may be; its ``model_type`` decides.
-
-    Raises:
-        CheckpointError: no such folder or file, not strict JSON, of another model, or a field has
-            a value that is not allowed; the message names file, field and value.
-    """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder")
-    file = folder / CONFIG_FILE
-    if not file.is_file():
-        raise CheckpointError(f"{folder}: no {CONFIG_FILE} in this folder")
-    content = read_json_object(file)
-    by_type = {config_class.model_type: config_class for config_class in classes}
-    found = content.get("model_type")
-    if not isinstance(found, str) or found not in by_type:
-        expected = " or ".join(map(repr, by_type))
-        raise CheckpointError(f"{file}: model_type is {_shown.repr(found)}, expected {expected}")
-    check_fields(file, content, GENERAL_FIELDS)
-    try:
-        config = by_type[found].from_dict(content)
-    # The base class answers other values of its own fields with almost any exception.
-    except Exception as error:
-        raise CheckpointError(f"{file}: {one_line(error)}") from error
-    config.name_or_path = str(folder)
-    return config

@@ -7,7 +7,8 @@ from typing import Any
 
 from hart.modules.networks.basic_vae import NORM_GROUPS
 from hart.modules.networks.caching.numbers import plain
-from hart.utils.fields import CheckedConfig, Choice, Field, Flag, Items, Number, Whole
+from hart.utils.checked_config import CheckedConfig
+from hart.utils.fields import Choice, Field, Flag, Items, Number, Whole
 
 __all__ = ["HARTAutoEncoderConfig", "HARTAutoEncoderWithDiscConfig"]
 

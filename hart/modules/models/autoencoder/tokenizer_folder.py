@@ -12,7 +12,7 @@ from hart.modules.models.autoencoder.configuration import (
     HARTAutoEncoderConfig,
     HARTAutoEncoderWithDiscConfig,
 )
-from hart.utils.fields import read_config
+from hart.utils.checked_config import read_config
 
 HIT_AVERAGE = "quantize.ema_vocab_hit_SV"
 

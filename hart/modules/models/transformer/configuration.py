@@ -19,7 +19,7 @@ from hart.modules.models.transformer.fields import (
     TRANSFORMER_FIELDS,
 )
 from hart.modules.networks.caching.numbers import plain
-from hart.utils.fields import CheckedConfig, read_config
+from hart.utils.checked_config import CheckedConfig, read_config
 
 __all__ = [
     "HARTForC2IConfig",
@@ -115,7 +115,7 @@ class _TransformerConfig(CheckedConfig):
         are looked for. A local folder is read strictly.
 
         Raises:
-            CheckpointError: see :func:`hart.utils.fields.read_config`.
+            CheckpointError: see :func:`hart.utils.checked_config.read_config`.
         """
         folder = Path(pretrained_model_name_or_path)
         if folder.is_dir() and not kwargs:
