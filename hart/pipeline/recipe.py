@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hart.modules.models.transformer.cache_options import OPTION_NAMES
+from hart.modules.networks.caching.cache_options import OPTION_NAMES
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.options import ImageRequest, SamplingChoices
