@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import threading
 from collections.abc import Callable
@@ -146,7 +147,7 @@ def run_web(args: argparse.Namespace) -> int:
     name = args.model_path or "bundled demo checkpoint"
     handlers = Handlers(studio, name, real_path(folder), args.max_images, keep)
     page = build_page(handlers, page_options(args))
-    with serving(page, handlers, where) as address:
+    with contextlib.closing(studio), serving(page, handlers, where) as address:
         say(
             f"{address} serves the page, results go to {folder}, the last {keep.requests} for "
             f"{keep.hours:g} hours; Ctrl-C stops it"

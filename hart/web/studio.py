@@ -90,6 +90,10 @@ class Studio:
         """
         return self._worker.events(self._restore)
 
+    def close(self) -> None:
+        """Stop drawing; returns when nothing is drawn any more."""
+        self._worker.close()
+
     def warm_up(self) -> None:
         """Draw an image with and one without the default caching, so that the first visitor does
         not wait for what is only done once. Returns at once; gives way when a request waits."""

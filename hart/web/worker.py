@@ -75,7 +75,8 @@ class Worker:
         self._condition = threading.Condition()
         self._jobs: deque[_Job] = deque()
         self._running: _Job | None = None
-        self._has_thread = False
+        self._thread: threading.Thread | None = None
+        self._closed = False
 
     @property
     def waiting(self) -> int:
@@ -130,6 +131,20 @@ class Worker:
 
         self._submit(_Job(run))
 
+    def close(self) -> None:
+        """Drop what waits, stop what runs at its next ``emit``, and wait for that.
+
+        A thread that still computes when the interpreter ends takes the process down with it.
+        """
+        with self._condition:
+            self._closed, thread = True, self._thread
+            self._jobs.clear()
+            if self._running is not None:
+                self._running.stopped.set()
+            self._condition.notify_all()
+        if thread is not None:
+            thread.join()
+
     def _submit(self, job: _Job) -> None:
         with self._condition:
             before = len(self._jobs) + (self._running is not None)
@@ -138,11 +153,13 @@ class Worker:
                     f"The page is currently busy: {before - 1} requests wait already. "
                     "Please try again later."
                 )
+            if self._closed:
+                raise BusyError("The page is being stopped.")
             self._jobs.append(job)
             self._condition.notify()
-            if not self._has_thread:
-                self._has_thread = True
-                threading.Thread(target=self._work, name="hart-web", daemon=True).start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="hart-web", daemon=True)
+                self._thread.start()
 
     def _ahead(self, job: _Job) -> int:
         with self._condition:
@@ -158,8 +175,9 @@ class Worker:
     def _work(self) -> None:
         while True:
             with self._condition:
-                if not self._condition.wait_for(lambda: self._jobs, timeout=IDLE_S):
-                    self._has_thread = False
+                self._condition.wait_for(lambda: self._jobs or self._closed, timeout=IDLE_S)
+                if not self._jobs:
+                    self._thread = None
                     return
                 job = self._running = self._jobs.popleft()
             try:

@@ -146,6 +146,8 @@ def main_scenarios(folder: Path) -> None:
     }
     in_a_fork(draw, arguments(few, folder / "few", "--cache-preset", "original"))
     found["few"] = outcome(folder / "few")
+    in_a_fork(draw, arguments(prompts, folder / "whole", "--cache-preset", "original"))
+    found["whole"] = outcome(folder / "whole")
     pipeline.similarity_path = None  # every run calibrates first
     found["drawn"] = together(folder, prompts, "drawn", "--cache-preset", "original")
     print(json.dumps(found))

@@ -69,7 +69,7 @@ def test_a_process_that_dies_is_reported_and_the_next_run_does_its_work(scenario
     assert "process 1" in lost["said"]
     assert "SIGKILL" in lost["said"]
     assert 1 <= lost["drawn_now"] <= len(GOOD)
-    assert lost["images"] == scenarios["drawn"][0]["images"]
+    assert lost["images"] == scenarios["whole"]["images"]
 
 
 @pytest.mark.slow

@@ -90,7 +90,7 @@ def test_missing_lpips_names_its_extra(monkeypatch, tmp_path):
 def test_a_folder_without_clip_is_named(tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         ClipScore(tmp_path / "absent")
-    with pytest.raises(ValueError, match="cannot load a CLIP model"):
+    with pytest.raises(ValueError, match=r"config\.json: no such file"):
         ClipScore(tmp_path)
 
 

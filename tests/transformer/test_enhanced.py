@@ -202,7 +202,7 @@ def test_masked_last_stage_reuses_in_every_chunk(model, computed, iterations):
     model.set_cache_config(CacheConfig([49], [25], threshold=0.0))
     draw(model, 2, num_maskgit_iters=iterations)
     assert len(computed["attn"]) == model.depth * (len(HART_SIDES) - 1)
-    assert model.cache_statistics.counts(5, "mlp").reused == model.depth * iterations
+    assert model.cache_statistics.counts(5, "mlp").reused == 2 * model.depth * iterations
 
 
 def test_chunks_reuse_the_right_positions(model):

@@ -139,3 +139,24 @@ def test_a_thread_ends_when_there_is_nothing_to_do(worker, monkeypatch):
         list(worker.events(lambda emit: threads.append(threading.current_thread())))
         threads[-1].join(10)
         assert not threads[-1].is_alive()
+
+
+def test_closing_ends_the_thread_drops_what_waits_and_takes_nothing_more(worker):
+    begun, ended, drawn = threading.Event(), threading.Event(), []
+
+    def work(emit):
+        begun.set()
+        try:
+            while True:
+                emit(None)
+        finally:
+            ended.set()
+
+    worker.start(work)
+    assert begun.wait(10)
+    worker.start(lambda emit: drawn.append(1))
+    worker.close()
+    assert ended.is_set()
+    assert not drawn
+    with pytest.raises(BusyError, match="stopped"):
+        worker.start(lambda emit: None)

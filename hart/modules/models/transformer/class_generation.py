@@ -131,7 +131,9 @@ class ClassGenerationMixin(GenerationMixin):
             label_B = [self.num_classes if label_B < 0 else label_B] * B
         if not isinstance(label_B, torch.Tensor):
             label_B = [integer(f"label_B[{i}]", v) for i, v in enumerate(plain_list(label_B))]
-        labels = torch.as_tensor(label_B, device=None if torch.is_tensor(label_B) else "cpu")
+        labels = label_B
+        if not isinstance(labels, torch.Tensor):
+            labels = torch.as_tensor(labels, device="cpu")
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (B,):
             raise ValueError(
                 f"label_B must hold {B} integers, got {tuple(labels.shape)} of {labels.dtype}"

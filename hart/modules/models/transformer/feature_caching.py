@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -341,32 +340,12 @@ class FeatureCachingMixin(SavedSimilarityMixin):
                 self._start_run(calibrating)
             yield timeline
             if calibrating:
-                self._merge_measured(bsz)
+                self.similarity = self.similarity.including(self._cache_run.tables, bsz)
             if self._counts is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
                 self.cache_statistics.add(self._counts, bsz, seconds)
         finally:
             self._release()
-
-    def _merge_measured(self, images: int) -> None:
-        """Add a calibration's measurements to the tables.
-
-        Raises:
-            RuntimeError: no module of the blocks was measured.
-        """
-        tables = self._cache_run.tables
-        measured = [tables[site].measured_layers for site in SITES]
-        if not any(measured):
-            raise RuntimeError(
-                "the calibration measured nothing: no block passed on what its attention or MLP "
-                "put out, or there was one stage only; its images are not counted"
-            )
-        missing = sorted(set(range(self.depth)) - set.intersection(*measured))
-        if missing:
-            warnings.warn(f"blocks {missing} were not measured and reuse nothing", stacklevel=5)
-        merged = replace(self.similarity)  # this one may have been given to others too
-        merged.merge(*(tables[site].finish() for site in SITES), images)
-        self.similarity = merged
 
     def _start_run(self, calibrating: bool) -> None:
         width = self.schedule.width

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -146,6 +147,34 @@ class SimilarityTables:
         self.mlp = self._averaged(self.mlp, mlp_measured, images)
         self.images += images
         self.assumed = False
+
+    def including(
+        self, recorders: Mapping[str, SimilarityRecorder], images: int
+    ) -> SimilarityTables:
+        """New tables that :meth:`merge` the measurements of one generation; these stay as they are.
+
+        Args:
+            recorders: of both sites, by ``"attn"`` and ``"mlp"``.
+            images: number of images in the generation.
+
+        Raises:
+            RuntimeError: no module was measured.
+
+        Warns:
+            UserWarning: some blocks were not measured.
+        """
+        layers = [recorder.measured_layers for recorder in recorders.values()]
+        if not any(layers):
+            raise RuntimeError(
+                "the calibration measured nothing: no block passed on what its attention or MLP "
+                "put out, or there was one stage only; its images are not counted"
+            )
+        missing = sorted(set(range(self.depth)) - set.intersection(*layers))
+        if missing:
+            warnings.warn(f"blocks {missing} were not measured and reuse nothing", stacklevel=5)
+        merged = replace(self)
+        merged.merge(recorders["attn"].finish(), recorders["mlp"].finish(), images)
+        return merged
 
     def _averaged(self, old: Table, new: Table, images: int) -> Table:
         def mean(before: float, now: float) -> float:
