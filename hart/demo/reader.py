@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from hart.demo.scene import ATTRIBUTES
 
-IMAGE_SIZE = 128
+IMAGE_SIZE = 288
 BUNDLED_READER = Path(__file__).parent / "assets" / "reader" / "model.safetensors"
-_WIDTHS = (32, 48, 64, 80)
-_HIDDEN = 96
+_SEEN_SIZE = 144  # pictures are halved first
+_WIDTHS = (32, 48, 64, 96)
+_HIDDEN = 160
 
 
 class AttributeReader(nn.Module):
@@ -43,7 +45,7 @@ class AttributeReader(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Class logits (B, classes) by attribute, for RGB images (B, 3, 128, 128) in [-1, 1].
+        """Class logits (B, classes) by attribute, for RGB images (B, 3, 288, 288) in [-1, 1].
 
         Raises ``ValueError`` for any other shape.
         """
@@ -52,9 +54,10 @@ class AttributeReader(nn.Module):
                 f"images have shape {tuple(images.shape)}, "
                 f"must be (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE})"
             )
+        images = F.avg_pool2d(images, IMAGE_SIZE // _SEEN_SIZE)
         fine = self.features(torch.cat([images, _contrast(images)], dim=1))
         coarse = self.view(self.place(torch.cat([fine, _coordinates(fine)], dim=1)))
-        # Texture is told by small patches, shape and size by the whole: both maps are pooled.
+        # Surface is told by small patches, outline and size by the whole: both maps are pooled.
         pooled = [pool for x in (fine, coarse) for pool in (x.mean((2, 3)), x.amax((2, 3)))]
         hidden = self.trunk(torch.cat(pooled, dim=1))
         return {name: head(hidden) for name, head in self.heads.items()}

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hart.demo.data import DemoBatch, render_batch
 from hart.demo.reader import AttributeReader, accuracy, save_reader
-from hart.demo.training_loop import training_autocast
+from recipes.demo.data import DemoBatch, render_batch
+from recipes.demo.loop import training_autocast
 
 _BATCH = 32
 _HELD_OUT_EVERY = 10  # the held-out triples' natural share
@@ -112,9 +112,9 @@ def main(argv: list[str] | None = None) -> None:
     """Train, then print one JSON line with the accuracies measured on fresh renders."""
     parser = argparse.ArgumentParser(description="Train the demo's attribute reader.")
     parser.add_argument("--out", required=True, help="safetensors file to write")
-    parser.add_argument("--steps", type=int, default=3600, help="batches of 32 pictures")
+    parser.add_argument("--steps", type=int, default=2000, help="batches of 32 pictures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", type=int, default=2048, help="fresh pictures per measurement")
+    parser.add_argument("--check", type=int, default=1024, help="fresh pictures per measurement")
     arguments = parser.parse_args(argv)
     start = time.perf_counter()
     reader = train_reader(arguments.out, arguments.steps, arguments.seed, log=print)

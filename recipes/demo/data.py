@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from hart.demo.captions import caption
-from hart.demo.render import render
 from hart.demo.scene import ATTRIBUTES, Scene, sample_scene
+from recipes.demo.render import RESOLUTION, render
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ def render_batch(
     rng_or_seed: np.random.Generator | int,
     n: int,
     held_out: bool = False,
-    resolution: int = 128,
+    resolution: int = RESOLUTION,
 ) -> DemoBatch:
     """Draw ``n`` random scenes with captions and labels, on the CPU.
 
     An integer seed gives the same batch every time; a generator is advanced. ``held_out``
-    draws only (shape, colour, background) triples that training never sees.
+    draws only (concept, background, position) triples that training never sees.
     Raises ``ValueError`` when ``n`` is below 1 or ``resolution`` below 8.
     """
     if n < 1:
