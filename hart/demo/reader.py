@@ -17,21 +17,24 @@ from torch import nn
 
 from hart.demo.scene import ATTRIBUTES
 
-IMAGE_SIZE = 288
+IMAGE_SIZE = 128
 BUNDLED_READER = Path(__file__).parent / "assets" / "reader" / "model.safetensors"
-_SEEN_SIZE = 144  # pictures are halved first
-_WIDTHS = (32, 48, 64, 96)
-_HIDDEN = 160
+_WIDTHS = (32, 48, 64, 80)
+_HIDDEN = 96
 
 
 class AttributeReader(nn.Module):
     """Four stride-2 convolutions, two wide-view layers, pooling, and one head per attribute.
 
-    ``attributes`` maps each attribute to the names of its classes, in label order.
+    ``attributes`` maps each attribute to the names of its classes, in label order. Pictures have
+    ``image_size`` pixels a side; large ones are averaged down to between 128 and 255.
     """
 
-    def __init__(self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES) -> None:
+    def __init__(
+        self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES, image_size: int = IMAGE_SIZE
+    ) -> None:
         super().__init__()
+        self.image_size = image_size
         self.attributes = {name: tuple(values) for name, values in attributes.items()}
         first, second, third, last = _WIDTHS
         self.features = nn.Sequential(
@@ -45,19 +48,19 @@ class AttributeReader(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Class logits (B, classes) by attribute, for RGB images (B, 3, 288, 288) in [-1, 1].
+        """Class logits (B, classes) by attribute, for RGB images (B, 3, side, side) in [-1, 1].
 
         Raises ``ValueError`` for any other shape.
         """
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, IMAGE_SIZE, IMAGE_SIZE):
+        side = self.image_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise ValueError(
-                f"images have shape {tuple(images.shape)}, "
-                f"must be (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE})"
+                f"images have shape {tuple(images.shape)}, must be (B, 3, {side}, {side})"
             )
-        images = F.avg_pool2d(images, IMAGE_SIZE // _SEEN_SIZE)
+        images = F.avg_pool2d(images, max(1, side // IMAGE_SIZE))
         fine = self.features(torch.cat([images, _contrast(images)], dim=1))
         coarse = self.view(self.place(torch.cat([fine, _coordinates(fine)], dim=1)))
-        # Surface is told by small patches, outline and size by the whole: both maps are pooled.
+        # Texture is told by small patches, shape and size by the whole: both maps are pooled.
         pooled = [pool for x in (fine, coarse) for pool in (x.mean((2, 3)), x.amax((2, 3)))]
         hidden = self.trunk(torch.cat(pooled, dim=1))
         return {name: head(hidden) for name, head in self.heads.items()}
@@ -107,7 +110,8 @@ def save_reader(reader: AttributeReader, path: str | Path) -> None:
     """Write the weights to ``path`` (safetensors) and the class names to ``config.json`` beside."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    config = json.dumps({"attributes": reader.attributes}, indent=2) + "\n"
+    known = {"attributes": reader.attributes, "image_size": reader.image_size}
+    config = json.dumps(known, indent=2) + "\n"
     (path.parent / "config.json").write_text(config)
     partial = path.with_name(path.name + ".partial")
     save_file({k: v.contiguous() for k, v in reader.state_dict().items()}, partial)
@@ -126,7 +130,8 @@ def load_reader(path: str | Path = BUNDLED_READER) -> AttributeReader:
         if not file.is_file():
             raise FileNotFoundError(f"no attribute reader file at {file}")
     try:
-        reader = AttributeReader(json.loads(config_path.read_text())["attributes"])
+        config = json.loads(config_path.read_text())
+        reader = AttributeReader(config["attributes"], config.get("image_size", IMAGE_SIZE))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{config_path} does not describe an attribute reader: {error}") from error
     try:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hart.demo.captions import caption
-from hart.demo.scene import ATTRIBUTES, Scene, sample_scene
+from recipes.demo.captions import caption
 from recipes.demo.render import RESOLUTION, render
+from recipes.demo.scene import ATTRIBUTES, Scene, sample_scene
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class DemoBatch:
     """Pictures with what is known about them; every field has one entry per picture.
 
     ``images`` is RGB float32 (B, 3, H, W) in [-1, 1]; ``labels`` maps each attribute of
-    :data:`hart.demo.scene.ATTRIBUTES` to class indices, int64 (B,).
+    :data:`recipes.demo.scene.ATTRIBUTES` to class indices, int64 (B,).
     """
 
     images: torch.Tensor

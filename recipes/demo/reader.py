@@ -1,4 +1,4 @@
-"""Train the attribute reader on fresh renders: ``python -m hart.demo.train_reader --out FILE``.
+"""Train the attribute reader on fresh renders: ``python -m recipes.demo.reader --out FILE``.
 
 Half of each batch is softened and made noisy, as pictures from an autoencoder are, so that
 the reader judges generated pictures by what they show. It trains on every attribute
@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from hart.demo.reader import AttributeReader, accuracy, save_reader
 from recipes.demo.data import DemoBatch, render_batch
 from recipes.demo.loop import training_autocast
+from recipes.demo.render import RESOLUTION
+from recipes.demo.scene import ATTRIBUTES
 
 _BATCH = 32
-_HELD_OUT_EVERY = 10  # the held-out triples' natural share
+_HELD_OUT_EVERY = 10  # the held-out combinations' natural share
 _PEAK_LR = 4e-3
 _WEIGHT_DECAY = 0.02
 _CHECK_SEED = 2**31  # far from the training stream, whose seeds a user chooses small
@@ -45,7 +47,9 @@ def train_reader(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reader = AttributeReader().to(memory_format=torch.channels_last).train()
+        reader = (
+            AttributeReader(ATTRIBUTES, RESOLUTION).to(memory_format=torch.channels_last).train()
+        )
     optimiser = torch.optim.AdamW(reader.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, _PEAK_LR, total_steps=steps + 1, pct_start=0.15
