@@ -45,17 +45,11 @@ def as_published(pipeline: HARTPipeline) -> HARTPipeline:
 
 @contextlib.contextmanager
 def published_habits(pipeline: HARTPipeline) -> Iterator[None]:
-    """While inside: what is resident beside the weights, the decoder's layout, and autocast."""
+    """While inside: what is resident beside the weights, and autocast."""
     model, device = pipeline.model, pipeline.device
     half = torch.float16 if device.type == "cuda" else torch.bfloat16
     in_half = pipeline.dtype is not torch.float32 and computes_fast_in_half(device.type)
-    autoencoder = model.vae_proxy[0]
-    autoencoder.decoder.to(memory_format=torch.contiguous_format)
-    # The engine may have found this decoder too inexact in the pipeline's format.
-    decoder = [*autoencoder.decoder.parameters(), *autoencoder.post_quant_conv.parameters()]
-    before = [(p, p.data) for p in (*model.parameters(), *decoder)]
-    for p in decoder:
-        p.data = p.data.to(pipeline.dtype)
+    before = [(p, p.data) for p in model.parameters()]
     # Two copies of the weights in float32, as after loading averaged ones; together with the shared
     # weights, which stay. All are written, so that the operating system really hands memory out.
     resident = [p.data.clone() for p in model.parameters()]

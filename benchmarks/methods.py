@@ -110,7 +110,7 @@ def load(args: argparse.Namespace) -> HARTPipeline:
     if args.random_weights is None:
         return HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device, dtype=args.dtype)
     pipeline = random_pipeline(args.random_weights, device=args.device, dtype=args.dtype)
-    pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
+    pipeline.transformer.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
     return pipeline
 
 

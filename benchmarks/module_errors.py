@@ -30,7 +30,7 @@ class SingleReuse:
     """Draws the same pictures with one module reused at one stage."""
 
     def __init__(self, pipeline: HARTPipeline, prompts: int, batch_size: int) -> None:
-        self.pipeline, self.model, self.batch_size = pipeline, pipeline.model, batch_size
+        self.pipeline, self.model, self.batch_size = pipeline, pipeline.transformer, batch_size
         self.prompts, _ = held_out_prompts(prompts)
         self.calibrated = pipeline.model.similarity
         self.model.set_cache_config("no-cache")

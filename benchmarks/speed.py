@@ -57,7 +57,7 @@ class Path:
             with published_habits(self.pipeline):
                 yield
             return
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         config = preset_config(self.preset, model.patch_nums)
         # What is measured is the reuse that the table allows, not how random weights adapt it.
         model.set_cache_config(replace(config, adaptive_threshold=False))

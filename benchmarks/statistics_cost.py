@@ -37,7 +37,7 @@ class Generation:
         )
 
     def seconds(self, with_statistics: bool) -> float:
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         model.collect_cache_statistics = with_statistics
         self._wait()
         started = time.perf_counter()

@@ -10,7 +10,8 @@ spread over its machines; with ``--gpus 1`` each has a GPU of its own.
 
 This is the form that Ray Data's documentation gives batch inference: a class that loads the model
 once per worker, mapped over batches by a pool of actors. An image depends only on its prompt and
-its seed, up to the rounding of matrix products in batches of other sizes.
+its seed, up to the rounding of matrix products in batches of other sizes; with an adaptive preset
+(``ultra-fast``) also on its batch, for which it decides as a whole.
 """
 
 from __future__ import annotations

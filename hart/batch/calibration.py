@@ -63,4 +63,4 @@ def calibrate_together(
             (number, tables_to_dict(pipeline.calibrate([prompt], quiet=True, **fields)))
         )
     gathered = sorted(processes.gather(measured), key=lambda entry: entry[0])
-    pipeline.model.similarity = merged_tables(pipeline, [tables for _, tables in gathered])
+    pipeline.transformer.similarity = merged_tables(pipeline, [tables for _, tables in gathered])

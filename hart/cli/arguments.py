@@ -6,11 +6,15 @@ import argparse
 
 from hart.cli.evaluation_arguments import add_evaluation_arguments
 from hart.cli.parser import integer_from, on_off
-from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions, VARGenerationOptions
+from hart.modules.networks.caching.cache_options import add_cache_arguments
+from hart.pipeline.options import (
+    DEFAULT_BATCH_SIZE,
+    DEFAULT_SEED,
+    GenerationOptions,
+    VARGenerationOptions,
+)
 
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
-DEFAULT_SEED = 1
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +22,13 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser.add_argument_group("model"))
     _add_prompt_arguments(parser.add_argument_group("prompts"))
     add_sampling_arguments(parser.add_argument_group("sampling"))
-    add_output_arguments(parser.add_argument_group("output"))
+    add_output_arguments(
+        parser.add_argument_group("output"),
+        "where files go; nothing there is overwritten: pictures are numbered on, and an earlier "
+        "run's report gets a number, generation_results_1.json and so on (default: %(default)s)",
+    )
     add_evaluation_arguments(parser)
-    HARTForT2IEnhanced.add_cache_arguments(parser)
+    add_cache_arguments(parser)
 
 
 def add_model_arguments(group: argparse._ArgumentGroup) -> None:
@@ -63,7 +71,9 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     source = group.add_mutually_exclusive_group()
     source.add_argument("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
     source.add_argument(
-        "--prompts_file", help="one prompt per line; empty lines and # comments are skipped"
+        "--prompts_file",
+        help="text with one prompt per line (empty lines and # comments are skipped), .jsonl of "
+        "objects, .json of an array, or .csv or .tsv with a header",
     )
     source.add_argument(
         "--demo_prompts",
@@ -116,7 +126,8 @@ def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
         "--batch_size",
         type=integer_from(1),
         default=DEFAULT_BATCH_SIZE,
-        help="images generated at the same time; does not change them (default %(default)s)",
+        help="images generated at the same time; moves their rounding and, with an adaptive "
+        "threshold, what they reuse (default %(default)s)",
     )
     group.add_argument(
         "--seed",
@@ -154,9 +165,11 @@ def _defaults(field: str) -> str:
     )
 
 
-def add_output_arguments(group: argparse._ArgumentGroup) -> None:
+def add_output_arguments(
+    group: argparse._ArgumentGroup, folder: str = "default: %(default)s"
+) -> None:
     """Add where files and messages go."""
-    group.add_argument("--output_dir", default="samples", help="default: %(default)s")
+    group.add_argument("--output_dir", default="samples", help=folder)
     on_off(group, "save_images", True, "write PNG files")
     group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     group.add_argument("--debug", action="store_true", help="show where an error came from")

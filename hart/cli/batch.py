@@ -12,7 +12,7 @@ from hart.batch.jobs import BadLine, JobList, read_jobs
 from hart.batch.processes import Processes, joined_processes
 from hart.cli.arguments import generation_options
 from hart.cli.batch_run import BatchRun
-from hart.cli.loading import load_pipeline
+from hart.cli.loading import choose_execution, load_pipeline
 from hart.cli.output import prepare_output_folder
 from hart.cli.run import INTERRUPTED, Run
 
@@ -61,5 +61,6 @@ def _load(args: argparse.Namespace, options, found: JobList, processes: Processe
     if processes.device is not None:
         args.device = str(processes.device)
     pipeline = load_pipeline(args, say)
+    choose_execution(pipeline, args)
     prompts = list(dict.fromkeys(job.prompt for job in found.jobs))
     return Run(args, options, prompts, Path(args.output_dir), pipeline, say)

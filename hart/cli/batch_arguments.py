@@ -10,7 +10,7 @@ from hart.cli.arguments import (
     add_sampling_arguments,
     add_text_arguments,
 )
-from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching.cache_options import add_cache_arguments
 
 DESCRIPTION = (
     "Draw the prompts of a file into a folder. The same command goes on after an interruption. "
@@ -27,12 +27,12 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts_file",
         required=True,
         metavar="FILE",
-        help="text with one prompt per line, .jsonl of objects or .csv with a header: prompt and, "
-        "per line if wanted, seed and cache_preset",
+        help="text with one prompt per line, .jsonl of objects, .json of an array, or .csv or .tsv "
+        "with a header: prompt and, for a row if wanted, seed and cache_preset",
     )
     add_text_arguments(prompts)
     add_sampling_arguments(parser.add_argument_group("sampling"))
     add_output_arguments(parser.add_argument_group("output"))
-    HARTForT2IEnhanced.add_cache_arguments(parser)
+    add_cache_arguments(parser)
     # What `hart generate` can draw and measure with besides.
     parser.set_defaults(random_weights=None, assume_similarity=None)

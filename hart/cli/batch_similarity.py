@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hart.batch.calibration import calibrate_together
+from hart.batch.folder import BatchFolder
 from hart.batch.jobs import Job
 from hart.batch.processes import Processes
 from hart.cli.run import Run
@@ -60,6 +61,7 @@ def _calibrate_first(run: Run, processes: Processes) -> SimilaritySource:
     calibrate_together(run.pipeline, prompts, run.options, processes, run.args.quiet)
     source = SimilaritySource("calibration", images=run.pipeline.model.similarity.images)
     if processes.is_main:
+        BatchFolder(run.folder).require()  # saving a table would make the folder anew
         source.path = calibration_file(run)
         keep_calibration(run, source)
         say_calibration(run, source)

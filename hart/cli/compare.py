@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hart.cli.loading import set_up
+from hart.cli.output import keep_earlier
 from hart.cli.report import run_settings, similarity_entry
 from hart.cli.run import INTERRUPTED, Run
 from hart.cli.similarity import SimilaritySource, prepare_similarity
@@ -116,6 +117,7 @@ def _report(run: Run, comparison: Comparison, similarity: SimilaritySource) -> d
 
 
 def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
+    keep_earlier(run.folder, JSON_FILE, TABLE_FILE, GRID_FILE, PLOT_FILE)
     write_json(run.folder / JSON_FILE, report)
     table = markdown_table(report)
     with replacing(run.folder / TABLE_FILE) as beside:

@@ -7,7 +7,7 @@ import argparse
 from hart.cli.benchmark import run_benchmark_command
 from hart.cli.compare import run_compare_command
 from hart.cli.loading import set_up
-from hart.cli.output import RESULTS_FILE, save_result
+from hart.cli.output import RESULTS_FILE, keep_earlier, save_numbered
 from hart.cli.report import image_entry, run_report, summary_lines
 from hart.cli.run import INTERRUPTED, Run
 from hart.cli.similarity import (
@@ -46,6 +46,7 @@ def draw_prompts(args: argparse.Namespace) -> int:
         complete = draw(run, entries, similarity)
     finally:
         report = run_report(run, entries, similarity, complete)
+        keep_earlier(run.folder, RESULTS_FILE)
         write_json(run.folder / RESULTS_FILE, report)
     if not complete:
         run.say(f"interrupted after {len(entries)} images")
@@ -70,7 +71,7 @@ def draw(run: Run, entries: list[dict], similarity: SimilaritySource) -> bool:
             if run.args.calibration:
                 keep_calibration(run, similarity)
             for result in batch:
-                file = save_result(result, run) if run.args.save_images else None
+                file = save_numbered(result, run) if run.args.save_images else None
                 entries.append(image_entry(result, file, schedule))
     except KeyboardInterrupt:
         return False

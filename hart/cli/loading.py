@@ -12,16 +12,16 @@ from hart.cli.arguments import generation_options
 from hart.cli.conditions import draws_classes, resolve_conditions
 from hart.cli.evaluation_arguments import check_evaluation_arguments
 from hart.cli.output import prepare_output_folder
-from hart.cli.prompts import read_text
 from hart.cli.run import Run
 from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
-from hart.modules.models.transformer.cache_options import (
+from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.networks.caching.cache_options import (
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.pipeline import HARTPipeline, VARPipeline, locate_checkpoint
 from hart.pipeline.options import plan_classes, plan_images
+from hart.utils.text_files import read_text
 
 
 def set_up(args: argparse.Namespace) -> Run:
@@ -44,12 +44,17 @@ def set_up(args: argparse.Namespace) -> Run:
         plan_images(prompts, options)  # refuses empty prompts
         folder = prepare_output_folder(Path(args.output_dir))
         pipeline = load_pipeline(args, say)
-    pipeline.use_engine, pipeline.compile = args.engine, args.compile
-    pipeline.tiled_decode = args.tiled_decode
+    choose_execution(pipeline, args)
     if args.assume_similarity is not None:
         pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
         pipeline.similarity_path = None
     return Run(args, options, prompts, folder, pipeline, say)
+
+
+def choose_execution(pipeline: HARTPipeline, args: argparse.Namespace) -> None:
+    """Let the pipeline compute as the arguments say."""
+    pipeline.use_engine, pipeline.compile = args.engine, args.compile
+    pipeline.tiled_decode = args.tiled_decode
 
 
 def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTPipeline:

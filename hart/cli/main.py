@@ -1,103 +1,46 @@
-"""The command ``hart`` and its subcommands."""
+"""The command ``hart`` and its subcommands. Imports nothing before Ctrl-C is taken care of."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
 
-from hart.cli.parser import CommandParser, UsageError
-from hart.utils.huge_pages import prefer_huge_pages
+TYPE_CHECKING = False  # type checkers take it for True
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-USER_ERROR, INTERRUPTED = 2, 130
+    from hart.cli.interrupts import Interrupts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``hart <command> ...``; the exit code, 2 for a user's mistake and 130 for Ctrl-C."""
-    prefer_huge_pages()
-    parser = CommandParser(prog="hart", description="HART text-to-image with feature caching.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
-    _set_up_batch(commands.add_parser("batch", help="draw a file of prompts; resumes"))
-    _add_file_commands(commands)
-    _add_web_command(commands)
-    return _run(parser, argv)
+    """Run ``hart <command> ...``; the exit code, 2 for a user's mistake and 130 for Ctrl-C.
+
+    Without ``argv`` it reads the process's command line and handles the process's Ctrl-C.
+    """
+    return _guarded(_hart, argv)
 
 
 def generate_main(argv: Sequence[str] | None = None) -> int:
     """``hart generate`` as a program of its own."""
-    prefer_huge_pages()
-    parser = CommandParser()
-    _set_up_generate(parser)
-    return _run(parser, argv)
+    return _guarded(_generate, argv)
 
 
-def _set_up_generate(parser: argparse.ArgumentParser) -> None:
-    from hart.cli.arguments import add_generate_arguments  # imports torch, so not at the top
-    from hart.cli.generate import run_generate
-
-    parser.description = "Draw images of prompts with HART, with or without feature caching."
-    add_generate_arguments(parser)
-    parser.set_defaults(run=run_generate)
-
-
-def _set_up_batch(parser: argparse.ArgumentParser) -> None:
-    from hart.cli.batch import run_batch
-    from hart.cli.batch_arguments import add_batch_arguments
-
-    add_batch_arguments(parser)
-    parser.set_defaults(run=run_batch)
-
-
-def _add_file_commands(commands: argparse._SubParsersAction) -> None:
-    from hart.cli.plots import add_plot_commands
-    from hart.cli.similarity_files import add_similarity_commands
-
-    add_similarity_commands(commands)
-    add_plot_commands(commands)
-
-
-def _add_web_command(commands: argparse._SubParsersAction) -> None:
-    from hart.cli.web import add_web_command
-
-    add_web_command(commands)
-
-
-def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+def _guarded(command, argv: Sequence[str] | None) -> int:
     try:
-        args = parser.parse_args(argv)
-    except UsageError as error:
-        return _complain(error)
-    try:
-        with _one_line_warnings():
-            return args.run(args)
-    except KeyboardInterrupt:
+        from hart.cli.interrupts import guarded
+
+        return guarded(command, argv)
+    except KeyboardInterrupt:  # in the milliseconds before it is handled
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except (ValueError, OSError) as error:
-        if args.debug:
-            raise
-        return _complain(error)
+        return 130
 
 
-def _complain(error: Exception) -> int:
-    print(f"error: {_one_line(error)}", file=sys.stderr)
-    return USER_ERROR
+def _hart(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
+    from hart.cli.commands import hart_parser, run
+
+    return run(hart_parser(), argv, interrupts)
 
 
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+def _generate(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
+    from hart.cli.commands import generate_parser, run
 
-
-@contextlib.contextmanager
-def _one_line_warnings() -> Iterator[None]:
-    """Show a warning as its text alone, without the line of code that it came from."""
-
-    def show(message, category, filename, lineno, file=None, line=None) -> None:
-        print(f"warning: {_one_line(message)}", file=sys.stderr)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show
-        yield
+    return run(generate_parser(), argv, interrupts)

@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
+from hart.version import __version__
+
 
 class UsageError(ValueError):
     """A command line that cannot be understood."""
@@ -18,6 +20,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs) -> None:
         # Abbreviations would change their meaning whenever a flag is added.
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.add_argument("--version", action="version", version=f"hart {__version__}")
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; {self.prog} --help lists the arguments")

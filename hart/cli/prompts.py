@@ -7,8 +7,10 @@ import random
 from pathlib import Path
 
 from hart.utils.constants import default_prompts
+from hart.utils.prompt_files import FIELDS, PromptRow, read_prompt_file
 
 NUM_DEFAULT_PROMPTS = 4
+ROW_OPTIONS = tuple(name for name in FIELDS if name != "prompt")
 
 DEMO_PROMPTS = (
     "a large red star on a green background",
@@ -22,7 +24,7 @@ def resolve_prompts(args: argparse.Namespace) -> list[str]:
     """The prompts asked for, else four of the demo or, for another checkpoint, of the library.
 
     Raises:
-        ValueError: a prompt is empty, or the file holds none or is not UTF-8 text.
+        ValueError: a prompt is empty, or the file holds none or is none of prompts.
         OSError: the file cannot be read.
     """
     if args.prompts_file is not None:
@@ -39,22 +41,24 @@ def resolve_prompts(args: argparse.Namespace) -> list[str]:
 
 
 def read_prompts_file(file: Path) -> list[str]:
-    """One prompt per line; empty lines and lines that start with ``#`` are skipped."""
-    lines = (line.strip() for line in read_text(file).splitlines())
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise ValueError(f"{file}: no prompt in this file")
-    return prompts
-
-
-def read_text(file: Path) -> str:
-    """The file's text, byte for byte but for a byte order mark.
+    """The prompts of a file, in the formats of :mod:`hart.utils.prompt_files`.
 
     Raises:
-        ValueError: not UTF-8 text.
+        ValueError: a row is bad, or has a seed or a cache preset of its own; it is named.
         OSError: the file cannot be read.
     """
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: not UTF-8 text ({error})") from error
+    rows = list(read_prompt_file(file))
+    bad = [(row.line, reason) for row in rows if (reason := _reason_against(row)) is not None]
+    if bad:
+        more = f" (and {len(bad) - 1} more bad rows)" if len(bad) > 1 else ""
+        raise ValueError(f"{file}, line {bad[0][0]}: {bad[0][1]}{more}")
+    return [row.fields["prompt"] for row in rows]
+
+
+def _reason_against(row: PromptRow) -> str | None:
+    if row.error is None and any(row.fields.get(name) is not None for name in ROW_OPTIONS):
+        return (
+            f"only `hart batch` takes {' and '.join(ROW_OPTIONS)} from a file; `hart generate` "
+            "takes --seed and --cache-preset for all prompts"
+        )
+    return row.error

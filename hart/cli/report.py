@@ -10,6 +10,8 @@ from typing import Any
 from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource
 from hart.evaluation.environment import environment
+from hart.evaluation.savings import no_reuse_lines, savings_text
+from hart.modules.networks.caching.presets import preset_config, preset_name
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import HARTPipeline, ImageResult
 from hart.utils.constants import is_hart_system_prompt
@@ -37,14 +39,17 @@ def image_entry(result: ImageResult, file: Path | None, schedule: StageSchedule)
 def summarise(pipeline: HARTPipeline, entries: Sequence[dict]) -> dict[str, Any]:
     """Mean seconds per image, reuse of the whole run, and why there was none."""
     model = pipeline.model
-    total = model.cache_statistics.total()
-    reasons = [] if total.reused or model.calibration else _reasons(pipeline)
+    statistics = model.cache_statistics
+    modules = statistics.modules()
+    reasons = [] if modules["reused"] or model.calibration else _reasons(pipeline)
     return {
         "images": len(entries),
         "seconds_per_image": {part: _mean_seconds(entries, part) for part in ("total", *PARTS)},
-        "modules": total.computed + total.reused,
-        "modules_reused": total.reused,
-        "multiply_adds_saved": model.cache_statistics.saved_share,
+        "modules": modules["all"],
+        "modules_reused": modules["reused"],
+        "modules_pruned": modules["pruned"],
+        "multiply_adds_saved": statistics.saved_share,
+        "multiply_adds_saved_by": statistics.saved_share_by,
         "reasons_for_no_reuse": reasons,
     }
 
@@ -76,11 +81,10 @@ def summary_lines(pipeline: HARTPipeline, summary: dict[str, Any]) -> list[str]:
         return [*lines, "caching: off"]
     if pipeline.model.calibration:
         return [*lines, "caching: off while calibrating"]
-    lines.append(
-        f"caching: {summary['modules_reused']} of {summary['modules']} modules reused, "
-        f"{summary['multiply_adds_saved']:.1%} of the transformer's multiply-adds saved; {config}"
-    )
-    return lines + [f"nothing was reused: {reason}" for reason in summary["reasons_for_no_reuse"]]
+    saved = savings_text(pipeline.model.cache_statistics.to_dict())
+    lines.append(f"caching: {saved}; {config}")
+    reasons = summary["reasons_for_no_reuse"]
+    return lines + no_reuse_lines(reasons, summary["multiply_adds_saved"] > 0)
 
 
 def run_report(
@@ -109,6 +113,17 @@ def run_settings(run: Run) -> dict[str, Any]:
         "calibration": bool(run.args.calibration),
         "assume_similarity": run.args.assume_similarity,
     }
+
+
+def configuration_name(run: Run) -> str:
+    """What the run's cache configuration is called: a preset, or how it came about."""
+    model, asked = run.pipeline.model, run.args.cache_preset
+    if not (model.use_cache and model.cache_config.changes_anything):
+        return "no-cache"
+    if asked is None:
+        return preset_name(model.cache_config, model.patch_nums) or "own configuration"
+    is_preset = model.cache_config == preset_config(asked, model.patch_nums)
+    return asked if is_preset else f"{asked} with other options"
 
 
 def _model(run: Run) -> dict[str, str | None]:

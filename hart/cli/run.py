@@ -7,10 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions, VARPipeline
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+from hart.cli.interrupts import INTERRUPTED as INTERRUPTED
+from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions
 
 
 @dataclass(frozen=True)
@@ -36,4 +34,4 @@ class Run:
     @property
     def kind(self) -> str:
         """What the things to draw are called: ``"prompts"`` or ``"classes"``."""
-        return "classes" if isinstance(self.pipeline, VARPipeline) else "prompts"
+        return self.pipeline.draws

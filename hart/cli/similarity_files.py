@@ -6,8 +6,6 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from hart.cli.parser import add_debug, integer_from
-from hart.modules.networks.caching.similarity_formats import NAMED_SCHEDULES
 from hart.modules.networks.caching.similarity_io import (
     LoadedSimilarity,
     SimilarityFileError,
@@ -18,38 +16,8 @@ from hart.modules.networks.caching.similarity_io import (
 )
 from hart.modules.networks.caching.similarity_merge import merge_similarity
 from hart.modules.networks.caching.stages import StageSchedule, format_stages
+from hart.utils.files import real_path
 from hart.version import __version__
-
-
-def add_similarity_commands(commands: argparse._SubParsersAction) -> None:
-    """Add both commands to ``hart``."""
-    _add_merge(commands)
-    _add_convert(commands)
-
-
-def schedule_argument(text: str) -> StageSchedule:
-    """Parser type: a schedule's name, or side lengths separated by commas."""
-    if text in NAMED_SCHEDULES:
-        return StageSchedule(NAMED_SCHEDULES[text])
-    try:
-        return StageSchedule(tuple(int(side) for side in text.split(",")))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected {', '.join(NAMED_SCHEDULES)} or increasing sides such as 1,2,3,4; "
-            f"got {text!r}"
-        ) from None
-
-
-def add_schedule_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--schedule``, for files that do not name their stages."""
-    parser.add_argument(
-        "--schedule",
-        type=schedule_argument,
-        metavar="SIDES",
-        help="stages of a .pt or .pkl file, which does not name them: "
-        f"{', '.join(NAMED_SCHEDULES)}, or sides such as 1,2,3,4,5,7,9,12,16 "
-        "(default: var-256 or hart-1024 for a .pt of their size, hart-1024 for .pkl)",
-    )
 
 
 def read_with_schedule(file: str, schedule: StageSchedule | None) -> StoredSimilarity:
@@ -66,27 +34,6 @@ def read_with_schedule(file: str, schedule: StageSchedule | None) -> StoredSimil
             f"--schedule means {format_stages(schedule.lengths)}"
         )
     return stored
-
-
-def _add_merge(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "merge-similarity", help="average similarity tables, weighted by their images"
-    )
-    parser.description = (
-        "Average similarity tables that were measured with one checkpoint on different images; "
-        "the result is that of calibrating on all of them."
-    )
-    parser.add_argument("files", nargs="+", metavar="FILE", help=".json, .pt or .pkl")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the merged table")
-    parser.add_argument(
-        "--images",
-        type=integer_from(1),
-        metavar="N",
-        help="images behind each file that does not say (.pt and .pkl never do)",
-    )
-    add_schedule_argument(parser)
-    add_debug(parser)
-    parser.set_defaults(run=run_merge)
 
 
 def run_merge(args: argparse.Namespace) -> int:
@@ -116,27 +63,6 @@ def _weighted(stored: StoredSimilarity, args: argparse.Namespace) -> StoredSimil
     return dataclasses.replace(
         stored, tables=dataclasses.replace(stored.tables, images=args.images)
     )
-
-
-def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "convert-similarity", help="write a similarity table in another format or for other stages"
-    )
-    parser.description = (
-        "Convert similarity data between .json (with provenance), VAR's .pt and HART's .pkl. "
-        "Between different schedules the transitions are matched by stage size."
-    )
-    parser.add_argument("input", metavar="IN", help=".json, .pt or .pkl")
-    parser.add_argument("output", metavar="OUT", help="its suffix chooses the format")
-    add_schedule_argument(parser)
-    parser.add_argument(
-        "--to-schedule",
-        type=schedule_argument,
-        metavar="SIDES",
-        help="stages of OUT, named as for --schedule (default: those of IN)",
-    )
-    add_debug(parser)
-    parser.set_defaults(run=run_convert)
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -187,7 +113,7 @@ def _save(file: str, stored: StoredSimilarity) -> None:
 def _require_different_files(files: list[str]) -> None:
     seen: set[Path] = set()
     for file in files:
-        path = Path(file).resolve()
+        path = real_path(Path(file))
         if path in seen:
             raise ValueError(f"{file} is given twice")
         seen.add(path)

@@ -11,16 +11,21 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from hart.demo.scene import ATTRIBUTES
+from hart.utils.errors import CheckpointError, one_line
+from hart.utils.fields import Items, Text, Whole
+from hart.utils.json_files import read_json_object
+from hart.utils.weights import load_into, read_state_dict
 
 IMAGE_SIZE = 128
 BUNDLED_READER = Path(__file__).parent / "assets" / "reader" / "model.safetensors"
 _WIDTHS = (32, 48, 64, 80)
 _HIDDEN = 96
+_CLASSES = Items(Text(1), 1, 1024)
+_SIDE = Whole(16, 4096)
 
 
 class AttributeReader(nn.Module):
@@ -122,22 +127,24 @@ def load_reader(path: str | Path = BUNDLED_READER) -> AttributeReader:
     """Read a reader written by :func:`save_reader`, in evaluation mode on the CPU.
 
     Raises ``FileNotFoundError`` when the weights or the ``config.json`` beside them are missing
-    and ``ValueError`` when either is damaged or they do not belong together.
+    and ``CheckpointError`` when either is damaged or they do not belong together.
     """
     path = Path(path)
     config_path = path.parent / "config.json"
     for file in (path, config_path):
         if not file.is_file():
             raise FileNotFoundError(f"no attribute reader file at {file}")
+    config = read_json_object(config_path)
+    attributes, image_size = config.get("attributes"), config.get("image_size", IMAGE_SIZE)
+    if not isinstance(attributes, dict) or not all(map(_CLASSES.allows, attributes.values())):
+        raise CheckpointError(f"{config_path}: attributes must map names to {_CLASSES}")
+    if not _SIDE.allows(image_size):
+        raise CheckpointError(f"{config_path}: image_size must be {_SIDE}, got {image_size!r}")
     try:
-        config = json.loads(config_path.read_text())
-        reader = AttributeReader(config["attributes"], config.get("image_size", IMAGE_SIZE))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{config_path} does not describe an attribute reader: {error}") from error
-    try:
-        reader.load_state_dict(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{path} does not hold this reader's weights: {error}") from error
+        reader = AttributeReader(attributes, image_size)
+    except (KeyError, TypeError) as error:  # a name that no module can have
+        raise CheckpointError(f"{config_path}: attributes: {one_line(error)}") from error
+    load_into(reader, read_state_dict(path), source=path)
     return reader.eval()
 
 

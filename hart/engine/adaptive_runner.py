@@ -110,7 +110,7 @@ class AdaptiveRunner(BlockRunner):
             model.schedule,
             site,
             si,
-            model.similarity.site(site)[layer],
+            model.similarity_in_use.site(site)[layer],
             module in self._kept,
             model.running_threshold(si),
             layer=layer,

@@ -86,7 +86,7 @@ def _doubled(upsample: Upsample2x, x: torch.Tensor) -> torch.Tensor:
     if x.device.type != "cpu" or x.dtype is not torch.float32:
         return upsample(x)
     conv, (H, W) = upsample.conv, x.shape[-2:]
-    taps = torch.tensor(_TAPS)
+    taps = torch.tensor(_TAPS, dtype=x.dtype, device=x.device)
     kernels = torch.einsum("oiyx,pry,qsx->pqoirs", conv.weight, taps, taps)
     out = _empty(len(x), conv.out_channels, 2 * H, 2 * W, like=x)
     for row in (0, 1):

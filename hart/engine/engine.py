@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 
 from hart.engine.adaptive_runner import AdaptiveRunner
+from hart.engine.bare import blocks_are_bare, denoiser_is_bare, head_is_bare
 from hart.engine.block_runner import BlockRunner
 from hart.engine.denoiser import GuidedDenoiser
 from hart.engine.merged_runs import StageProgram, compute_everything, merge_runs
 from hart.engine.pruning_runner import PruningRunner
 from hart.engine.token_wise import TokenWise, compiled
-from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
+from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.decisions import DecisionPlan, is_eligible
 from hart.modules.networks.caching.prune_plan import kept_tokens
@@ -23,27 +24,34 @@ class Engine:
     """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
 
     An adaptive threshold and token pruning have runners of their own. What these do not serve is
-    left to the model's blocks, and the engine does the rest. Calibration only looks on: it draws
-    what the engine draws without caching, bit for bit.
+    left to the model's blocks, and so is everything if anything in them is adapted; the engine
+    does the rest. Calibration only looks on: it draws what the engine draws without caching, bit
+    for bit.
 
     Args:
-        model: any HART or VAR model in evaluation mode.
+        model: any HART or VAR model in evaluation mode, or a wrapper around one. Parts that
+            somebody has wrapped, adapted or hooked are called as the model calls them.
         compile: run what the blocks do token by token through ``torch.compile``. The first images
             wait for it; on a CPU it needs a C++ compiler.
     """
 
     def __init__(self, model: StageTransformer, compile: bool = False) -> None:
-        self.model = model
+        self.model = innermost(model)
         self._token_wise = compiled() if compile else TokenWise()
         self._runner: BlockRunner | None = None
         self._plan: DecisionPlan | None = None
         self._calibrating = False
+        self._head_is_bare = False
 
     def begin(self, run: Generation) -> None:
         """See ``GenerationSteps``."""
         model = self.model
-        cached = isinstance(model, FeatureCachingMixin)
+        cached = model.caches_features
         self._calibrating = cached and model.calibration
+        self._runner = self._plan = None
+        self._head_is_bare = head_is_bare(model)
+        if not blocks_are_bare(model):
+            return
         if cached and model.decides_while_running:
             self._runner = self._deciding_runner(run)
             return
@@ -97,7 +105,7 @@ class Engine:
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See ``GenerationSteps``. Guidance is linear, and so is the head: one half is enough."""
-        if not run.guided:
+        if not run.guided or not self._head_is_bare:
             return self.model.guided_logits(hidden, run, t)
         with_text, without = self.model.head_nm(hidden.float(), run.cond).chunk(2)
         guided = (1 + t) * with_text - t * without
@@ -110,7 +118,7 @@ class Engine:
     ) -> torch.Tensor:
         """See ``GenerationSteps``."""
         model = self.model
-        if not run.guided:
+        if not run.guided or not denoiser_is_bare(model):
             return model.residual(hidden, ids, run, t)
         condition = model.residual_condition(hidden, ids).flatten(0, 1)
         residual = model.diffloss.sample(

@@ -98,8 +98,3 @@ class KeyValueBuffers:
         """Drop all rows of the batch but the first ones."""
         self.rows = rows
         self._layers = [(k[:rows].clone(), v[:rows].clone()) for k, v in self._layers]
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory of the layers' own buffers."""
-        return sum(t.numel() * t.element_size() for pair in self._layers for t in pair)

@@ -16,9 +16,10 @@ import torch
 from PIL.Image import Image
 from tqdm.auto import tqdm
 
-from hart.evaluation.benchmark import check_runs, draw, progress_bar
+from hart.evaluation.benchmark import draw, progress_bar
 from hart.evaluation.image_metrics import Metric, import_ssim, quality
 from hart.evaluation.memory import device_memory
+from hart.evaluation.repetitions import DEFAULT_ROUNDS, check_runs
 from hart.evaluation.timing import RunSeconds
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
@@ -30,7 +31,6 @@ from hart.pipeline import (
 )
 
 REFERENCE = "no-cache"
-DEFAULT_ROUNDS = 3
 MAX_EXAMPLES = 8
 MAX_REASON = 300
 
@@ -180,7 +180,7 @@ class Comparer:
             ValueError: ``rounds`` is below 1 or ``warmup`` below 0.
         """
         check_runs(rounds, warmup)
-        model = self._pipeline.model
+        model = self._pipeline.transformer
         before = model.cache_config, model.use_cache
         model.use_cache = True
         with progress_bar((warmup + rounds) * len(self.comparison.results), quiet) as bar:

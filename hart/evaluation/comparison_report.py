@@ -7,7 +7,7 @@ from typing import Any
 
 from hart.evaluation.comparison import Comparison, ConfigurationResult
 from hart.evaluation.memory import held_bytes
-from hart.evaluation.timing import RunSeconds, seconds_by_part, spread
+from hart.evaluation.timing import seconds_by_part, speedups, spread
 from hart.pipeline import HARTPipeline
 
 Entry = dict[str, Any]
@@ -46,16 +46,6 @@ def comparison_report(
     }
 
 
-def speedups(
-    reference: Mapping[int, RunSeconds],
-    seconds: Mapping[int, RunSeconds],
-    part: Callable[[RunSeconds], float],
-) -> list[float]:
-    """How many times as fast as the reference, for every round in which both were measured."""
-    both = sorted(reference.keys() & seconds.keys())
-    return [part(reference[turn]) / part(seconds[turn]) for turn in both]
-
-
 def _entry(
     result: ConfigurationResult,
     comparison: Comparison,
@@ -77,6 +67,7 @@ def _entry(
         "seconds_per_image": spread([run.total_s for run in result.seconds.values()]),
         "speedup": {"image": spread(image), "transformer": spread(transformer)},
         "multiply_adds_saved": result.statistics["saved_share"],
+        "multiply_adds_saved_by": result.statistics["saved_share_by"],
         "memory": _memory(result, comparison.reference, pipeline, batch_size),
         "quality": result.quality,
         "cache_statistics": result.statistics,

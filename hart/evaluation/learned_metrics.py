@@ -10,12 +10,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as Pictures
-from transformers import AutoTokenizer, CLIPModel
+from transformers import AutoModel, CLIPModel
 
 from hart.demo.evaluate import attribute_accuracy, pictures_to_tensor
 from hart.demo.reader import load_reader
 from hart.evaluation.extras import import_extra
 from hart.evaluation.image_metrics import Images
+from hart.utils.text_folders import load_text_model, load_tokenizer
 from hart.utils.weights import CheckpointError, load_into, read_state_dict
 
 # Mean and standard deviation per channel that every CLIP model was trained with.
@@ -125,13 +126,11 @@ class ClipScore:
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder}: no such folder of a CLIP model")
-        try:
-            self._model = CLIPModel.from_pretrained(folder, local_files_only=True)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        # Damaged folders make the library fail with almost any exception type.
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{folder}: cannot load a CLIP model ({reason})") from error
+        self._model = load_text_model("CLIP model", Path(folder), AutoModel)
+        if not isinstance(self._model, CLIPModel):
+            kind = type(self._model).__name__
+            raise CheckpointError(f"{folder}: cannot load a CLIP model, it holds a {kind}")
+        self._tokenizer = load_tokenizer("CLIP model", Path(folder))
         self._model = self._model.to(device).eval()
         self._device = device
 
@@ -163,7 +162,10 @@ def _clip_pixels(image: Pictures.Image, side: int) -> torch.Tensor:
     """CLIP's preprocessing: bicubic, square, normalised per channel; (1, 3, side, side)."""
     resized = image.convert("RGB").resize((side, side), Pictures.Resampling.BICUBIC)
     unit = (pictures_to_tensor([resized]) + 1) / 2
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device="cpu").view(1, 3, 1, 1)
+        for values in (CLIP_MEAN, CLIP_STD)
+    )
     return (unit - mean) / std
 
 

@@ -102,13 +102,15 @@ def held_bytes(
         statistics: of a run, from ``model.get_cache_statistics()``.
 
     Returns:
-        ``weights``, ``keys_values`` (of the tokens that have some) and ``feature_cache``, in bytes.
+        ``weights`` (the engine's copy of the decoder included), ``keys_values`` (of the tokens
+        that have some) and ``feature_cache``, in bytes.
     """
     model = pipeline.model
     parts = (model, model.vae_proxy[0], pipeline.text_model)
     modules = [part for part in parts if part is not None]  # classes need no text encoder
+    weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
     return {
-        "weights": sum(p.numel() * p.element_size() for m in modules for p in m.parameters()),
+        "weights": weights + pipeline.decoder_copy_bytes,
         "keys_values": _keys_values_bytes(model, batch_size, statistics),
         "feature_cache": statistics["feature_cache_bytes"]["peak"],
     }

@@ -7,77 +7,24 @@ tells how fast one will be and, with an assumed similarity table, what caching w
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import nn
 
+from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.caching.similarity import SimilarityTables, is_similarity
 from hart.pipeline import HARTPipeline
 from hart.pipeline.loading import resolve_device
 from hart.utils.device import resolve_dtype
 
 TEXT_VOCABULARY = 512
-
-
-@dataclass(frozen=True)
-class RandomShape:
-    """Sizes of a model: fields of its two configurations that are not their defaults."""
-
-    transformer: Mapping[str, Any]
-    autoencoder: Mapping[str, Any]
-
-
-_LLAMA = {
-    "mlp_type": "llama",
-    "attn_type": "llama",
-    "disable_aln": True,
-    "use_timestep_embed": True,
-    "use_context_norm": True,
-}
-
-RANDOM_SHAPES: dict[str, RandomShape] = {
-    # mit-han-lab/hart-0.7b-1024px: 732,399,168 weights in the transformer, 108,948,355 in the
-    # autoencoder.
-    "0.7b-1024": RandomShape(
-        transformer={
-            **_LLAMA,
-            "context_token": 300,
-            "context_dim": 1536,
-            "depth": 24,
-            "embed_dim": 1536,
-            "num_heads": 24,
-            "patch_nums": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
-            "vocab_size": 4096,
-            "z_channels": 32,
-        },
-        autoencoder={},
-    ),
-    # Draws 14-pixel images in a moment, to try a command.
-    "tiny": RandomShape(
-        transformer={
-            **_LLAMA,
-            "context_token": 6,
-            "context_dim": 12,
-            "depth": 3,
-            "embed_dim": 32,
-            "num_heads": 2,
-            "patch_nums": (1, 2, 3, 4, 5, 7),
-            "vocab_size": 24,
-            "z_channels": 4,
-            "diff_width": 32,
-            "diff_depth": 1,
-        },
-        autoencoder={"ch": 32, "ch_mult": (1, 1)},
-    ),
-}
+_ON_CPU = {"dtype": torch.float32, "device": "cpu"}
 
 
 def random_config(shape: str) -> HARTForT2IConfig:
@@ -114,7 +61,7 @@ def random_pipeline(
     config = random_config(shape)
     device = resolve_device(device)
     dtype = resolve_dtype("auto" if dtype is None else dtype, device)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(integer("seed", seed))
     autoencoder_config = HARTAutoEncoderConfig(
         vocab_size=config.vocab_size,
         z_channels=config.z_channels,
@@ -144,7 +91,7 @@ def _fill(model, generator: torch.Generator) -> None:
     """Matrices and kernels keep the scale of their input; norms and biases do nothing."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            values = torch.randn(parameter.shape, generator=generator)
+            values = torch.randn(parameter.shape, generator=generator, **_ON_CPU)
             parameter.copy_(values.mul_(parameter[0].numel() ** -0.5))
         else:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -170,7 +117,8 @@ def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> Similari
 
 def has_text_encoder(pipeline: HARTPipeline) -> bool:
     """Whether the condition comes from a text encoder, so that its time means something."""
-    return not isinstance(pipeline.text_model, RandomTextEncoder | None)
+    text_model = pipeline.text_model
+    return text_model is not None and not getattr(text_model, "is_a_stand_in", False)
 
 
 class WordTokenizer:
@@ -193,15 +141,20 @@ class WordTokenizer:
             ids = ids[:max_length]
         if padding == "max_length":
             ids += [self.pad_token_id] * (max_length - len(ids))
-        return SimpleNamespace(input_ids=torch.tensor([ids]) if return_tensors else ids)
+        if return_tensors:
+            ids = torch.tensor([ids], dtype=torch.int64, device="cpu")
+        return SimpleNamespace(input_ids=ids)
 
 
 class RandomTextEncoder(nn.Module):
     """A random feature per token id; what ``encode_prompts`` needs of a text model."""
 
+    is_a_stand_in = True
+
     def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.register_buffer("features", torch.randn(TEXT_VOCABULARY, width, generator=generator))
+        features = torch.randn(TEXT_VOCABULARY, width, generator=generator, **_ON_CPU)
+        self.register_buffer("features", features)
 
     @property
     def device(self) -> torch.device:

@@ -48,6 +48,10 @@ class StageCalls:
             self.not_eligible + other.not_eligible if known else None,
         )
 
+    def scaled(self, factor: float) -> StageCalls:
+        not_eligible = None if self.not_eligible is None else self.not_eligible * factor
+        return StageCalls(self.reused * factor, self.computed * factor, not_eligible)
+
 
 CallsPerStage = dict[str, dict[str, StageCalls]]
 """Token count of the stage -> site -> calls."""
@@ -59,7 +63,7 @@ class RunStatistics:
 
     Attributes:
         stages: token counts, ascending.
-        calls: site -> one entry per stage; those of all images in a file of images.
+        calls: site -> one entry per stage, the module calls of one image.
         seconds: name of the part -> seconds: the stages, and ``residual`` if it was timed. Empty
             if the file has no times.
         seconds_are: what ``seconds`` are, for an axis.
@@ -138,7 +142,12 @@ def _from_images(entries: Sequence[Any]) -> RunStatistics:
         parts = _seconds(_mapping(entry.get("seconds", {}), f"{where}: seconds"), where)
         for name, part_s in parts.items():
             seconds[name] = seconds.get(name, 0.0) + part_s
-    return _run(calls, _scaled(seconds, 1 / len(entries)), "mean", len(entries))
+    images = len(entries)
+    means = {
+        stage: {site: counts.scaled(1 / images) for site, counts in sites.items()}
+        for stage, sites in calls.items()
+    }
+    return _run(means, _scaled(seconds, 1 / images), "mean", images)
 
 
 def _run(

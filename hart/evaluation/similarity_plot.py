@@ -185,7 +185,9 @@ def _title_lines(
                 "adaptive: as for an image like the calibrated ones; "
                 "layer 0 measures and always computes"
             )
-        lines += [f"nothing is reused: {reason}" for reason in plan.reasons]
+        saves_otherwise = config.prunes_anything or config.guidance_stop_stage is not None
+        start = "reuse saves nothing" if saves_otherwise else "nothing is reused"
+        lines += [f"{start}: {reason}" for reason in plan.reasons]
     return [part for line in lines for part in textwrap.wrap(line, characters)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         raise ValueError("values is empty; percentiles need at least one value")
     p5, median, p95 = np.percentile(values, [5, 50, 95]).tolist()
     return {"median": median, "p5": p5, "p95": p95}
+
+
+def speedups(
+    reference: Mapping[int, RunSeconds],
+    seconds: Mapping[int, RunSeconds],
+    part: Callable[[RunSeconds], float],
+) -> list[float]:
+    """How many times as fast as the reference, for every round in which both were measured."""
+    both = sorted(reference.keys() & seconds.keys())
+    return [part(reference[turn]) / part(seconds[turn]) for turn in both]
 
 
 def seconds_by_part(runs: Sequence[RunSeconds], lengths: Sequence[int]) -> dict[str, Any]:

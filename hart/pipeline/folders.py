@@ -6,11 +6,10 @@ checkpoint brings its own, ``<root>/text_model`` the text encoder with its token
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hart.modules.models.autoencoder import HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig
 from hart.modules.models.transformer.checkpoint import (
@@ -21,13 +20,17 @@ from hart.modules.models.transformer.checkpoint import (
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.var_checkpoint import VARFiles, is_var_checkpoint
 from hart.modules.networks.caching.similarity_io import similarity_file_of
+from hart.utils.checked_config import read_config
 from hart.utils.constants import llm_system_prompt
+from hart.utils.fields import CONFIG_FILE
+from hart.utils.hub import local_path
+from hart.utils.json_files import read_json_object
 from hart.utils.weights import WEIGHT_FILE_NAMES, CheckpointError
 
 PathLike = str | os.PathLike
 
 SYSTEM_PROMPT_FILE = "system_prompt.txt"
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+MAX_SYSTEM_PROMPT_BYTES = 1 << 16
 _AUTOENCODER_TYPES = (HARTAutoEncoderConfig.model_type, HARTAutoEncoderWithDiscConfig.model_type)
 
 
@@ -68,6 +71,10 @@ def locate_checkpoint(
     model_path: PathLike,
     text_model_path: PathLike | None = None,
     tokenizer_path: PathLike | None = None,
+    *,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    **hub_options: Any,
 ) -> CheckpointFolders:
     """Find every part of a checkpoint before anything large is read.
 
@@ -79,49 +86,35 @@ def locate_checkpoint(
             ``tokenizer_path`` if that folder holds a whole text encoder.
         tokenizer_path: the text tokenizer; by default the text encoder's folder. The folder of an
             image autoencoder is recognised and used as that.
+        subfolder, revision: a folder inside ``model_path``, and its state on the hub.
+        hub_options: how the hub's client fetches all of them, see
+            :func:`hart.utils.hub.local_path`.
 
     Raises:
         CheckpointError: a part is missing or of another kind.
     """
-    if is_var_checkpoint(model_path):
+    place = local_path(model_path, subfolder=subfolder, revision=revision, **hub_options)
+    if is_var_checkpoint(place):
         raise CheckpointError(f"{model_path}: a VAR checkpoint, which draws classes: VARPipeline")
-    llm = _transformer_folder(_local_folder(model_path))
+    llm = _transformer_folder(_local_folder(place))
     root = llm.absolute().parent
-    tokenizer = None if tokenizer_path is None else _local_folder(tokenizer_path)
+    tokenizer = None if tokenizer_path is None else _local_folder(tokenizer_path, **hub_options)
     if tokenizer is not None and _model_type(tokenizer) in _AUTOENCODER_TYPES:
         autoencoder, tokenizer = tokenizer, None
     else:
         autoencoder = _default_autoencoder(llm)
     if text_model_path is not None:
-        text_model = _local_folder(text_model_path)
+        text_model = _local_folder(text_model_path, **hub_options)
     else:
         text_model = _default_text_model(root, tokenizer)
     return CheckpointFolders(root, llm, text_model, tokenizer or text_model, autoencoder)
 
 
-def _local_folder(path: PathLike) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
+def _local_folder(path: PathLike, **options: Any) -> Path:
+    folder = local_path(path, **options)
+    if not folder.is_dir():
         raise CheckpointError(f"{folder}: expected a folder, this is a file")
-    if not _HUB_ID.fullmatch(os.fspath(path)):
-        raise CheckpointError(f"{folder}: no such folder")
-    return _fetch_from_hub(os.fspath(path))
-
-
-def _fetch_from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # only needed here, and slow to import
-
-    try:
-        return Path(snapshot_download(name))
-    # The hub's client fails with exceptions of several libraries.
-    except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise CheckpointError(
-            f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}: {reason})"
-        ) from error
+    return folder
 
 
 def _transformer_folder(folder: Path) -> Path:
@@ -135,12 +128,9 @@ def _transformer_folder(folder: Path) -> Path:
 
 
 def _model_type(folder: Path) -> str | None:
-    """The ``model_type`` of a folder's config; None without a readable one."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config.get("model_type") if isinstance(config, dict) else None
+    """The ``model_type`` of a folder's config; None without a config."""
+    file = folder / CONFIG_FILE
+    return read_json_object(file).get("model_type") if file.is_file() else None
 
 
 def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
@@ -156,11 +146,10 @@ def _default_text_model(root: Path, tokenizer: Path | None) -> Path:
 
 def _default_autoencoder(llm: Path) -> Path:
     """Where the transformer's config says, else the folder ``tokenizer`` beside it."""
-    try:
-        config = HARTForT2IConfig.from_pretrained(llm)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{llm / 'config.json'}: {error}") from error
+    config = read_config(llm, HARTForT2IConfig)
     folder = resolve_autoencoder_folder(config)
+    if config.vae_path is not None and not folder.is_dir():
+        raise CheckpointError(f"{llm / CONFIG_FILE}: vae_path names {folder}: no such folder")
     check_model_type(folder, _AUTOENCODER_TYPES)
     return folder
 
@@ -192,7 +181,7 @@ def resolve_system_prompt(folders: CheckpointFolders, system_prompt: str | None)
     The file is taken byte for byte: a trained model depends on every character of it.
 
     Raises:
-        CheckpointError: the file is not UTF-8.
+        CheckpointError: the file is not UTF-8 text, or has more than 64 KiB.
     """
     if system_prompt is not None:
         return system_prompt
@@ -200,7 +189,13 @@ def resolve_system_prompt(folders: CheckpointFolders, system_prompt: str | None)
     file = next((file for file in candidates if file.is_file()), None)
     if file is None:
         return llm_system_prompt
+    size = file.stat().st_size
+    if size > MAX_SYSTEM_PROMPT_BYTES:
+        raise CheckpointError(f"{file}: {size} bytes; at most {MAX_SYSTEM_PROMPT_BYTES} are read")
     try:
-        return file.read_bytes().decode("utf-8")
+        text = file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{file}: not UTF-8 text ({error})") from error
+    if "\0" in text:
+        raise CheckpointError(f"{file}: not UTF-8 text (it has NUL characters)")
+    return text

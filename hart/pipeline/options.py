@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from hart.modules.networks.caching.numbers import integer, plain, plain_list
+
 DEFAULT_BATCH_SIZE = 4
+DEFAULT_SEED = 1
+"""Of the first image, here, at the command line and on the page; HART's own scripts' default."""
+
 SEED_LIMIT = 2**63
+_TOO_LARGE = 2.0**1000  # for a float; comparing does not convert integers
 
 
 @dataclass(frozen=True)
@@ -17,35 +23,36 @@ class SamplingChoices:
 
     Attributes:
         num_images_per_prompt: images of each prompt or class.
-        seed: image ``i`` of a run draws everything from a generator seeded with ``seed + i``, so
-            it does not depend on the images around it.
+        seed: image ``i`` of a run draws all its random numbers from a generator seeded with
+            ``seed + i`` (on a CPU torch takes the lowest 32 bits), whatever is drawn around it.
         cfg_scale: guidance scale.
         top_p: nucleus mass in [0, 1]; 0 means off.
         more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
-        batch_size: images generated at the same time; None means at most 4.
+        batch_size: images generated at the same time; None means at most 4. Another size rounds
+            otherwise, and an adaptive threshold is the batch's.
 
     Raises:
         ValueError: a value is not allowed.
     """
 
     num_images_per_prompt: int = 1
-    seed: int = 0
+    seed: int = DEFAULT_SEED
     cfg_scale: float = 4.5
     top_p: float = 0.0
     more_smooth: bool = True
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        _check_integer("num_images_per_prompt", self.num_images_per_prompt, 1)
-        _check_integer("seed", self.seed, 0)
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+            if isinstance(field.default, bool):
+                _check_flag(field.name, getattr(self, field.name))
+        integer("num_images_per_prompt", self.num_images_per_prompt, 1)
+        _check_seed(self.seed)
         if self.batch_size is not None:
-            _check_integer("batch_size", self.batch_size, 1)
-        if self.seed >= SEED_LIMIT:
-            raise ValueError(f"seed must be below 2**63, got {self.seed}")
-        if not (math.isfinite(self.cfg_scale) and self.cfg_scale >= 0):
-            raise ValueError(f"cfg_scale must be a number from 0, got {self.cfg_scale}")
-        if not 0.0 <= self.top_p <= 1.0:  # also refuses NaN
-            raise ValueError(f"top_p must be within [0, 1], got {self.top_p}")
+            integer("batch_size", self.batch_size, 1)
+        _check_number("cfg_scale", self.cfg_scale, math.inf)
+        _check_number("top_p", self.top_p, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values."""
@@ -57,7 +64,8 @@ class GenerationOptions(SamplingChoices):
     """How HART draws. The sampling defaults are those of HART's own scripts.
 
     Attributes:
-        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
+        num_maskgit_iters: chunks in which the last stage is predicted, at most as many as it has
+            tokens; 0 leaves it out.
         max_token_length: text positions; None means the transformer's ``context_token``, the only
             value that it accepts.
         use_llm_system_prompt: whether an instruction is put before every prompt.
@@ -74,9 +82,9 @@ class GenerationOptions(SamplingChoices):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_integer("num_maskgit_iters", self.num_maskgit_iters, 0)
+        integer("num_maskgit_iters", self.num_maskgit_iters, 0)
         if self.max_token_length is not None:
-            _check_integer("max_token_length", self.max_token_length, 1)
+            integer("max_token_length", self.max_token_length, 1)
 
 
 @dataclass(frozen=True)
@@ -99,12 +107,24 @@ class VARGenerationOptions(SamplingChoices):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_integer("top_k", self.top_k, 0)
+        integer("top_k", self.top_k, 0)
 
 
-def _check_integer(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be an integer from {least}, got {value!r}")
+def _check_seed(seed: object) -> None:
+    if integer("seed", seed, 0) >= SEED_LIMIT:
+        raise ValueError(f"seed must be below 2**63, got {seed}")
+
+
+def _check_number(name: str, value: object, most: float) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and 0 <= value <= most and value < _TOO_LARGE):  # also refuses NaN
+        limit = "from 0" if math.isinf(most) else f"within [0, {most}]"
+        raise ValueError(f"{name} must be a number {limit}, got {value!r}")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -114,6 +134,11 @@ class ImageRequest:
     index: int
     prompt: str | int
     seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("index", "prompt", "seed"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        _check_seed(self.seed)
 
 
 def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> list[ImageRequest]:
@@ -145,7 +170,7 @@ def plan_classes(
         ValueError: there is no class, or one is out of range.
         TypeError: a class is not an integer.
     """
-    classes = [classes] if isinstance(classes, int) else list(classes)
+    classes = plain_list(classes)
     if not classes:
         raise ValueError("classes is empty; at least one class is needed")
     for index, label in enumerate(classes):

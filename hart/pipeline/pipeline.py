@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hart.engine import Engine, decode, decode_in_tiles
+from hart.engine import Engine, EngineDecoder
+from hart.modules.models.transformer.generation_state import check_chunks
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.models.transformer.saved_similarity import warn_about_missing
+from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.folders import (
     CheckpointFolders,
     PathLike,
-    locate_checkpoint,
-    resolve_system_prompt,
-    resolve_use_ema,
-)
-from hart.pipeline.loading import (
-    load_bundled_similarity,
-    load_similarity,
-    load_transformer,
-    resolve_device,
 )
 from hart.pipeline.options import GenerationOptions, ImageRequest, batches, plan_images
+from hart.pipeline.pretrained import PretrainedPipeline
+from hart.pipeline.recipe import recipe_of, redraw
 from hart.pipeline.results import (
     DECODE_PART,
     PREVIEW_PART,
@@ -40,37 +36,40 @@ from hart.pipeline.results import (
     calls_between,
     image_results,
 )
-from hart.pipeline.text import encode_unique, load_text_encoder
+from hart.pipeline.text import encode_unique
 from hart.utils.constants import llm_system_prompt
-from hart.utils.device import resolve_dtype
-from hart.utils.images import to_pil
+from hart.utils.images import png_texts, to_pil
 from hart.utils.timing import Timeline
 
 StageCallback = Callable[[int, int], None]
 PreviewCallback = Callable[[StagePreview], None]
 
 
-class HARTPipeline:
+class HARTPipeline(PretrainedPipeline):
     """Text encoder, transformer with feature caching, and image decoder as one callable.
 
     Args:
-        model: the transformer; its autoencoder decodes the images.
+        model: the transformer, or a wrapper around one: a compiled model, adapters, a class that
+            forwards its attributes or holds it as ``module``; its autoencoder decodes the images.
         text_model: the text encoder, on the transformer's device.
         text_tokenizer: the text encoder's tokenizer.
         system_prompt: instruction put before every prompt; an empty one means none.
         folders: where the parts came from, if they were loaded.
 
     Attributes:
+        draws: what it is called with, "prompts" or "classes".
+        model: what was given, to be replaced by another; of a wrapper that forwards no attributes
+            what it wraps.
         use_engine: whether the engine executes the model, which is faster and the same up to
             rounding; otherwise the model's own, plain path does.
         compile: let the engine compile what the blocks do token by token; the first image of every
             batch size waits for it.
         tiled_decode: decode large feature maps in overlapping tiles, which needs less memory and
             changes the images slightly; see ``decode_in_tiles``.
-        similarity_path: the file that the model's similarity data were read from, if any.
     """
 
     options_class = GenerationOptions
+    draws = "prompts"
 
     def __init__(
         self,
@@ -86,63 +85,35 @@ class HARTPipeline:
         self.system_prompt = system_prompt
         self.folders = folders
         self.use_engine, self.compile, self.tiled_decode = True, False, False
-        self.similarity_path: Path | None = None
+        self._decoder = EngineDecoder()
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        model_path: PathLike,
-        text_model_path: PathLike | None = None,
-        tokenizer_path: PathLike | None = None,
-        device: str | torch.device | None = None,
-        dtype: str | torch.dtype | None = None,
-        cache: str | CacheConfig | None = None,
-        use_ema: bool | None = None,
-        system_prompt: str | None = None,
-    ) -> HARTPipeline:
-        """Load a checkpoint, with the ``cache_similarity.json`` in it if there is one.
+    @property
+    def model(self) -> HARTForT2IEnhanced:
+        return self._model
 
-        Args:
-            model_path: the checkpoint's root or its ``llm`` folder, or a name on the Hugging Face
-                hub.
-            text_model_path: the text encoder; by default ``text_model`` in the root.
-            tokenizer_path: the text tokenizer, by default the text encoder's; the folder of an
-                image autoencoder is taken as that.
-            device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights, see :func:`resolve_dtype`; by default float16 on CUDA and float32
-                elsewhere.
-            cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
-            use_ema: True requires the averaged weights, False ignores them, None uses them if the
-                checkpoint has any.
-            system_prompt: instruction put before every prompt; by default the checkpoint's
-                ``system_prompt.txt``, else the library's own.
+    @model.setter
+    def model(self, model: Any) -> None:
+        inside = innermost(model)
+        forwards = getattr(model, "innermost", None) is inside
+        self._model = model if forwards else inside
+
+    @property
+    def transformer(self) -> HARTForT2IEnhanced:
+        """The transformer itself, inside whatever wraps ``model``; its state is set here.
 
         Raises:
-            CheckpointError: a part is missing, damaged or of another kind.
-            ValueError: unknown device or preset, or a dtype that the device cannot compute in.
-
-        Warns:
-            UserWarning: the checkpoint's similarity data cannot be used or lack transitions.
+            AttributeError: state was set on a wrapper, where it would do nothing.
         """
-        device = resolve_device(device)
-        dtype = resolve_dtype("auto" if dtype is None else dtype, device)
-        folders = locate_checkpoint(model_path, text_model_path, tokenizer_path)
-        system_prompt = resolve_system_prompt(folders, system_prompt)
-        model = load_transformer(folders, resolve_use_ema(folders, use_ema), dtype, device)
-        if cache is not None:
-            model.set_cache_config(cache)
-        text_model, tokenizer = load_text_encoder(folders, model.context_dim, dtype, device)
-        pipeline = cls(model, text_model, tokenizer, system_prompt, folders)
-        pipeline.similarity_path = load_bundled_similarity(model, folders)
-        return pipeline
+        return innermost(self.model)
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where the transformer computes."""
+        return self.transformer.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.dtype
+        return self.transformer.dtype
 
     def __call__(
         self,
@@ -172,7 +143,7 @@ class HARTPipeline:
             for result in batch
         ]
         images = [result.image for result in results]
-        return HARTPipelineOutput(images, results, self.model.get_cache_statistics())
+        return HARTPipelineOutput(images, results, self.transformer.get_cache_statistics())
 
     def stream(
         self,
@@ -209,6 +180,25 @@ class HARTPipeline:
         with tqdm(disable=True) as bar:
             return self._generate(requests, checked, bar, callback)
 
+    def redraw(self, picture: str | os.PathLike | Image | Mapping[str, str]) -> Image:
+        """Draw a picture again, from what its file says.
+
+        The weights must be those that it was drawn with. On the same kind of device, in the same
+        dtype and with as many threads it is the same to the bit; the images of its batch are drawn
+        along with it for that. The pipeline is as before afterwards.
+
+        Args:
+            picture: a PNG file of this library, an image opened from one, or its texts.
+
+        Raises:
+            ValueError: the picture does not say enough, or something else than this model draws.
+            OSError: the file cannot be read.
+
+        Warns:
+            UserWarning: it was drawn with another device, dtype or number of threads.
+        """
+        return redraw(self, picture if isinstance(picture, Mapping) else png_texts(picture))
+
     def calibrate(
         self,
         prompts: str | Sequence[str],
@@ -224,7 +214,7 @@ class HARTPipeline:
         with self.calibrating():
             for _ in self.stream(prompts, quiet=quiet, callback=callback, **options):
                 pass
-        return self.model.similarity
+        return self.transformer.similarity
 
     def load_similarity(self, path: PathLike) -> None:
         """Give the model the similarity data of a file.
@@ -236,17 +226,17 @@ class HARTPipeline:
         Warns:
             UserWarning: it lacks transitions between this model's stages.
         """
-        self.similarity_path = load_similarity(self.model, path)
+        warn_about_missing(self.transformer.load_similarity_data(path), path)
 
     @contextlib.contextmanager
     def calibrating(self) -> Iterator[None]:
         """Every generation inside computes everything and is measured."""
-        before = self.model.calibration
-        self.model.calibration = True
+        before = self.transformer.calibration
+        self.transformer.calibration = True
         try:
             yield
         finally:
-            self.model.calibration = before
+            self.transformer.calibration = before
 
     # --- one run ------------------------------------------------------------------------------
 
@@ -255,15 +245,16 @@ class HARTPipeline:
         return plan_images(prompts, options)
 
     def _check_options(self, options: GenerationOptions) -> None:
-        expected = self.model.context_token
+        expected = self.transformer.context_token
         if options.max_token_length not in (None, expected):
             raise ValueError(
                 f"max_token_length is {options.max_token_length}, but this transformer was trained "
                 f"with {expected} text positions and accepts only that"
             )
+        check_chunks(options.num_maskgit_iters, self.model.patch_nums)
 
     def _num_stages(self, options: GenerationOptions) -> int:
-        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
+        return len(self.transformer.patch_nums) - (options.num_maskgit_iters == 0)
 
     def _conditions(
         self, batch: Sequence[ImageRequest], options: GenerationOptions
@@ -273,7 +264,7 @@ class HARTPipeline:
             [request.prompt for request in batch],
             self.text_model,
             self.text_tokenizer,
-            self.model.context_token,
+            self.transformer.context_token,
             self.system_prompt if options.use_llm_system_prompt else "",
         )
         return {
@@ -291,7 +282,7 @@ class HARTPipeline:
         callback: StageCallback | None,
         preview: PreviewCallback | None,
     ) -> Iterator[list[ImageResult]]:
-        self.model.reset_cache_statistics()
+        self.transformer.reset_cache_statistics()
         pieces = list(batches(requests, options.batch_size))
         stages = self._num_stages(options)
         hidden = True if quiet else None  # None hides the bar where there is no terminal
@@ -308,7 +299,8 @@ class HARTPipeline:
         callback: StageCallback | None,
         preview: PreviewCallback | None = None,
     ) -> list[ImageResult]:
-        calls_before = self.model.cache_statistics.calls()
+        recipe = recipe_of(self, options)
+        calls_before = self.transformer.cache_statistics.calls()
         timeline = Timeline(self.device)
         conditions = self._conditions(batch, options)
         timeline.mark(TEXT_PART)
@@ -335,25 +327,28 @@ class HARTPipeline:
             generator=[self._generator(request.seed) for request in batch],
             callback=on_stage,
             timeline=timeline,
-            steps=Engine(self.model, self.compile) if self.use_engine else None,
+            steps=Engine(self.transformer, self.compile) if self.use_engine else None,
             on_feature_map=on_feature_map if preview else None,
+            wait=True,
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
-        seconds = BatchSeconds.of(timeline, len(self.model.patch_nums))
-        calls = calls_between(calls_before, self.model.cache_statistics.calls())
-        return image_results(batch, images, seconds, calls)
+        seconds = BatchSeconds.of(timeline, len(self.transformer.patch_nums))
+        calls = calls_between(calls_before, self.transformer.cache_statistics.calls())
+        return image_results(batch, images, seconds, calls, recipe)
 
     def decode(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Feature maps (B, Z, P, P) to images (B, 3, H, W) in [0, 1]."""
         if self.tiled_decode:
-            return decode_in_tiles(self.model, f_hat)
-        return (
-            decode(self.model, f_hat) if self.use_engine else self.model.decode_feature_map(f_hat)
-        )
+            return self._decoder.decode_in_tiles(self.transformer, f_hat)
+        if self.use_engine:
+            return self._decoder.decode(self.transformer, f_hat)
+        return self.model.decode_feature_map(f_hat)
 
-    def _num_stages(self, options: GenerationOptions) -> int:
-        return len(self.model.patch_nums) - (options.num_maskgit_iters == 0)
+    @property
+    def decoder_copy_bytes(self) -> int:
+        """Memory of the engine's copy of the image decoder; 0 before it has decoded."""
+        return self._decoder.size_bytes
 
     def _generator(self, seed: int) -> torch.Generator:
         return torch.Generator(device=self.device).manual_seed(seed)

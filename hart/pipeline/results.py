@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from PIL.Image import Image
 
 from hart.modules.models.transformer.generation_state import GenerationSeconds
-from hart.modules.networks.caching.config import CacheConfig
-from hart.pipeline.options import GenerationOptions, ImageRequest
+from hart.pipeline.options import ImageRequest
+from hart.pipeline.recipe import batch_texts
 from hart.utils.timing import Timeline
-from hart.version import __version__
 
 CallsPerStage = dict[str, dict[str, dict[str, int]]]
 """Token count of the stage -> site -> kind of call -> number of calls."""
@@ -56,9 +54,9 @@ class ImageResult:
             ``stages_s``.
         decode_s: from the feature map to the picture.
         batch_size: images in its batch.
-        stages: module calls of its batch per stage and site, see :meth:`CacheStatistics.calls`;
-            every image of a batch takes part in each of them. Empty if the model collects no
-            statistics.
+        stages: its module calls per stage and site, see :meth:`CacheStatistics.calls`. Empty if
+            the model collects no statistics.
+        metadata: texts for the image's file, from which :meth:`HARTPipeline.redraw` draws it again.
     """
 
     index: int
@@ -71,6 +69,7 @@ class ImageResult:
     decode_s: float
     batch_size: int
     stages: CallsPerStage
+    metadata: dict[str, str] = field(default_factory=dict)
 
     @property
     def condition(self) -> dict[str, str | int]:
@@ -137,9 +136,20 @@ def image_results(
     images: Sequence[Image],
     seconds: BatchSeconds,
     stages: CallsPerStage,
+    recipe: Mapping[str, str],
 ) -> list[ImageResult]:
-    """One result per image of a finished batch."""
+    """One result per image of a finished batch, whose ``stages`` hold the calls of all images.
+
+    It was drawn as ``recipe`` says.
+    """
     share = len(batch)
+    own = {
+        stage: {
+            site: {kind: count // share for kind, count in counts.items()}
+            for site, counts in sites.items()
+        }
+        for stage, sites in stages.items()
+    }
     return [
         ImageResult(
             index=request.index,
@@ -151,23 +161,11 @@ def image_results(
             residual_s=seconds.residual_s / share,
             decode_s=seconds.decode_s / share,
             batch_size=share,
-            stages=stages,
+            stages=own,
+            metadata={**batch_texts(batch, request), **recipe},
         )
         for request, image in zip(batch, images, strict=True)
     ]
-
-
-def image_metadata(
-    result: ImageResult, options: GenerationOptions, config: CacheConfig
-) -> dict[str, str]:
-    """Text chunks for the image's file, which say how to draw it again."""
-    return {
-        **{name: str(value) for name, value in result.condition.items()},
-        "seed": str(result.seed),
-        "cfg_scale": str(options.cfg_scale),
-        "cache_config": json.dumps(config.to_dict()),
-        "Software": f"hart {__version__}",
-    }
 
 
 def calls_between(before: CallsPerStage, after: CallsPerStage) -> CallsPerStage:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import transformers
 from packaging.version import Version
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from hart.pipeline.folders import CheckpointFolders
 from hart.utils.prompts import encode_prompts
+from hart.utils.text_folders import check_token_ids, load_text_model, load_tokenizer
 from hart.utils.weights import CheckpointError
 
 # A fast tokenizer keeps the padding of the call at hand in itself: two threads would share it.
@@ -33,35 +33,16 @@ def load_text_encoder(
         CheckpointError: a folder is damaged, weights are missing, the features have another width
             or the tokenizer has more entries than the text encoder.
     """
-    tokenizer = _load_tokenizer(folders.text_tokenizer)
-    model, info = _load_part(
+    tokenizer = load_tokenizer("text tokenizer", folders.text_tokenizer)
+    model, info = load_text_model(
         "text model",
         folders.text_model,
-        AutoModel.from_pretrained,
+        AutoModel,
         **{_DTYPE_KEYWORD: dtype},
         output_loading_info=True,
     )
     _check_text_encoder(model, tokenizer, info, folders, context_dim)
     return model.to(device).eval(), tokenizer
-
-
-def _load_part(kind: str, folder: Path, load, **options):
-    try:
-        return load(folder, local_files_only=True, **options)
-    # Damaged folders make the library fail with almost any exception type.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{folder}: cannot load the {kind} ({type(error).__name__}: {reason})"
-        ) from error
-
-
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    tokenizer = _load_part("text tokenizer", folder, AutoTokenizer.from_pretrained)
-    if not tokenizer("a picture").input_ids:
-        # From a folder without vocabulary files some versions make a tokenizer without vocabulary.
-        raise CheckpointError(f"{folder}: no vocabulary of a text tokenizer in this folder")
-    return tokenizer
 
 
 def _check_text_encoder(model, tokenizer, info, folders, context_dim) -> None:
@@ -71,6 +52,13 @@ def _check_text_encoder(model, tokenizer, info, folders, context_dim) -> None:
             f"{folders.text_model}: {len(missing)} weights of the text model are missing or have "
             f"another shape, the first is {missing[0]}"
         )
+    modules = {name for name, _ in model.named_modules()}
+    surplus = [key for key in sorted(info["unexpected_keys"]) if _belongs_to(modules, key)]
+    if surplus:
+        raise CheckpointError(
+            f"{folders.text_model}: {len(surplus)} weights have no place in a "
+            f"{type(model).__name__}, the first is {surplus[0]}; is model_type right?"
+        )
     width = getattr(model.config, "hidden_size", context_dim)
     if width != context_dim:
         raise CheckpointError(
@@ -78,11 +66,13 @@ def _check_text_encoder(model, tokenizer, info, folders, context_dim) -> None:
             f"the transformer expects {context_dim}"
         )
     rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise CheckpointError(
-            f"{folders.text_tokenizer}: {len(tokenizer)} entries, "
-            f"but the text model in {folders.text_model} only knows {rows}"
-        )
+    check_token_ids("text model", folders.text_tokenizer, tokenizer, rows)
+
+
+def _belongs_to(modules: set[str], key: str) -> bool:
+    """Whether a weight is one of a module that the model has, and has without it."""
+    owner, _, name = key.removeprefix("model.").rpartition(".")
+    return bool(owner) and owner in modules and name in ("weight", "bias")
 
 
 def encode_unique(

@@ -14,7 +14,9 @@ from hart.pipeline.folders import PathLike
 from hart.pipeline.loading import load_bundled_similarity, resolve_device
 from hart.pipeline.options import ImageRequest, VARGenerationOptions, plan_classes
 from hart.pipeline.pipeline import HARTPipeline
+from hart.pipeline.saving import save_var
 from hart.utils.device import resolve_dtype
+from hart.utils.hub import local_path
 from hart.utils.weights import CheckpointError
 
 
@@ -30,6 +32,7 @@ class VARPipeline(HARTPipeline):
     """
 
     options_class = VARGenerationOptions
+    draws = "classes"
 
     def __init__(self, model: VARForC2IEnhanced, folders: VARFiles | None = None) -> None:
         super().__init__(model, None, None, "", folders)
@@ -41,15 +44,19 @@ class VARPipeline(HARTPipeline):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         cache: str | CacheConfig | None = None,
+        **hub_options: Any,
     ) -> VARPipeline:
         """Load a checkpoint, with the similarity table beside it if there is one.
 
         Args:
             model_path: the transformer's ``.pth`` file, or a folder with one; the autoencoder's
-                file is beside it.
+                file is beside it. On the Hugging Face hub ``organisation/model``, or
+                ``organisation/model/file.pth`` where there are several.
             device: by default CUDA, else MPS, else the CPU.
             dtype: of all weights; by default float16 on CUDA and float32 elsewhere.
             cache: a preset's name or a configuration; None means no caching.
+            hub_options: ``subfolder``, ``revision``, ``cache_dir``, ``token``, ``force_download``
+                and ``local_files_only``, as for :class:`HARTPipeline`.
 
         Raises:
             CheckpointError: a file is missing, damaged or of another kind.
@@ -57,7 +64,7 @@ class VARPipeline(HARTPipeline):
         """
         device = resolve_device(device)
         dtype = resolve_dtype("auto" if dtype is None else dtype, device)
-        files = locate_var_files(model_path)
+        files = locate_var_files(local_path(model_path, **hub_options))
         if files.autoencoder is None:
             raise CheckpointError(
                 f"{files.transformer.parent}: no autoencoder (vae_ch160v4096z32.pth) beside "
@@ -68,19 +75,31 @@ class VARPipeline(HARTPipeline):
         if cache is not None:
             model.set_cache_config(cache)
         pipeline = cls(model, files)
-        pipeline.similarity_path = load_bundled_similarity(model, files)
+        load_bundled_similarity(model, files)
         return pipeline
+
+    def save_pretrained(self, folder: PathLike) -> None:
+        """Write the checkpoint as VAR's are published: two ``.pth`` files and the table beside.
+
+        They hold weights alone, no cache configuration: give :meth:`from_pretrained` its ``cache``.
+
+        Raises:
+            ValueError: the model has sizes that weights do not tell, or the folder holds other
+                ``.pth`` files.
+            OSError: the folder cannot be written.
+        """
+        save_var(self, folder)
 
     def _plan(
         self, prompts: int | Sequence[int], options: VARGenerationOptions
     ) -> list[ImageRequest]:
-        return plan_classes(prompts, self.model.num_classes, options)
+        return plan_classes(prompts, self.transformer.num_classes, options)
 
     def _check_options(self, options: VARGenerationOptions) -> None:
         """Nothing in them depends on the model."""
 
     def _num_stages(self, options: VARGenerationOptions) -> int:
-        return len(self.model.patch_nums)
+        return len(self.transformer.patch_nums)
 
     def _conditions(
         self, batch: Sequence[ImageRequest], options: VARGenerationOptions

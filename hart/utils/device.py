@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -12,6 +13,7 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+STRIDED_ATTENTION_DEVICES = ("cpu", "cuda")
 _PROBE_SIDE, _PROBE_ROUNDS = 256, 8  # at half the side, calling costs more than multiplying
 
 
@@ -66,6 +68,24 @@ def _probe(dtype: torch.dtype, device: torch.device) -> None:
         raise ValueError(f"device {device} cannot compute in {dtype}: {error}") from error
 
 
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Switch autocast off; nothing to do on devices that have none."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def dense_where_needed(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values as torch's attention takes them: contiguous on MPS.
+
+    There it has given wrong numbers for strided ones of head width 64 and more (pytorch issues
+    163597 and 181133).
+    """
+    if tensors[0].device.type in STRIDED_ATTENTION_DEVICES:
+        return tensors
+    return tuple(tensor.contiguous() for tensor in tensors)
+
+
 @functools.cache
 def bfloat16_is_fast() -> bool:
     """Whether this CPU multiplies bfloat16 matrices at least as fast as float32 ones.
@@ -95,7 +115,7 @@ def computes_fast_in_half(device_type: str) -> bool:
 
 
 def _matmul_seconds(dtype: torch.dtype) -> float:
-    matrix = torch.ones(_PROBE_SIDE, _PROBE_SIDE, dtype=dtype)
+    matrix = torch.ones(_PROBE_SIDE, _PROBE_SIDE, dtype=dtype, device="cpu")
     started = time.perf_counter()
     matrix @ matrix
     return time.perf_counter() - started

@@ -15,9 +15,11 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from hart.utils.files import replacing
+from hart.utils.text_files import split_lines
 
 GRID_COLUMNS = 12
 _MAX_PNG_KEYWORD = 79
+_LONG_TEXT = 400  # is worth compressing
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -116,7 +118,7 @@ def save_images(
     for picture, path in zip(pictures, paths, strict=True):
         save_png(picture, path)
     if prompts is not None:
-        text = "".join(" ".join(prompt.splitlines()) + "\n" for prompt in prompts)
+        text = "".join(" ".join(split_lines(prompt)) + "\n" for prompt in prompts)
         with replacing(folder / "prompt.txt") as beside:
             beside.write_text(text, encoding="utf-8")
     return paths
@@ -132,9 +134,9 @@ def save_png(
 
     Args:
         image: The image.
-        path: File to write or replace; its folder is created if needed.
+        path: File to write or replace; its folder is created if needed, but for a durable one.
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
-        durable: Return only when the file would survive a power failure.
+        durable: Return only when the file would survive a power failure; see ``replacing``.
 
     Returns:
         The path.
@@ -146,11 +148,27 @@ def save_png(
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
         _check_keyword(keyword, text)
-        info.add_text(keyword, text)
+        info.add_text(keyword, text, zip=len(text) > _LONG_TEXT)
     path = Path(path)
     with replacing(path, durable) as beside:
         image.save(beside, format="PNG", pnginfo=info)
     return path
+
+
+def png_texts(picture: str | os.PathLike[str] | Image.Image) -> dict[str, str]:
+    """The text chunks of a PNG file, or of an image that was opened from one.
+
+    Raises:
+        OSError: the file cannot be read or is no picture.
+        ValueError: it is no PNG.
+    """
+    if not isinstance(picture, Image.Image):
+        with Image.open(picture) as opened:
+            opened.load()  # texts may stand behind the picture
+            return png_texts(opened)
+    if not hasattr(picture, "text"):
+        raise ValueError("not a PNG picture: it has no texts that say how it was drawn")
+    return {str(keyword): str(text) for keyword, text in picture.text.items()}
 
 
 def _check_images(images: Tensor) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hart.utils.adapted import compute_device
 from hart.utils.constants import llm_system_prompt
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def encode_prompts(
         UserWarning: for every prompt, and for the instruction, that is cut to M tokens.
     """
     _check(prompts, text_tokenizer)
-    limit, device = text_tokenizer_max_length, text_model.device
+    limit, device = text_tokenizer_max_length, compute_device(text_model)
     _warn_if_cut(prompts, text_tokenizer, limit, "prompt")
     ids = torch.stack(tokenize_fn(prompts, text_tokenizer, limit, padding_mode="max_length"))
     tokens = ids.to(device)

@@ -85,18 +85,21 @@ def load_judge(folder: str | Path, device: torch.device | str) -> Callable[[str]
         CheckpointError: the folder is missing, damaged or of another kind, or its vocabulary
             lacks ``Yes`` or ``No``.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
-    if not Path(folder).is_dir():
+    from hart.utils.text_folders import check_token_ids, load_text_model, load_tokenizer
+
+    folder = Path(folder)
+    if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; expected one with a safety model")
+    tokenizer = load_tokenizer("safety model", folder)
+    model = load_text_model("safety model", folder, AutoModelForCausalLM)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
         _answer_ids(tokenizer)
-    # Damaged folders make the library fail with almost any exception type.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{folder}: cannot load the safety model ({reason})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: cannot load the safety model ({error})") from error
+    rows = model.get_input_embeddings().num_embeddings
+    check_token_ids("safety model", folder, tokenizer, rows)
     dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
     return partial(is_dangerous, tokenizer, model.to(device, dtype).eval())
 

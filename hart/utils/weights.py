@@ -6,14 +6,31 @@ module before anything is copied, and every refusal names the file and the first
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+
+from hart.utils.errors import CheckpointError, one_line
+from hart.utils.fields import Items, Whole
+from hart.utils.json_files import parse_json, read_json_object
+from hart.utils.pickled_weights import load_pickled
+
+__all__ = [
+    "CheckpointError",
+    "check_fit",
+    "check_one_dtype",
+    "find_weight_files",
+    "is_finite",
+    "load_into",
+    "read_headers",
+    "read_state_dict",
+]
 
 # In the order in which they are looked for.
 WEIGHT_FILE_NAMES = (
@@ -23,9 +40,16 @@ WEIGHT_FILE_NAMES = (
     "pytorch_model.bin.index.json",
 )
 
+MAX_INDEX_BYTES = 1 << 24
+"""Largest index of shards, or header of a safetensors file, that is read: 100000 tensors."""
 
-class CheckpointError(ValueError):
-    """A weight file is missing, unreadable, or does not fit the module."""
+WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_SAFETENSORS_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
+    **{"U8": torch.uint8, "BOOL": torch.bool},
+}
 
 
 def find_weight_files(folder: str | Path) -> list[Path]:
@@ -42,12 +66,24 @@ def find_weight_files(folder: str | Path) -> list[Path]:
     raise CheckpointError(f"{folder}: no weight file; looked for {', '.join(WEIGHT_FILE_NAMES)}")
 
 
+def read_headers(
+    folder_or_file: str | Path, prefix: str | None = None, inside: Sequence[str] = ()
+) -> dict[str, torch.Tensor]:
+    """The state dict of :func:`read_state_dict` on the meta device: dtypes and shapes, no values.
+
+    Nothing of the tensors' size is allocated. Raises ``CheckpointError`` as
+    :func:`read_state_dict` does.
+    """
+    return {key: header for _, key, header, _ in _entries(folder_or_file, prefix, inside)}
+
+
 def read_state_dict(
     folder_or_file: str | Path,
     prefix: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     inside: Sequence[str] = (),
+    wanted: Callable[[str], bool] | None = None,
 ) -> dict[str, torch.Tensor]:
     """Read a state dict from a model folder or from one weight file.
 
@@ -59,20 +95,29 @@ def read_state_dict(
         device: where the tensors are put; ``None`` means CPU.
         inside: keys that lead to the state dict in a training checkpoint. A file written by
             ``torch.save`` that has the first of them is one; any other is read as it is.
+        wanted: which keys to read, after ``prefix`` is cut off; by default all.
 
-    Raises ``CheckpointError`` naming the file if it is missing, truncated or not a state dict.
+    Raises ``CheckpointError`` naming the file if it is missing, truncated, not a state dict, or
+    holds numbers that are not finite (in ``dtype``).
     """
-    path = Path(folder_or_file)
-    files = find_weight_files(path) if path.is_dir() else [path]
     state: dict[str, torch.Tensor] = {}
-    for file in files:
-        for key, tensor in _read_file(file, prefix or "", inside):
-            if key in state:
-                raise CheckpointError(f"{file}: key '{key}' is also in another shard")
-            target = dtype if dtype is not None and tensor.is_floating_point() else tensor.dtype
-            # A copy even if nothing changes: a tensor read lazily still points into the file.
-            state[key] = tensor.to(device=device or "cpu", dtype=target, copy=True)
+    for file, key, header, read in _entries(folder_or_file, prefix, inside):
+        if wanted is not None and not wanted(key):
+            continue
+        target = dtype if dtype is not None and header.is_floating_point() else header.dtype
+        # A copy even if nothing changes: a tensor read lazily still points into the file.
+        tensor = read().to(dtype=target, copy=True)
+        if not is_finite(tensor):
+            raise CheckpointError(f"{file}: '{key}' has numbers that are not finite in {target}")
+        state[key] = tensor.to(device or "cpu")
     return state
+
+
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no number of a tensor is infinite or not a number."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    return all(bool(end.isfinite()) for end in tensor.detach().aminmax())  # NaN is both ends
 
 
 def load_into(
@@ -94,17 +139,8 @@ def load_into(
 
     Raises ``CheckpointError`` with the first missing, unexpected or mismatching key.
     """
-    patterns = tuple(ignore)
     expected = module.state_dict()
-    differences = {
-        key: text
-        for key, text in _differences(expected, state_dict)
-        if not any(fnmatchcase(key, pattern) for pattern in patterns)
-    }
-    if differences:
-        first = next(iter(differences.values()))
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {first}{more}")
+    check_fit(module, state_dict, ignore=ignore, source=source)
     fitting = {
         key: tensor
         for key, tensor in state_dict.items()
@@ -112,6 +148,42 @@ def load_into(
     }
     on_meta = any(tensor.is_meta for tensor in expected.values())
     module.load_state_dict(fitting, strict=False, assign=on_meta)
+
+
+def check_fit(
+    module: nn.Module,
+    state_dict: Mapping[str, torch.Tensor],
+    *,
+    ignore: Iterable[str] = (),
+    source: str | Path = "state dict",
+) -> None:
+    """Compare keys, shapes and kinds of numbers with the module's; see :func:`load_into`.
+
+    The module and the state dict, or either, may be on the meta device.
+    """
+    patterns = tuple(ignore)
+    differences = {
+        key: text
+        for key, text in _differences(module.state_dict(), state_dict)
+        if not any(fnmatchcase(key, pattern) for pattern in patterns)
+    }
+    if differences:
+        first = next(iter(differences.values()))
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise CheckpointError(f"{source} does not fit {type(module).__name__}: {first}{more}")
+
+
+def check_one_dtype(
+    state_dict: Mapping[str, torch.Tensor], dtype: torch.dtype | None, source: str | Path
+) -> None:
+    """Refuse weights of several dtypes, which do not multiply, unless they are converted to one.
+
+    Raises ``CheckpointError``.
+    """
+    found = {t.dtype for t in state_dict.values() if t.is_floating_point()}
+    if dtype is None and len(found) > 1:
+        names = " and ".join(sorted(map(str, found)))
+        raise CheckpointError(f"{source}: has weights of {names}; give the dtype to load them in")
 
 
 def _differences(
@@ -123,77 +195,94 @@ def _differences(
         elif found[key].shape != tensor.shape:
             shapes = f"{tuple(found[key].shape)}, expected {tuple(tensor.shape)}"
             yield key, f"key '{key}' has shape {shapes}"
+        else:
+            allowed = WEIGHT_DTYPES if tensor.is_floating_point() else _INTEGERS
+            if found[key].dtype not in allowed:
+                names = ", ".join(str(dtype) for dtype in allowed)
+                yield key, f"key '{key}' has dtype {found[key].dtype}, expected one of {names}"
     for key in found:
         if key not in expected:
             yield key, f"key '{key}' is unexpected"
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        shards = [index.parent / name for name in names]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{index}: not an index of weight files ({error!r})") from error
-    if not shards:
-        raise CheckpointError(f"{index}: lists no weight file")
-    for name, shard in zip(names, shards, strict=True):
+    weight_map = read_json_object(index, MAX_INDEX_BYTES).get("weight_map")
+    names = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{index}: not an index of weight files ('weight_map' to file names)")
+    names = sorted(set(names))
+    for name in names:
         if Path(name).name != name:
-            raise CheckpointError(f"{index}: '{name}' is not a file name inside this folder")
-        if not shard.is_file():
-            raise CheckpointError(f"{index}: the shard '{name}' is not there")
-    return shards
+            raise CheckpointError(f"{index}: {name[:80]!r} is not a file name inside this folder")
+        if not (index.parent / name).is_file():
+            raise CheckpointError(f"{index}: the shard {name[:80]!r} is not there")
+    return [index.parent / name for name in names]
 
 
-def _read_file(
-    file: Path, prefix: str, inside: Sequence[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    if not file.is_file():
-        raise CheckpointError(f"{file}: no such weight file")
-    if file.suffix == ".safetensors":
-        yield from _read_safetensors(file, prefix)
-    else:
-        yield from _read_pickle(file, prefix, inside)
+_Entry = tuple[Path, str, torch.Tensor, Callable[[], torch.Tensor]]
 
 
-def _read_safetensors(file: Path, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
-    try:
-        with safe_open(file, framework="pt", device="cpu") as opened:
-            for key in opened.keys():  # noqa: SIM118 (the handle itself is not iterable)
-                if key.startswith(prefix):
-                    yield key[len(prefix) :], opened.get_tensor(key)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{file}: not a complete safetensors file ({error}); fetch it again"
-        ) from error
+def _entries(
+    folder_or_file: str | Path, prefix: str | None, inside: Sequence[str]
+) -> Iterator[_Entry]:
+    """File, key, header on the meta device and what reads the values, for every tensor."""
+    path, prefix = Path(folder_or_file), prefix or ""
+    seen: set[str] = set()
+    for file in find_weight_files(path) if path.is_dir() else [path]:
+        if not file.is_file():
+            raise CheckpointError(f"{file}: no such weight file")
+        read_file = _safetensors if file.suffix == ".safetensors" else partial(_pickled, inside)
+        for key, header, read in read_file(file):
+            if not key.startswith(prefix):
+                continue
+            key = key[len(prefix) :]
+            if key in seen:
+                raise CheckpointError(f"{file}: key '{key}' is also in another shard")
+            seen.add(key)
+            yield file, key, header, read
 
 
-def _read_pickle(
-    file: Path, prefix: str, inside: Sequence[str]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    # Damaged pickles fail with almost any exception type, from EOFError to KeyError.
-    except Exception as error:
-        raise CheckpointError(
-            f"{file}: not a complete file of plain tensors ({type(error).__name__}: {error})"
-        ) from error
-    if isinstance(content, dict) and inside and inside[0] in content:
-        content = _descend(file, content, inside)
+def _safetensors(file: Path) -> Iterator[tuple[str, torch.Tensor, Callable[[], torch.Tensor]]]:
+    with contextlib.ExitStack() as stack:
+        try:
+            headers = _safetensors_headers(file)
+            opened = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{file}: not a complete safetensors file ({one_line(error)}); fetch it again"
+            ) from error
+        for key, header in headers.items():
+            yield key, header, partial(opened.get_tensor, key)
+
+
+def _safetensors_headers(file: Path) -> dict[str, torch.Tensor]:
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > MAX_INDEX_BYTES:
+            raise ValueError(f"its header claims {length} bytes")
+        content = parse_json(opened.read(length))
     if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: holds a {type(content).__name__}, not a state dict")
+        raise ValueError("its header is not a JSON object")
+    content.pop("__metadata__", None)
+    return {key: _safetensors_header(key, entry) for key, entry in content.items()}
+
+
+def _safetensors_header(key: str, entry: object) -> torch.Tensor:
+    dtype = entry.get("dtype") if isinstance(entry, dict) else None
+    if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
+        known = ", ".join(_SAFETENSORS_DTYPES)
+        raise ValueError(f"'{key[:200]}' has dtype {dtype!r:.80}, expected one of {known}")
+    shape = entry.get("shape")
+    if not Items(Whole(0, 1 << 40), 0, 8).allows(shape):
+        raise ValueError(f"'{key[:200]}' has shape {shape!r:.80}")
+    return torch.empty(shape, dtype=_SAFETENSORS_DTYPES[dtype], device="meta")
+
+
+def _pickled(
+    inside: Sequence[str], file: Path
+) -> Iterator[tuple[str, torch.Tensor, Callable[[], torch.Tensor]]]:
+    content = load_pickled(file, inside)
     for key in list(content):
-        # Popping releases each tensor once its converted copy exists.
+        # Popping releases each tensor of a file that was read whole once its copy exists.
         tensor = content.pop(key)
-        if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
-            kind = type(tensor).__name__
-            raise CheckpointError(f"{file}: entry '{key}' is a {kind}, expected a tensor")
-        if key.startswith(prefix):
-            yield key[len(prefix) :], tensor
-
-
-def _descend(file: Path, content: object, keys: Sequence[str]) -> object:
-    for depth, key in enumerate(keys, start=1):
-        if not isinstance(content, dict) or key not in content:
-            raise CheckpointError(f"{file}: a training checkpoint without {'.'.join(keys[:depth])}")
-        content = content[key]
-    return content
+        yield key, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), lambda t=tensor: t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,13 @@ from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline import HARTPipeline, ImageResult, StagePreview
 from hart.pipeline.options import DEFAULT_BATCH_SIZE
-from hart.web.background import Emit
 from hart.web.requests import CalibrationRequest, DrawRequest
+from hart.web.worker import Emit
+
+
+@dataclass(frozen=True)
+class WarmingUp:
+    """Configurations that are to be compared are drawn with for the first time, unmeasured."""
 
 
 @dataclass(frozen=True)
@@ -90,34 +96,33 @@ class Calibrated:
 
 
 class Tracker:
-    """Turns the pipeline's callbacks into events with the progress of the whole request."""
+    """Turns the pipeline's callbacks into events with the progress of the whole request.
+
+    Attributes:
+        name: the run that the next stages belong to.
+    """
 
     def __init__(
         self,
         pipeline: HARTPipeline,
         emit: Emit,
-        name: str,
         request: DrawRequest | CalibrationRequest,
-        num_runs: int,
-        runs_before: int,
+        names: Sequence[str],
     ) -> None:
-        self._lengths = pipeline.model.schedule.lengths
-        self._emit, self._name = emit, name
+        self._lengths = pipeline.transformer.schedule.lengths
+        self._emit, self.name = emit, names[0]
         self._images = len(request.prompts) * request.options.num_images_per_prompt
         self._size = request.options.batch_size or DEFAULT_BATCH_SIZE
-        batches = math.ceil(self._images / self._size)
-        self._total = num_runs * batches * len(self._lengths)
-        self._done = runs_before * batches * len(self._lengths)
-        self._stages_of_run = 0
+        self._total = len(names) * math.ceil(self._images / self._size) * len(self._lengths)
+        self._stages = dict.fromkeys(names, 0)
 
     def on_stage(self, si: int, num_stages: int) -> None:
-        first = self._stages_of_run // num_stages * self._size
-        self._stages_of_run += 1
-        self._done += 1
+        first = self._stages[self.name] // num_stages * self._size
+        self._stages[self.name] += 1
         self._emit(
             Progress(
-                self._name,
-                self._done,
+                self.name,
+                sum(self._stages.values()),
                 self._total,
                 first + 1,
                 min(first + self._size, self._images),
@@ -127,4 +132,4 @@ class Tracker:
         )
 
     def on_preview(self, preview: StagePreview) -> None:
-        self._emit(Preview(self._name, preview))
+        self._emit(Preview(self.name, preview))

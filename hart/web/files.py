@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
-import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,6 @@ from hart.modules.networks.caching.similarity_io import (
     save_similarity,
 )
 from hart.pipeline import HARTPipeline
-from hart.pipeline.results import image_metadata
 from hart.utils.files import replacing, write_json
 from hart.utils.images import save_png
 from hart.version import __version__
@@ -64,15 +61,10 @@ class SavedCalibration:
     files: list[Path]
 
 
-def new_folder(root: Path) -> Path:
-    """A folder of its own for one request; its name starts with the time."""
-    return root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:8]}"
-
-
 def save_drawing(
-    drawn: Drawn, stages: StagePictures, pipeline: HARTPipeline, root: Path
+    drawn: Drawn, stages: StagePictures, pipeline: HARTPipeline, folder: Path
 ) -> SavedDrawing:
-    """Write images, tables, heat map and a report to a new folder below ``root``.
+    """Write images, tables, heat map and a report to a folder.
 
     Args:
         stages: pictures of the first images after each stage; may be empty.
@@ -80,7 +72,6 @@ def save_drawing(
     Raises:
         OSError: a file cannot be written.
     """
-    folder = new_folder(root)
     pictures = _save_pictures(drawn, folder)
     heat_map = folder / "reuse.png"
     save_figure(plot_reuse(drawn.runs[0].reuse, drawn.request.name), heat_map)
@@ -105,7 +96,7 @@ def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
     for index, results in enumerate(zip(*(run.results for run in drawn.runs), strict=True)):
         for run, result in zip(drawn.runs, results, strict=True):
             file = folder / f"{index:03d}-{run.name}.png"
-            save_png(result.image, file, image_metadata(result, drawn.request.options, run.config))
+            save_png(result.image, file, result.metadata)
             pictures.append((file, f"{run.name}, seed {result.seed}"))
         if qualities:
             difference = ImageChops.difference(*(result.image for result in results))
@@ -142,9 +133,9 @@ def drawing_report(drawn: Drawn, pipeline: HARTPipeline) -> dict[str, Any]:
 
 
 def save_calibration(
-    calibrated: Calibrated, pipeline: HARTPipeline, preset: str, root: Path
+    calibrated: Calibrated, pipeline: HARTPipeline, preset: str, folder: Path
 ) -> SavedCalibration:
-    """Write the similarity table and its heat map to a new folder below ``root``.
+    """Write the similarity table and its heat map to a folder.
 
     Args:
         preset: the heat map marks what it would reuse.
@@ -152,8 +143,7 @@ def save_calibration(
     Raises:
         OSError: a file cannot be written.
     """
-    folder = new_folder(root)
-    model, tables = pipeline.model, calibrated.tables
+    model, tables = pipeline.transformer, calibrated.tables
     plan = decide_all(preset_config(preset, model.patch_nums), model.schedule, tables)
     stored = StoredSimilarity(tables, Provenance(model.patch_nums, images=tables.images))
     heat_map, table = folder / "similarity.png", folder / SIMILARITY_FILE

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+from hart.evaluation.savings import no_reuse_lines
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.web import render
-from hart.web.events import Calibrated, Drawn, Progress
+from hart.web.events import Calibrated, Drawn
 from hart.web.files import save_calibration, save_drawing
 from hart.web.requests import (
     CUSTOM,
+    DEFAULT_PRESET,
     MAX_CALIBRATION_PROMPTS,
     CalibrationRequest,
     DrawRequest,
     read_config,
     read_options,
+    read_preset,
     read_prompts,
+    read_switch,
 )
+from hart.web.results import Keep, Results
 from hart.web.studio import Studio
 from hart.web.tables import headline, image_table, stage_table
 from hart.web.view import DrawingView, Updates
+from hart.web.visitors import Visitors
+from hart.web.worker import Worker
 
-DEFAULT_PRESET = "original"
 SPEEDUP_NOTE = (
-    "The speedup is of this one run, the first one of which may be warming up; "
-    "hart generate --compare_configs measures it in turns."
+    "Both were warmed up and drawn in turns, each image once; "
+    "hart generate --compare_configs repeats the measurement."
 )
 _log = logging.getLogger(__name__)
 
@@ -40,36 +48,50 @@ class Handlers:
         name: what the page calls the model.
         folder: where results go.
         max_images: images of one request.
+        keep: how many results stay, and for how long.
+
+    Attributes:
+        results: what may be fetched of the folder.
+        visitors: who listens.
     """
 
-    def __init__(self, studio: Studio, name: str, folder: Path, max_images: int) -> None:
-        self.studio, self.folder, self.max_images = studio, folder, max_images
+    def __init__(
+        self,
+        studio: Studio,
+        name: str,
+        folder: Path,
+        max_images: int,
+        keep: Keep = Keep(),  # noqa: B008
+    ) -> None:
+        self.studio, self.folder, self.max_images = studio, folder.resolve(), max_images
+        self.results, self.visitors = Results(self.folder, keep), Visitors()
+        self._writer = Worker(sys.maxsize)  # the studio bounds how many can wait for it
         self._name = name
 
     @property
     def _schedule(self):
-        return self.studio.pipeline.model.schedule
+        return self.studio.pipeline.transformer.schedule
 
     # --- drawing ------------------------------------------------------------------------------
 
     def draw(
         self, prompts, seed, cfg_scale, preset, stages, sites, threshold, adaptive, interpolation,
-        compare, previews,
+        compare, previews, base=DEFAULT_PRESET,
     ) -> Iterator[Updates]:  # fmt: skip
-        """Draw what the page says; never raises.
+        """Draw what the page says; never raises. ``base``: the preset that custom caching changes.
 
         Updates ``status``, ``gallery``, ``columns`` (of the gallery), ``strip``, ``cards``,
         ``heat_map``, ``tables`` and ``files``.
         """
         try:
-            custom = (stages, sites, threshold, adaptive, interpolation)
+            custom = (stages, sites, threshold, adaptive, interpolation, base)
             request = DrawRequest(
                 read_prompts(prompts, self.max_images),
                 read_options(seed, cfg_scale),
                 str(preset),
                 read_config(preset, self._schedule, *custom),
-                compare=bool(compare),
-                previews=bool(previews),
+                compare=read_switch("Comparing", compare),
+                previews=read_switch("Showing every stage", previews),
             )
         except (ValueError, TypeError) as error:
             yield {"status": render.failure(str(error))}
@@ -77,19 +99,22 @@ class Handlers:
         yield from self._guarded(self._draw(request))
 
     def _draw(self, request: DrawRequest) -> Iterator[Updates]:
-        view = DrawingView(request)
-        yield {**view.cleared(), "status": render.message("Waiting for the model …")}
-        with contextlib.closing(self.studio.draw(request)) as events:
-            for event in events:
-                if isinstance(event, Drawn):
-                    yield {"status": render.message("Writing the results …")}
-                    yield self._finish(event, view)
-                else:
-                    yield {} if event is None else view.update(event)
+        with self.results.request() as folder:
+            view = DrawingView(request, folder)
+            yield {**view.cleared(), "status": render.message("Waiting for the model …")}
+            with contextlib.closing(self.studio.draw(request)) as events:
+                for event in events:
+                    if isinstance(event, Drawn):
+                        yield {"status": render.message("Writing the results …")}
+                        yield from self._written(partial(self._finish, event, view, folder))
+                    else:
+                        yield {} if event is None else view.update(event)
 
-    def _finish(self, drawn: Drawn, view: DrawingView) -> Updates:
-        saved = save_drawing(drawn, view.stages, self.studio.pipeline, self.folder)
-        lines = [*drawn.notes, *(f"Nothing was reused: {r}" for r in drawn.runs[0].reasons)]
+    def _finish(self, drawn: Drawn, view: DrawingView, folder: Path) -> Updates:
+        saved = save_drawing(drawn, view.stages, self.studio.pipeline, folder)
+        own = drawn.runs[0]
+        reasons = no_reuse_lines(own.reasons, own.statistics["saved_share"] > 0)
+        lines = [*drawn.notes, *(line[0].upper() + line[1:] for line in reasons)]
         if drawn.request.compare and len(drawn.runs) == 1:
             lines.append("This is what the others are compared with.")
         elif drawn.request.compare:
@@ -115,9 +140,9 @@ class Handlers:
             request = CalibrationRequest(
                 read_prompts(prompts, MAX_CALIBRATION_PROMPTS),
                 read_options(seed, cfg_scale),
-                add=bool(add),
+                add=read_switch("Adding to the table", add),
             )
-            read_config(preset, self._schedule)
+            read_preset(preset, self._schedule)
         except (ValueError, TypeError) as error:
             yield {"status": render.failure(str(error))}
             return
@@ -125,17 +150,20 @@ class Handlers:
 
     def _calibrate(self, request: CalibrationRequest, preset: str) -> Iterator[Updates]:
         yield {"status": render.message("Waiting for the model …"), "heat_map": None, "files": []}
-        with contextlib.closing(self.studio.calibrate(request)) as events:
+        with (
+            self.results.request() as folder,
+            contextlib.closing(self.studio.calibrate(request)) as events,
+        ):
             for event in events:
                 if isinstance(event, Calibrated):
-                    yield self._finish_calibration(event, preset)
-                elif isinstance(event, Progress):
-                    yield {"status": render.progress(event)}
+                    yield from self._written(
+                        partial(self._finish_calibration, event, preset, folder)
+                    )
                 else:
-                    yield {}
+                    yield {} if event is None else {"status": render.status(event)}
 
-    def _finish_calibration(self, calibrated: Calibrated, preset: str) -> Updates:
-        saved = save_calibration(calibrated, self.studio.pipeline, preset, self.folder)
+    def _finish_calibration(self, calibrated: Calibrated, preset: str, folder: Path) -> Updates:
+        saved = save_calibration(calibrated, self.studio.pipeline, preset, folder)
         images = calibrated.tables.images
         done = f"Done: the table of {images} images is in use for everybody now."
         return {
@@ -145,10 +173,15 @@ class Handlers:
             "about": self.about(),
         }
 
-    def restore(self) -> Updates:
-        """Use the checkpoint's own table again. Updates ``status`` and ``about``."""
-        self.studio.restore_tables()
-        return {
+    def restore(self) -> Iterator[Updates]:
+        """Use the checkpoint's own table again. Updates ``status`` and ``about``; never raises."""
+        yield from self._guarded(self._restore())
+
+    def _restore(self) -> Iterator[Updates]:
+        with contextlib.closing(self.studio.restore()) as events:
+            for event in events:
+                yield {} if event is None else {"status": render.status(event)}
+        yield {
             "status": render.message("The table that the page started with is in use again."),
             "about": self.about(),
         }
@@ -162,7 +195,7 @@ class Handlers:
 
     def preset_fields(self, preset: str) -> tuple[list[int], list[str], float, bool, str] | None:
         """Stages, sites, threshold, adaptive and interpolation of a preset; None if custom."""
-        if preset not in CACHE_PRESETS:
+        if not isinstance(preset, str) or preset not in CACHE_PRESETS:
             return None
         config = preset_config(preset, self._schedule.patch_nums)
         return (
@@ -179,7 +212,7 @@ class Handlers:
     def about(self) -> str:
         """One line about the model and its similarity table."""
         pipeline = self.studio.pipeline
-        model, images = pipeline.model, pipeline.model.similarity.images
+        model, images = pipeline.transformer, pipeline.transformer.similarity.images
         table = f"similarities of {images} images"
         if model.similarity.is_empty:
             table = "no similarity table yet: calibrate before anything can be reused"
@@ -189,6 +222,13 @@ class Handlers:
             f"{first} to {last} · {pipeline.device} {str(pipeline.dtype).removeprefix('torch.')} · "
             f"{table}"
         )
+
+    def _written(self, finish: Callable[[], Updates]) -> Iterator[Updates]:
+        """What ``finish`` returns. Figures take much memory, and every thread keeps its own: they
+        are made in one."""
+        with contextlib.closing(self._writer.events(lambda emit: emit(finish()))) as events:
+            for event in events:
+                yield event if isinstance(event, dict) else {}
 
     def _guarded(self, updates: Iterator[Updates]) -> Iterator[Updates]:
         """Whatever goes wrong becomes a line on the page, which lives on."""

@@ -16,8 +16,9 @@ from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions
 from hart.web import render
-from hart.web.handlers import DEFAULT_PRESET, Handlers
-from hart.web.requests import CUSTOM
+from hart.web.address import DEFAULT_MAX_WAITING
+from hart.web.handlers import Handlers
+from hart.web.requests import CUSTOM, DEFAULT_PRESET
 from hart.web.view import Updates
 
 if TYPE_CHECKING:
@@ -25,10 +26,12 @@ if TYPE_CHECKING:
 
 STYLE_FILE = Path(__file__).parent / "style.css"
 
-_CACHE_SWEEP_S, _CACHE_AGE_S = 3600, 86400
-# One queue for everything that needs the model; light events do not wait in it.
-_MODEL = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
+# What needs the model waits in the studio's queue, not in gradio's, which draws for whoever is
+# gone. The handlers check the values themselves, so gradio leaves them as they come.
+_MODEL = {"concurrency_limit": None, "preprocess": False, "api_visibility": "private"}
 _LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+_THREADS = 40
+"""For everything but the requests that wait."""
 
 Parts = dict[str, Any]
 """Components by the name under which the handlers update them."""
@@ -42,13 +45,15 @@ class PageOptions:
         prompts: examples; the first one is filled in.
         calibration_prompts: filled in on the calibration tab.
         seed: filled in on both.
-        max_waiting: requests that may wait for the model; further ones are turned away.
+        max_waiting: requests that may wait for the model, as the studio has it.
+        calibration: whether visitors may calibrate, which changes the table for everybody.
     """
 
     prompts: Sequence[str]
     calibration_prompts: Sequence[str]
-    seed: int = 1
-    max_waiting: int = 8
+    seed: int = GenerationOptions.seed
+    max_waiting: int = DEFAULT_MAX_WAITING
+    calibration: bool = True
 
 
 def gradio_module() -> ModuleType:
@@ -70,8 +75,7 @@ def build_page(handlers: Handlers, options: PageOptions) -> gradio.Blocks:
         MissingExtraError: gradio, matplotlib or scikit-image is not installed.
     """
     gr = gradio_module()
-    sweep = (_CACHE_SWEEP_S, _CACHE_AGE_S)
-    with gr.Blocks(title="hart", analytics_enabled=False, delete_cache=sweep) as page:
+    with gr.Blocks(title="hart", analytics_enabled=False) as page:
         gr.Markdown(
             "# HART with feature caching\nDraw, and see what reuse saves and what it changes.",
             elem_classes="hart-title",
@@ -80,9 +84,12 @@ def build_page(handlers: Handlers, options: PageOptions) -> gradio.Blocks:
         with gr.Tabs():
             with gr.Tab("Draw", id="draw"):
                 _draw_tab(gr, handlers, options)
-            with gr.Tab("Calibrate", id="calibrate"):
-                _calibrate_tab(gr, handlers, options, about)
-    page.queue(max_size=options.max_waiting, default_concurrency_limit=1, api_open=False)
+            if options.calibration:
+                with gr.Tab("Calibrate", id="calibrate"):
+                    _calibrate_tab(gr, handlers, options, about)
+    # Every request that waits or runs has a thread that asks how it stands.
+    page.max_threads = _THREADS + options.max_waiting
+    page.queue(max_size=_THREADS, api_open=False)
     return page
 
 
@@ -99,7 +106,7 @@ def _draw_tab(gr: ModuleType, handlers: Handlers, options: PageOptions) -> None:
                 max_lines=8,
                 elem_id="prompts",
             )
-            gr.Examples([[prompt] for prompt in options.prompts], prompts, label="Examples")
+            _examples(gr, options.prompts, prompts)
             sampling = _sampling_fields(gr, options.seed, "seed")
             cache = _cache_fields(gr, handlers)
             compare = gr.Checkbox(False, label="Compare with no-cache", elem_id="compare")
@@ -111,8 +118,21 @@ def _draw_tab(gr: ModuleType, handlers: Handlers, options: PageOptions) -> None:
             start, cancel = _buttons(gr, "Draw", "draw")
         with gr.Column(scale=3, min_width=320):
             parts = _results(gr)
-    inputs = [prompts, *sampling, *cache, compare, previews]
-    _connect(gr, handlers.draw, start, cancel, inputs, parts)
+    *cache, base = cache
+    inputs = [prompts, *sampling, *cache, compare, previews, base]
+    _connect(gr, handlers, handlers.draw, start, cancel, inputs, parts)
+
+
+def _examples(gr: ModuleType, prompts: Sequence[str], field: Any) -> None:
+    samples = [[prompt] for prompt in prompts]
+    examples = gr.Dataset(components=["textbox"], samples=samples, type="index", label="Examples")
+
+    def fill_in(number: object) -> str:
+        if type(number) is not int or not 0 <= number < len(prompts):
+            raise gr.Error("There is no such example.", print_exception=False)
+        return prompts[number]
+
+    examples.click(fill_in, examples, field, preprocess=False, **_LIGHT)
 
 
 def _sampling_fields(gr: ModuleType, seed: int, name: str) -> list[Any]:
@@ -131,9 +151,10 @@ def _sampling_fields(gr: ModuleType, seed: int, name: str) -> list[Any]:
 
 
 def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
-    """Preset, then its fields: choosing one fills them in, changing one makes it custom."""
+    """Preset, its fields, and the preset that they change: choosing a preset fills them in,
+    changing one makes it custom."""
     stages, sites, threshold, adaptive, interpolation = handlers.preset_fields(DEFAULT_PRESET)
-    lengths = handlers.studio.pipeline.model.schedule.lengths
+    lengths = handlers.studio.pipeline.transformer.schedule.lengths
     preset = gr.Dropdown(
         [(_preset_label(name), name) for name in handlers.preset_choices()],
         value=DEFAULT_PRESET,
@@ -156,19 +177,23 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
                 label="Threshold",
                 info="Reuse what calibration found more similar than this, 0 to 1.",
                 step=0.05,
+                elem_id="threshold",
             ),
             gr.Checkbox(adaptive, label="Adapt the threshold to the image"),
             gr.Dropdown(list(INTERPOLATION_MODES), value=interpolation, label="Interpolation"),
+            gr.Markdown("What has no field here, pruning and guidance, stays as in the preset."),
         ]
+    fields.pop()  # the sentence
+    base = gr.Textbox(DEFAULT_PRESET, visible=False)
 
-    def fill(name: str) -> list[Any]:
+    def fill(name: object) -> list[Any]:
         values = handlers.preset_fields(name)
-        return list(values) if values else [gr.skip() for _ in fields]
+        return [*values, name] if values else [gr.skip() for _ in [*fields, base]]
 
-    preset.input(fill, preset, fields, **_LIGHT)
+    preset.input(fill, preset, [*fields, base], preprocess=False, **_LIGHT)
     for field in fields:
         field.input(lambda: CUSTOM, None, preset, **_LIGHT)
-    return [preset, *fields]
+    return [preset, *fields, base]
 
 
 def _preset_label(name: str) -> str:
@@ -259,14 +284,9 @@ def _calibrate_tab(gr: ModuleType, handlers: Handlers, options: PageOptions, abo
                 "about": about,
             }
     inputs = [prompts, *sampling, add, preset]
-    _connect(gr, handlers.calibrate, start, cancel, inputs, parts)
-    restore.click(
-        lambda: _components(gr, parts, handlers.restore()),
-        None,
-        [parts["status"], about],
-        show_progress="hidden",
-        **_MODEL,
-    )
+    _connect(gr, handlers, handlers.calibrate, start, cancel, inputs, parts)
+    told = {"status": parts["status"], "about": about}
+    _connect(gr, handlers, handlers.restore, restore, cancel, [], told)
 
 
 # --- shared -----------------------------------------------------------------------------------
@@ -281,6 +301,7 @@ def _buttons(gr: ModuleType, text: str, name: str) -> tuple[Any, Any]:
 
 def _connect(
     gr: ModuleType,
+    handlers: Handlers,
     handler: Callable[..., Iterator[Updates]],
     start: Any,
     cancel: Any,
@@ -289,10 +310,12 @@ def _connect(
 ) -> None:
     """Let ``start`` run a handler that yields updates, and ``cancel`` end it."""
 
-    def run(*values: Any) -> Iterator[dict[Any, Any]]:
+    def run(visitor: Any, *values: Any) -> Iterator[dict[Any, Any]]:
         with contextlib.closing(handler(*values)) as stream:
-            for updates in stream:
+            for updates in handlers.visitors.while_there(visitor.session_hash, stream):
                 yield _components(gr, parts, updates)
+
+    run.__annotations__["visitor"] = gr.Request  # by which gradio knows what to pass
 
     pressed = gr.State(False)  # whether an unfinished job ended because Cancel was pressed
     start.click(lambda: False, None, pressed, **_LIGHT)

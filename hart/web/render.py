@@ -10,8 +10,9 @@ from typing import Any
 
 from PIL import Image
 
-from hart.web.events import Progress
+from hart.web.events import Progress, WarmingUp
 from hart.web.tables import Table
+from hart.web.worker import Waiting
 
 TEXT_COLUMNS = ("part", "prompt")
 
@@ -26,8 +27,16 @@ def failure(text: str) -> str:
     return f'<div class="hart-status hart-failure" role="alert">{escape(text)}</div>'
 
 
-def progress(event: Progress) -> str:
-    """A bar over all stages of the request, and which one it is."""
+def status(event: Waiting | WarmingUp | Progress) -> str:
+    """How far a request is: its place in the queue, or a bar over all its stages."""
+    if isinstance(event, Waiting):
+        return message(f"Waiting for the model, {event.ahead} before this one …")
+    if isinstance(event, WarmingUp):
+        return message("Warming up, so that the comparison is fair …")
+    return _progress(event)
+
+
+def _progress(event: Progress) -> str:
     batch = f"image {event.first}"
     if event.last > event.first:
         batch = f"images {event.first} to {event.last}"

@@ -3,84 +3,167 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import socket
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hart.utils.files import real_path
+from hart.web.address import DEFAULT_PORT, LOOPBACK
+from hart.web.guard import Guard
+from hart.web.handlers import Handlers
+from hart.web.hosts import AllowedHosts
 from hart.web.page import STYLE_FILE, gradio_module, page_theme
+from hart.web.results import swept
 
 if TYPE_CHECKING:
     import gradio
 
-LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 7860
-MAX_UPLOAD = "1mb"
-"""The page takes no files, but the server behind it would."""
+MAX_SESSIONS = 50
+"""Visitors whose page's state the server keeps; older ones start anew with their next click."""
 
-_FOLDER_VARIABLE = "GRADIO_TEMP_DIR"
+MAX_CONNECTIONS = 1000
+_START_S, _STOP_S = 30.0, 5.0
 
 
-@contextlib.contextmanager
-def page_folder(folder: Path) -> Iterator[None]:
-    """Let components that are built inside keep what they show below ``folder``.
+@dataclass(frozen=True)
+class Address:
+    """Where the page is, and for whom.
+
+    Attributes:
+        host, port: to listen at.
+        allowed_hosts: further names to answer to, see :class:`AllowedHosts`.
+        auth: user and password; None lets everybody in.
+        root_path: path under which a proxy serves the page, or its whole address; the proxy is
+            expected to take the path off.
+    """
+
+    host: str = LOOPBACK
+    port: int = DEFAULT_PORT
+    allowed_hosts: Sequence[str] = ()
+    auth: tuple[str, str] | None = None
+    root_path: str | None = None
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the output folder.
 
     Raises:
-        OSError: the folder cannot be created or written to.
+        OSError: it cannot be created or written to.
     """
-    shown = folder.resolve() / "shown"
-    shown.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=shown):
+    folder = real_path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
         pass
-    before = os.environ.get(_FOLDER_VARIABLE)
-    os.environ[_FOLDER_VARIABLE] = str(shown)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[_FOLDER_VARIABLE]
-        else:
-            os.environ[_FOLDER_VARIABLE] = before
 
 
 @contextlib.contextmanager
-def serving(
-    page: gradio.Blocks, folder: Path, host: str = LOOPBACK, port: int = DEFAULT_PORT
-) -> Iterator[str]:
-    """Serve a page inside the block; yields its address. Use inside :func:`page_folder`.
+def serving(page: gradio.Blocks, handlers: Handlers, where: Address = Address()) -> Iterator[str]:
+    """Serve a page inside the block; yields its address.
 
-    Of the machine's files only those below ``folder`` can be fetched.
+    Of the machine's files only the results of the page's requests can be fetched. Requests' folders
+    are removed by :class:`hart.web.results.Keep`.
 
     Raises:
         OSError: the address cannot be bound.
     """
-    gr = gradio_module()
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            share=False,
-            quiet=True,
-            inbrowser=False,
-            ssr_mode=False,
-            run_history=False,
-            enable_monitoring=False,
-            mcp_server=False,
-            show_error=True,
-            footer_links=[],
-            max_file_size=MAX_UPLOAD,
-            allowed_paths=[str(folder.resolve())],
-            theme=page_theme(gr),
-            css_paths=STYLE_FILE,
+    with _listening(where) as listener, swept(handlers.results):
+        server = _server(_application(page, handlers, where))
+        thread = threading.Thread(
+            target=server.run, args=([listener],), name="hart-web-server", daemon=True
         )
+        thread.start()
+        try:
+            _wait_until_started(server, thread)
+            yield _address(where)
+        finally:
+            page.close(verbose=False)
+            server.should_exit = True
+            thread.join(_STOP_S)
+
+
+def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any:
+    import fastapi  # comes with gradio
+
+    gr = gradio_module()
+    folder = str(handlers.results.root)
+    gr.set_static_paths([folder])  # or gradio would copy every picture before it serves it
+    page.state_session_capacity = MAX_SESSIONS
+    outside = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    outside.add_middleware(
+        Guard,
+        hosts=AllowedHosts(where.host, where.allowed_hosts),
+        results=handlers.results,
+        visitors=handlers.visitors,
+        functions={
+            function["id"]: len(function["inputs"])
+            for function in page.get_config_file()["dependencies"]
+            if function["backend_fn"]
+        },
+    )
+    return gr.mount_gradio_app(
+        outside,
+        page,
+        path="/",
+        server_name=where.host,
+        server_port=where.port,
+        auth=where.auth,
+        root_path=where.root_path,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        show_error=True,
+        footer_links=[],
+        allowed_paths=[folder],
+        theme=page_theme(gr),
+        css_paths=STYLE_FILE,
+    )
+
+
+def _server(application: Any) -> Any:
+    import uvicorn  # comes with gradio
+
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        ws="none",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config)
+
+
+@contextlib.contextmanager
+def _listening(where: Address) -> Iterator[socket.socket]:
+    try:
+        host = where.host.strip("[]")
+        found = socket.getaddrinfo(host, where.port, type=socket.SOCK_STREAM)
+        family, _, _, _, address = found[0]
+        listener = socket.create_server(address[:2], family=family, backlog=128)
     except OSError as error:
         raise OSError(
-            f"the page cannot be served at {host}, port {port}; choose another address with "
-            "--host or --port"
+            f"the page cannot be served at {where.host}, port {where.port} "
+            f"({error.strerror or error}); choose another address with --host or --port"
         ) from error
-    try:
-        yield address
-    finally:
-        page.close(verbose=False)
+    with listener:
+        yield listener
+
+
+def _wait_until_started(server: Any, thread: threading.Thread) -> None:
+    end = time.monotonic() + _START_S
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > end:
+            raise OSError("the server behind the page did not start")
+        time.sleep(0.01)
+
+
+def _address(where: Address) -> str:
+    host = where.host.strip("[]")
+    if host in ("0.0.0.0", "::"):
+        host = "localhost"
+    return f"http://{f'[{host}]' if ':' in host else host}:{where.port}/"

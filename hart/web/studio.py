@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from hart.evaluation.comparison import REFERENCE, rotated
 from hart.evaluation.reuse_plot import ReuseMap
 from hart.modules.networks.caching.config import CacheConfig
-from hart.pipeline import HARTPipeline, ImageResult
-from hart.web.background import Emit, in_background
-from hart.web.events import BatchDone, Calibrated, Drawn, FinishedRun, Tracker
-from hart.web.requests import CalibrationRequest, DrawRequest
+from hart.modules.networks.caching.presets import preset_config
+from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
+from hart.pipeline.options import DEFAULT_BATCH_SIZE, ImageRequest
+from hart.web.address import DEFAULT_MAX_WAITING
+from hart.web.events import BatchDone, Calibrated, Drawn, FinishedRun, Tracker, WarmingUp
+from hart.web.requests import DEFAULT_PRESET, CalibrationRequest, DrawRequest
+from hart.web.worker import Emit, StoppedError, Worker
 
-REFERENCE = "no-cache"
-_WAIT_S = 0.1
+NO_CACHE = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
+_MAX_WARM = 100
 
 Judge = Callable[[str], bool]
 """Whether a prompt is unsafe."""
@@ -35,48 +41,66 @@ class Studio:
         pipeline: the model. Its cache configuration is left as it was after every request; a
             calibration replaces its similarity table for everybody.
         is_unsafe: judges prompts; None lets all of them pass.
+        max_waiting: requests that may wait; further ones end with
+            :class:`hart.web.worker.BusyError`.
     """
 
-    def __init__(self, pipeline: HARTPipeline, is_unsafe: Judge | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: HARTPipeline,
+        is_unsafe: Judge | None = None,
+        max_waiting: int = DEFAULT_MAX_WAITING,
+    ) -> None:
         self.pipeline = pipeline
         self._is_unsafe = is_unsafe
-        self._model_lock = threading.Lock()
-        self._own_tables = copy.deepcopy(pipeline.model.similarity)
+        self._worker = Worker(max_waiting)
+        self._own_tables = copy.deepcopy(pipeline.transformer.similarity)
+        self._warm: set[tuple[CacheConfig, int]] = set()
 
     def draw(self, request: DrawRequest) -> Iterator[Any]:
-        """Draw in the background: yields :class:`Progress`, :class:`Preview`, :class:`BatchDone`
-        and at the end :class:`Drawn`; None where nothing happened for a while.
+        """Draw when the model is free: yields :class:`Waiting`, :class:`WarmingUp`,
+        :class:`Progress`, :class:`Preview`, :class:`BatchDone` and at the end :class:`Drawn`; None
+        where nothing happened for a while.
 
         Closing the iterator stops the drawing after the current stage.
 
         Raises:
             UnsafePromptError: a prompt was refused.
+            BusyError: too many requests wait.
         """
-        return in_background(partial(self._draw, request))
+        return self._worker.events(partial(self._draw, request))
 
     def calibrate(self, request: CalibrationRequest) -> Iterator[Any]:
-        """Measure similarities in the background: :class:`Progress`, then :class:`Calibrated`.
+        """Measure similarities when the model is free: :class:`Waiting`, :class:`Progress`, then
+        :class:`Calibrated`.
 
         A calibration that is closed or fails leaves the table as it was.
 
         Raises:
             UnsafePromptError: a prompt was refused.
+            BusyError: too many requests wait.
         """
-        return in_background(partial(self._calibrate, request))
+        return self._worker.events(partial(self._calibrate, request))
 
-    def restore_tables(self) -> None:
-        """Use the checkpoint's own similarity table again."""
-        with self._model_lock:
-            self.pipeline.model.similarity = copy.deepcopy(self._own_tables)
+    def restore(self) -> Iterator[Any]:
+        """Use the checkpoint's own similarity table again, once the model is free.
+
+        Raises:
+            BusyError: too many requests wait.
+        """
+        return self._worker.events(self._restore)
+
+    def warm_up(self) -> None:
+        """Draw an image with and one without the default caching, so that the first visitor does
+        not wait for what is only done once. Returns at once; gives way when a request waits."""
+        self._worker.start(self._warm_up_before_visitors)
 
     # --- one request --------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _turn(self, emit: Emit, prompts: list[str]) -> Iterator[list[str]]:
-        """Have the model alone; yields the list that collects the library's warnings."""
-        while not self._model_lock.acquire(timeout=_WAIT_S):
-            emit(None)  # leaves if nobody waits any more
-        model = self.pipeline.model
+        """Leave the model as it was; yields the list that collects the library's warnings."""
+        model = self.pipeline.transformer
         before = model.cache_config, model.use_cache
         notes: list[str] = []
         try:
@@ -88,7 +112,6 @@ class Studio:
                 warnings.simplefilter("ignore")  # said when the configuration was first set
                 model.set_cache_config(before[0])
             model.use_cache = before[1]
-            self._model_lock.release()
 
     def _check_prompts(self, emit: Emit, prompts: list[str]) -> None:
         for number, prompt in enumerate(prompts, start=1):
@@ -101,54 +124,58 @@ class Studio:
     def _draw(self, request: DrawRequest, emit: Emit) -> None:
         configs = {request.name: request.config}
         if request.compare:
-            configs.setdefault(
-                REFERENCE, CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
-            )
+            configs.setdefault(REFERENCE, NO_CACHE)
         with self._turn(emit, request.prompts) as notes:
-            runs: list[FinishedRun] = []
-            for name, config in configs.items():
-                runs.append(self._run(name, config, request, emit, len(configs), len(runs)))
-        emit(Drawn(request, runs, notes))
+            if len(configs) > 1:
+                self._warm_up(configs.values(), request, emit)
+            tracker = Tracker(self.pipeline, emit, request, list(configs))
+            runs = [_Run(self.pipeline, name, config) for name, config in configs.items()]
+            streams = [run.stream(request, tracker) for run in runs]
+            # Batch by batch in turns, each first as often as the other: a machine drifts.
+            for number in range(math.ceil(len(request.prompts) / _batch_size(request))):
+                for run, stream in rotated(list(zip(runs, streams, strict=True)), number):
+                    emit(BatchDone(run.name, run.draw_batch(stream, tracker)))
+            finished = [run.finish() for run in runs]
+        emit(Drawn(request, finished, notes))
 
-    def _run(
-        self,
-        name: str,
-        config: CacheConfig,
-        request: DrawRequest,
-        emit: Emit,
-        num_runs: int,
-        runs_before: int,
-    ) -> FinishedRun:
-        model = self.pipeline.model
-        model.set_cache_config(config)
-        model.use_cache = True
-        results: list[ImageResult] = []
-        tracker = Tracker(self.pipeline, emit, name, request, num_runs, runs_before)
-        stream = self.pipeline.stream(
-            request.prompts,
-            quiet=True,
-            callback=tracker.on_stage,
-            preview=tracker.on_preview if request.previews else None,
-            **request.options.to_dict(),
-        )
-        for batch in stream:
-            results += batch
-            emit(BatchDone(name, batch))
-        reused = model.cache_statistics.total().reused
-        reasons = () if reused else model.decision_plan().reasons
-        return FinishedRun(
-            name, config, results, model.get_cache_statistics(), ReuseMap.of(model), reasons
-        )
+    def _warm_up(self, configs: Iterable[CacheConfig], request: DrawRequest, emit: Emit) -> None:
+        """Draw a batch of the request's size with each configuration that never drew one."""
+        size = min(len(request.prompts), _batch_size(request))
+        cold = [config for config in configs if (config, size) not in self._warm]
+        for config in cold:
+            emit(WarmingUp())
+            self.pipeline.transformer.set_cache_config(config)
+            self.pipeline.transformer.use_cache = True
+            batch = [ImageRequest(i, request.prompts[i], i) for i in range(size)]
+            self.pipeline.draw_together(batch, callback=lambda *_: emit(None))
+            if len(self._warm) >= _MAX_WARM:  # visitors think of ever new ones
+                self._warm.clear()
+            self._warm.add((config, size))
+
+    def _warm_up_before_visitors(self, emit: Emit) -> None:
+        def give_way(event: Any) -> None:
+            if self._worker.waiting:
+                raise StoppedError
+            emit(event)
+
+        default = preset_config(DEFAULT_PRESET, self.pipeline.transformer.patch_nums)
+        request = DrawRequest(["a first image"], GenerationOptions(), DEFAULT_PRESET, default)
+        with self._turn(give_way, []):
+            self._warm_up([default, NO_CACHE], request, give_way)
+        self.pipeline.transformer.reset_cache_statistics()
+
+    def _restore(self, emit: Emit) -> None:
+        self.pipeline.transformer.similarity = copy.deepcopy(self._own_tables)
 
     def _calibrate(self, request: CalibrationRequest, emit: Emit) -> None:
-        model = self.pipeline.model
+        model = self.pipeline.transformer
         with self._turn(emit, request.prompts) as notes:
             before = model.similarity
             if request.add:
                 model.similarity = copy.deepcopy(before)
             else:
                 model.clear_similarity_data()
-            tracker = Tracker(self.pipeline, emit, "calibration", request, 1, 0)
+            tracker = Tracker(self.pipeline, emit, request, ["calibration"])
             try:
                 self.pipeline.calibrate(
                     request.prompts,
@@ -161,6 +188,52 @@ class Studio:
                 raise
             tables = copy.deepcopy(model.similarity)
         emit(Calibrated(request, tables, notes))
+
+
+class _Run:
+    """The images of one configuration, batch by batch, and their statistics."""
+
+    def __init__(self, pipeline: HARTPipeline, name: str, config: CacheConfig) -> None:
+        self._pipeline, self.name, self._config = pipeline, name, config
+        self._statistics = CacheStatistics(pipeline.transformer.transformer_shape)
+        self._results: list[ImageResult] = []
+
+    def stream(self, request: DrawRequest, tracker: Tracker) -> Iterator[list[ImageResult]]:
+        return self._pipeline.stream(
+            request.prompts,
+            quiet=True,
+            callback=tracker.on_stage,
+            preview=tracker.on_preview if request.previews else None,
+            **request.options.to_dict(),
+        )
+
+    def draw_batch(
+        self, stream: Iterator[list[ImageResult]], tracker: Tracker
+    ) -> list[ImageResult]:
+        self._enter()
+        tracker.name = self.name
+        batch = next(stream)
+        self._results += batch
+        return batch
+
+    def finish(self) -> FinishedRun:
+        self._enter()
+        model = self._pipeline.transformer
+        reused = model.cache_statistics.total().reused
+        reasons = () if reused else model.decision_plan().reasons
+        statistics, reuse = model.get_cache_statistics(), ReuseMap.of(model)
+        return FinishedRun(self.name, self._config, self._results, statistics, reuse, reasons)
+
+    def _enter(self) -> None:
+        """The model draws with this configuration and counts for it from now on."""
+        model = self._pipeline.transformer
+        model.set_cache_config(self._config)
+        model.use_cache = True
+        model.cache_statistics = self._statistics
+
+
+def _batch_size(request: DrawRequest) -> int:
+    return request.options.batch_size or DEFAULT_BATCH_SIZE
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hart.evaluation.image_metrics import psnr_db, ssim
+from hart.evaluation.savings import SAVED_BY
 from hart.modules.networks.caching.config import SITES
 from hart.pipeline import ImageResult
 from hart.web.events import Drawn, FinishedRun
@@ -112,14 +113,13 @@ def _mean(values: Sequence[float]) -> float:
 def headline(drawn: Drawn) -> list[tuple[str, str]]:
     """The numbers that matter, as a label and a value with its unit."""
     own = drawn.runs[0]
-    totals = own.statistics["totals"]
-    reused = sum(totals[site]["reused"] for site in SITES)
-    calls = reused + sum(totals[site]["computed"] for site in SITES)
+    modules, shares = own.statistics["modules"], own.statistics["saved_share_by"]
     numbers = [
         ("per image", f"{mean_seconds(own):.2f} s"),
-        ("module calls reused", f"{reused} of {calls}"),
+        ("modules reused per image", f"{modules['reused']:.6g} of {modules['all']:.6g}"),
         ("multiply-adds saved", f"{own.statistics['saved_share']:.1%}"),
     ]
+    numbers += [(f"by {SAVED_BY[name]}", f"{share:.1%}") for name, share in shares.items() if share]
     if len(drawn.runs) == 2:
         own_images, reference = ([result.image for result in run.results] for run in drawn.runs)
         ratio = psnr_db(own_images, reference)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from hart.web import render
-from hart.web.events import BatchDone, Preview, Progress
+from hart.web.events import BatchDone, Preview, Progress, WarmingUp
 from hart.web.requests import DrawRequest
+from hart.web.results import PREVIEW_PREFIX
+from hart.web.worker import Waiting
 
 MAX_SHOWN, MAX_THUMBNAIL = 512, 96
 """Longest side in pixels of a picture that is being drawn, and of its earlier stages."""
@@ -20,14 +23,20 @@ Updates = dict[str, Any]
 class DrawingView:
     """Collects the pictures of one drawing.
 
+    Args:
+        request: what is drawn.
+        folder: where the pictures lie that are shown until the drawing is finished.
+
     Attributes:
         stages: per stage the first configuration's pictures, small; empty without previews.
     """
 
-    def __init__(self, request: DrawRequest) -> None:
+    def __init__(self, request: DrawRequest, folder: Path) -> None:
+        self._folder = folder
         self._name = request.name
         self._columns = 3 if request.compare else min(2, len(request.prompts))
-        self._shown: dict[tuple[int, str], tuple[Image.Image, str]] = {}
+        self._shown: dict[tuple[int, str], tuple[str, str]] = {}
+        self._before: dict[tuple[int, str], Path] = {}
         self._thumbnails: dict[int, list[tuple[Image.Image, str]]] = {}
         self.stages: dict[str, list[Image.Image]] = {}
 
@@ -37,10 +46,10 @@ class DrawingView:
         texts = dict.fromkeys(("strip", "cards", "tables"), "")
         return {**empty, **texts, "gallery": [], "columns": self._columns}
 
-    def update(self, event: Progress | Preview | BatchDone) -> Updates:
+    def update(self, event: Waiting | WarmingUp | Progress | Preview | BatchDone) -> Updates:
         """What an event changes on the page."""
-        if isinstance(event, Progress):
-            return {"status": render.progress(event)}
+        if isinstance(event, Waiting | WarmingUp | Progress):
+            return {"status": render.status(event)}
         if isinstance(event, Preview):
             preview = event.preview
             seeds = [(request.index, request.seed) for request in preview.requests]
@@ -58,16 +67,28 @@ class DrawingView:
         label = f"stage {si + 1}"
         for (index, seed), image in zip(seeds, images, strict=True):
             small = _small(image, MAX_SHOWN)
-            self._shown[index, name] = (small, f"{name}, seed {seed}")
+            self._show((index, name), si, small, f"{name}, seed {seed}")
             if name == self._name and (index in self._thumbnails or si == 0):
                 row = self._thumbnails.setdefault(index, [])
                 row.append((_small(image, MAX_THUMBNAIL), str(si + 1)))
                 self.stages.setdefault(label, []).append(small)
 
+    def _show(self, key: tuple[int, str], si: int, image: Image.Image, caption: str) -> None:
+        """Show a picture in place of its last one, which a slow browser may still be fetching:
+        the file that goes is the one before that."""
+        index, name = key
+        file = self._folder / f"{PREVIEW_PREFIX}{index:03d}-{name}-{si:02d}.webp"
+        image.save(file, "WEBP", quality=80)
+        if key in self._before:
+            self._before[key].unlink(missing_ok=True)
+        if key in self._shown:
+            self._before[key] = Path(self._shown[key][0])
+        self._shown[key] = (str(file), caption)
+
     def _strip(self) -> str:
         return render.strip("Stage by stage", self._thumbnails.values())
 
-    def _gallery(self) -> list[tuple[Image.Image, str]]:
+    def _gallery(self) -> list[tuple[str, str]]:
         """By image, the asked-for configuration first."""
         order = sorted(self._shown, key=lambda key: (key[0], key[1] != self._name))
         return [self._shown[key] for key in order]

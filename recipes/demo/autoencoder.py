@@ -254,7 +254,7 @@ def stage_residuals(quantizer: nn.Module, latents: torch.Tensor) -> list[torch.T
     ids = quantizer.f_to_idxBl_or_fhat(latents, to_fhat=False)
     f_hat = torch.zeros_like(latents)
     for si, side in enumerate(PATCH_NUMS):
-        pooled = F.interpolate(rest, size=(side, side), mode="area")
+        pooled = downsample(rest, (side, side))
         vectors.append(pooled.permute(0, 2, 3, 1).reshape(-1, latents.shape[1]))
         maps = quantizer.embedding(ids[si]).transpose(1, 2)
         maps = maps.reshape(len(latents), -1, side, side)

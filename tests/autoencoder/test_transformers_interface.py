@@ -83,7 +83,7 @@ def test_discriminator_built_by_hand_keeps_its_own_initialisation(golden):
 
 
 def test_unknown_quantizer_and_double_decoder_without_hybrid_are_refused():
-    with pytest.raises(ValueError, match="quantizer_type is 'vq'"):
+    with pytest.raises(ValueError, match="quantizer_type must be 'var' or 'var_hybrid', got 'vq'"):
         HARTAutoEncoderConfig(quantizer_type="vq")
     with pytest.raises(ValueError, match="double_decoder"):
         HARTAutoEncoderConfig(double_decoder=True)

@@ -10,7 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hart.utils.weights import CheckpointError, find_weight_files, load_into, read_state_dict
+from hart.utils.weights import (
+    CheckpointError,
+    find_weight_files,
+    load_into,
+    read_headers,
+    read_state_dict,
+)
 
 
 def test_safetensors_are_preferred_to_pickles(tmp_path):
@@ -116,3 +122,41 @@ def test_ignored_keys_may_be_missing_surplus_or_misshapen():
     with pytest.raises(CheckpointError, match=r"file\.bin.*'0\.bias' is missing.*2 more"):
         load_into(module, state, source="file.bin")
     load_into(module, state, ignore=("disc.*", "*.bias"))
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.bin"])
+def test_headers_have_shapes_and_dtypes_but_no_values(tmp_path, name):
+    content = {"a.w": torch.ones(2, 3, dtype=torch.float16), "b": torch.tensor(3)}
+    (save_file if name.endswith("safetensors") else torch.save)(content, tmp_path / name)
+    headers = read_headers(tmp_path / name)
+    assert {key: (t.shape, t.dtype) for key, t in headers.items()} == {
+        key: (t.shape, t.dtype) for key, t in content.items()
+    }
+    assert all(tensor.is_meta for tensor in headers.values())
+
+
+def test_a_large_file_is_refused_by_its_header_without_being_read(tmp_path):
+    """64 GB, of which the disk holds a hundred bytes: reading it would take minutes."""
+    from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
+
+    size = 1 << 36
+    header = {"encoder.x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    HARTAutoEncoderConfig(ch=32, ch_mult=(1,)).save_pretrained(tmp_path)
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + size)
+    with pytest.raises(CheckpointError, match=r"'encoder\.conv_in\.weight' is missing"):
+        HARTAutoEncoder.from_tokenizer_folder(tmp_path)
+
+
+def test_weights_of_two_dtypes_need_one_to_be_loaded_in(tmp_path):
+    from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
+
+    model = HARTAutoEncoder(HARTAutoEncoderConfig(ch=32, ch_mult=(1,)))
+    model.quant_conv.half()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"float16 and torch\.float32; give the dtype"):
+        HARTAutoEncoder.from_tokenizer_folder(tmp_path)
+    loaded = HARTAutoEncoder.from_tokenizer_folder(tmp_path, dtype=torch.float32)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}

@@ -110,7 +110,7 @@ def together(folder: Path, prompts: Path, name: str, *more: object) -> list[dict
 
 
 def lose_a_process(folder: Path, prompts: Path) -> dict:
-    """One of two processes dies; what is said, and what the next run with three does."""
+    """One of two processes dies and a picture is lost; what is said, and what three then do."""
     output = folder / "lost"
     argv = arguments(prompts, output, "--cache-preset", "original")
     said = ""
@@ -118,6 +118,8 @@ def lose_a_process(folder: Path, prompts: Path) -> dict:
         debug_launcher(lose_one, (argv,), 2)
     except Exception as error:
         said = str(error)
+    for file in sorted(output.glob("*.png"))[:1]:
+        file.write_bytes(b"")
     debug_launcher(launched, (argv,), 3)
     report = json.loads((output / "batch_report.json").read_text())
     return {"said": said, "drawn_now": report["drawn_now"], **outcome(output)}

@@ -72,7 +72,17 @@ def test_wrong_json_documents_are_refused(tmp_path, changes, message):
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"not json", b"[]", b"null", b"\xff\xfe\x00", b"[" * 200_000, b"1" * 10_000],
+    [
+        b"",
+        b"{",
+        b"not json",
+        b"[]",
+        b"null",
+        b"\xff\xfe\x00",
+        b"[" * 200_000,
+        b"1" * 10_000,
+        b'{"a": 1, "a": 2}',
+    ],
 )
 def test_files_that_are_not_json_documents_are_refused(tmp_path, data):
     path = tmp_path / "table.json"
@@ -133,6 +143,7 @@ def nested_tuple() -> tuple:
         (b"\x80\x04\x95" + (1 << 60).to_bytes(8, "little") + b"}.", "not a usable"),  # frame
         (b"\x80\x04\x8d" + (1 << 60).to_bytes(8, "little") + b"text.", "not a usable"),
         (b"\x80\x04\x8b" + (1 << 30).to_bytes(4, "little") + b"\x01.", "not a usable"),
+        (pickle.dumps({"mlp": [], "attn": []}) + b"\0", "bytes after the end"),
         (b"", "not a usable"),
         (b"garbage", "not a usable"),
         (b"\x80\x04}]s.", "not a usable"),

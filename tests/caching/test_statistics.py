@@ -92,7 +92,8 @@ def test_generations_add_up_and_a_reset_forgets_everything():
     values = statistics.to_dict()
     assert json.loads(json.dumps(values)) == values
     assert values["images"] == 6
-    assert values["stages"]["9"]["attn"]["reused"] == values["totals"]["attn"]["reused"] == 4
+    assert values["stages"]["9"]["attn"]["reused"] == values["totals"]["attn"]["reused"] == 2
+    assert values["modules"] == {"all": 2 * 2 * 3, "reused": 2 + 1, "pruned": 0}
     assert values["stages"]["9"]["mlp"]["reuse_rate"] == 0.5
     assert values["feature_cache_bytes"] == {"now": 0, "peak": 100}
     assert values["seconds"] == {"stages": {"1": 2.0, "4": 4.0, "9": 6.0}, "residual": 8.0}
@@ -199,6 +200,43 @@ def test_keys_that_a_reused_attention_never_added_are_saved_at_the_next_stage():
     assert statistics.counts(2, "attn").reused == 0
     whole = statistics.total().multiply_adds_computed + statistics.total().multiply_adds_saved
     assert whole == sum(transformer_macs(SMALL))
+
+
+def test_the_parts_of_what_is_saved_go_to_guidance_then_reuse_then_pruning():
+    """SMALL's layer 0: reused at 4 tokens; at 9 without guidance, 3 tokens pruned, 5 + 6 keys."""
+    counts = GenerationCounts(SMALL)
+    counts.count(0, 0, "attn", COMPUTE, False, 2, 5)
+    counts.count(0, 1, "attn", REUSE, True, 2, 4)
+    counts.stop_guidance()
+    counts.count(0, 2, "attn", COMPUTE, False, 1, 9, computed_tokens=6)
+    counts.count(0, 2, "mlp", COMPUTE, False, 1, 9, computed_tokens=6)
+    first, second, third = (stage["attn"] for stage in counts.stages)
+    assert first.multiply_adds_saved == 0
+    assert second.multiply_adds_saved_by_reuse == 2 * attention_macs(SMALL, 4, keys=9)
+    assert second.multiply_adds_saved == second.multiply_adds_saved_by_reuse
+    whole, without_reused_keys = (attention_macs(SMALL, 9, keys=k) for k in (18, 14))
+    assert third.multiply_adds_computed == attention_macs(SMALL, 6, keys=11)
+    assert third.multiply_adds_saved_by == {
+        "guidance": whole,
+        "reuse": whole - without_reused_keys,
+        "pruning": without_reused_keys - attention_macs(SMALL, 6, keys=11),
+    }
+    assert third.multiply_adds_saved + third.multiply_adds_computed == 2 * whole
+    mlp = counts.stages[2]["mlp"].multiply_adds_saved_by
+    assert mlp == {"guidance": mlp_macs(SMALL, 9), "reuse": 0, "pruning": mlp_macs(SMALL, 3)}
+
+
+def test_keys_that_a_reused_attention_adds_after_all_are_not_saved():
+    counts = GenerationCounts(SMALL)
+    counts.count(0, 0, "attn", COMPUTE, False, 1, 5)
+    counts.count(0, 1, "attn", REUSE, True, 1, 4, added_keys=4, projected_keys=4)
+    counts.count(0, 2, "attn", COMPUTE, True, 1, 9)
+    projected = 2 * 4 * SMALL.embed_dim**2
+    assert counts.stages[1]["attn"].multiply_adds_computed == projected
+    saved = counts.stages[1]["attn"].multiply_adds_saved_by
+    whole = attention_macs(SMALL, 4, keys=9)
+    assert saved == {"guidance": 0, "reuse": whole - projected, "pruning": 0}
+    assert counts.stages[2]["attn"].multiply_adds_saved == 0
 
 
 def test_a_stage_counted_at_once_is_the_same_as_module_by_module():

@@ -190,3 +190,36 @@ def test_help_lists_every_documented_flag(capsys):
         "--sim-path --threshold --system_prompt_file"
     )
     assert [flag for flag in documented.split() if flag not in text] == []
+
+
+@pytest.fixture
+def loop(tmp_path) -> str:
+    """A link to a link to itself."""
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    return str(tmp_path / "one")
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--model_path", "--text_model_path", "--tokenizer_path", "--output_dir", "--prompts_file"],
+)
+def test_a_loop_of_links_is_one_line(cli, loop, flag):
+    assert loop in cli.refuse(flag, loop, prompts=flag != "--prompts_file")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["merge-similarity", "{}", "other.json", "--output", "out.json"],
+        ["convert-similarity", "{}", "out.json"],
+        ["plot-similarity", "{}"],
+        ["plot-statistics", "{}"],
+        ["batch", "--prompts_file", "{}"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_loop_of_links_is_one_line_for_every_command(hart, loop, command):
+    code, said = hart(*(word.format(loop) for word in command))
+    assert code == 2
+    assert said.splitlines() == [f"error: [Errno 40] Too many levels of symbolic links: '{loop}'"]

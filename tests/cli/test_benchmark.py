@@ -109,8 +109,7 @@ def test_a_given_table_governs_reuse(cli, tmp_path):
     arguments = ("--benchmark_runs", "1", "--cache-preset", "original")
     assert cli("--benchmark", *arguments, "--sim-path", tmp_path / "table.json") == 0
     totals = results(cli)["cache_statistics"]["totals"]
-    images_and_batches = 1  # one batch of two images
-    assert totals["attn"]["reused"] == 2 * DEPTH * images_and_batches
+    assert totals["attn"]["reused"] == 2 * DEPTH  # of one image
     assert totals["mlp"]["reused"] == 0
 
 
@@ -118,6 +117,52 @@ def test_the_demo_is_measured_without_a_model_path(cli, monkeypatch):
     monkeypatch.setattr(hart.demo, "DEMO_CHECKPOINT", cli.checkpoint)
     assert cli("--benchmark", "--benchmark_runs", "1", model=False) == 0
     assert results(cli)["settings"]["model"] == str(cli.checkpoint / "llm")
+
+
+def test_a_configuration_takes_turns_with_no_cache_and_is_named(cli, generations, monkeypatch):
+    order = []
+    start = HARTForT2IEnhanced._generation_scope
+
+    def noting(model, *args):
+        order.append(model.use_cache)
+        return start(model, *args)
+
+    monkeypatch.setattr(HARTForT2IEnhanced, "_generation_scope", noting)
+    arguments = ("--benchmark_runs", "3", "--cache-preset", "original")
+    assert cli("--benchmark", *arguments, "--assume-similarity", "1") == 0
+    assert order == [True, False, False, True, True, False, False, True]  # the first two to warm up
+    report = results(cli)
+    assert (report["configuration"], report["runs"]) == ("original", 3)
+    over = report["over_no_cache"]
+    for spread in over.values():
+        assert 0 < spread["p5"] <= spread["median"] <= spread["p95"]
+    modules = report["cache_statistics"]["modules"]
+    reused = 2 * (DEPTH + DEPTH - 1)
+    assert modules == {"all": 2 * DEPTH * len(STAGES), "reused": reused, "pruned": 0}
+    assert f"original: {reused} of {modules['all']} modules reused per image, " in cli.stdout
+    assert f"{over['image']['median']:.2f} times as fast as no-cache" in cli.stdout
+
+
+def test_without_caching_there_is_nothing_to_compare_with(cli):
+    arguments = ("--benchmark_runs", "1", "--cache-preset", "original", "--no-use-cache")
+    assert cli("--benchmark", *arguments) == 0
+    report = results(cli)
+    assert (report["configuration"], report["over_no_cache"]) == ("no-cache", None)
+    assert "times as fast" not in cli.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--use-cache"], "original"),
+        (["--cache-preset", "hybrid", "--cache-threshold", "0.79"], "hybrid with other options"),
+        (["--cache-skip-stages", "64", "--cache-cache-stages", "36"], "own configuration"),
+    ],
+)
+def test_other_configurations_are_named_too(cli, arguments, name):
+    once = ("--benchmark_runs", "1", "--benchmark_warmup", "0", "--assume-similarity", "1")
+    assert cli("--benchmark", *once, *arguments) == 0
+    assert results(cli)["configuration"] == name
 
 
 # --- random weights -------------------------------------------------------------------------
@@ -161,7 +206,8 @@ def test_random_weights_follow_the_seed(cli):
     drawn = []
     for seed in ("1", "1", "2"):
         assert cli("--benchmark", *RANDOM, "--seed", seed, model=False) == 0
-        drawn.append((cli.output / "000000.png").read_bytes())
+        (picture, *_) = results(cli)["files"]
+        drawn.append((cli.output / picture).read_bytes())
     assert drawn[0] == drawn[1] != drawn[2]
 
 
@@ -182,6 +228,13 @@ def test_ctrl_c_while_warming_up_leaves_a_file_without_numbers(cli, generations)
     report = results(cli)
     assert (report["runs"], report["seconds_per_image"], report["memory"]) == (0, None, None)
     assert "no measured run was finished" in cli.stdout
+
+
+def test_ctrl_c_between_two_turns_drops_the_half_round(cli, generations):
+    generations.stop_at = 6  # of the second measured round
+    assert cli("--benchmark", "--cache-preset", "original", "--assume-similarity", "1") == 130
+    assert results(cli)["runs"] == 1
+    assert "drawn in turns" in cli.stdout
 
 
 # --- what is refused ------------------------------------------------------------------------

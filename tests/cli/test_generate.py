@@ -95,6 +95,33 @@ def test_a_preset_that_reuses_nothing_says_why(cli):
     assert f"nothing was reused: {first}" in cli.stdout
 
 
+def test_what_pruning_and_guidance_save_is_not_called_nothing(cli):
+    nothing_similar = ("--cache-preset", "hybrid", "--assume-similarity", "0.1")
+    assert cli(*nothing_similar) == 0
+    summary = cli.results["summary"]
+    assert summary["modules_reused"] == 0 < summary["modules_pruned"]
+    parts = summary["multiply_adds_saved_by"]
+    assert sum(parts.values()) == pytest.approx(summary["multiply_adds_saved"])
+    assert parts["reuse"] == 0 < min(parts["guidance"], parts["pruning"])
+    assert f"(ended guidance {parts['guidance']:.1%}, pruning {parts['pruning']:.1%})" in cli.stdout
+    assert f"reuse saved nothing: {summary['reasons_for_no_reuse'][0]}" in cli.stdout
+    assert "nothing was reused" not in cli.stdout
+
+
+def test_the_summary_is_the_same_in_any_batching(cli):
+    found = []
+    for size in ("1", "4"):
+        arguments = ("--cache-preset", "hybrid", "--assume-similarity", "0.9", "--num_samples", "2")
+        assert cli(*arguments, "--batch_size", size) == 0
+        summary, images = cli.results["summary"], cli.results["images"]
+        del summary["seconds_per_image"]
+        found.append((summary, [image["modules"] for image in images]))
+        (line,) = (line for line in cli.stdout.splitlines() if line.startswith("caching:"))
+        found[-1] += (line,)
+    assert found[0] == found[1]
+    assert found[0][0]["modules"] == 2 * DEPTH * len(STAGES)
+
+
 @pytest.mark.parametrize("arguments", [[], ["--cache-preset", "original", "--no-use-cache"]])
 def test_caching_that_is_off_is_called_off(cli, arguments):
     assert cli(*arguments) == 0

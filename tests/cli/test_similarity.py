@@ -72,7 +72,8 @@ def test_calibration_saves_the_table_and_the_images_of_caching_off(cli, tmp_path
     table = tmp_path / "new" / "table.pt"
     assert cli("--calibration", "--sim-path", table) == 0
     assert table.is_file()
-    assert [(cli.output / name).read_bytes()[-2000:] for name in cli.pictures] == expected
+    drawn = [image["file"] for image in cli.results["images"]]
+    assert [(cli.output / name).read_bytes()[-2000:] for name in drawn] == expected
     assert cli.results["similarity"] == {"origin": "calibration", "path": str(table), "images": 2}
     assert cli.results["settings"]["calibration"] is True
     assert "calibrated on 2 images" in cli.stdout

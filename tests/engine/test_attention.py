@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from hart.engine import attention
 from hart.engine.attention import attend, attend_in_pieces
+from hart.modules.networks.basic_vae import AttnBlock
 
 
 def random_heads(rows, heads, queries, keys, dtype=torch.float32, channels=16):
@@ -35,6 +36,25 @@ def test_bfloat16_is_as_exact_as_its_rounding():
     exact = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=0.125)
     error = attend_in_pieces(q, k, v, 0.125).float() - exact
     assert error.square().mean().sqrt() < 0.01 * exact.square().mean().sqrt()
+
+
+def test_a_device_that_needs_dense_tensors_gets_them(monkeypatch):
+    """On MPS torch's attention has been wrong for strided keys."""
+    monkeypatch.setattr("hart.utils.device.STRIDED_ATTENTION_DEVICES", ())
+    q, k, v = random_heads(2, 3, 5, 40, channels=64)
+    strided = (q.transpose(1, 2).contiguous().transpose(1, 2), k[:, :, :12], v[:, :, :12])
+    expected, seen = F.scaled_dot_product_attention(*strided, scale=0.3), []
+    kernel = F.scaled_dot_product_attention
+
+    def watched(*tensors, **options):
+        seen.extend(tensor.is_contiguous() for tensor in tensors)
+        return kernel(*tensors, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    assert torch.allclose(attend(*strided, 0.3), expected, atol=1e-6)
+    with torch.no_grad():
+        AttnBlock(32)(torch.randn(1, 32, 4, 4))
+    assert seen == [True] * 6
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import weakref
 from itertools import pairwise
 
 import pytest
 import torch
 
-from hart.engine import decode, decode_in_tiles, decoding
-from hart.engine.decoding import _starts, fit_precision
+from hart.engine import EngineDecoder, decode, decode_in_tiles, decoder_copy
+from hart.engine.decoder_copy import DecoderCopy, Precision, fit_precision, typical_map
+from hart.engine.decoding import _starts
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from tests.tiny_models import tiny_model
 
@@ -24,19 +28,22 @@ def smooth_maps(model, n: int, side: int) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, size=side, mode="bicubic", align_corners=True)
 
 
+def half(model, dtype: torch.dtype):
+    """The model's autoencoder in a half precision."""
+    return model.vae_proxy[0].to(dtype)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("limit", [1.0, 0.0])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_half_precision_decoder_stays_near_float32_or_becomes_it(monkeypatch, dtype, limit):
+def test_a_half_precision_decoder_stays_near_float32_or_is_copied_to_it(monkeypatch, dtype, limit):
     model = tiny_model(HARTForT2IEnhanced)
-    vae, maps = model.vae_proxy[0].to(dtype), smooth_maps(model, 2, 7).to(dtype)
+    vae, maps = half(model, dtype), smooth_maps(model, 2, 7).to(dtype)
     weights = {name: p.clone() for name, p in vae.decoder.named_parameters()}
-    monkeypatch.setattr(decoding, "HALF_PRECISION_LIMIT", limit)
+    monkeypatch.setattr(decoder_copy, "HALF_PRECISION_LIMIT", limit)
     image = decode(model, maps)
-    assert {p.dtype for p in vae.decoder.parameters()} == {dtype if limit else torch.float32}
-    assert all(p.equal(weights[name].to(p.dtype)) for name, p in vae.decoder.named_parameters())
-    monkeypatch.setattr(decoding, "fit_precision", None)  # tried once only
-    assert decode(model, maps).equal(image)
+    assert image.dtype is (dtype if limit else torch.float32)
+    assert all(p.equal(weights[name]) for name, p in vae.decoder.named_parameters())
     vae.float()
     exact = model.decode_feature_map(maps)
     assert (image.float() - exact).abs().max() <= (0.02 if limit else 1e-5)
@@ -46,27 +53,94 @@ def test_a_half_precision_decoder_stays_near_float32_or_becomes_it(monkeypatch, 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_last_level_alone_is_in_half_precision_where_all_is_too_far(monkeypatch, dtype):
     model = tiny_model(HARTForT2IEnhanced)
-    vae, maps = model.vae_proxy[0].to(dtype), smooth_maps(model, 2, 7).to(dtype)
-    half = model.decode_feature_map(maps).float()
-    vae.float()
-    exact = model.decode_feature_map(maps)
-    vae.to(dtype)
-    monkeypatch.setattr(decoding, "HALF_PRECISION_LIMIT", (half - exact).abs().max() / 2)
-    assert fit_precision(model, maps) == (torch.float32, dtype)
-    mixed = decode(model, maps)
+    vae, maps = half(model, dtype), smooth_maps(model, 2, 7).to(dtype)
+    tried = typical_map(vae)
+    pictures = [DecoderCopy(vae, Precision(d))(tried).float() for d in (dtype, torch.float32)]
+    furthest = (pictures[0].clamp(-1, 1) - pictures[1].clamp(-1, 1)).abs().max() / 2
+    monkeypatch.setattr(decoder_copy, "HALF_PRECISION_LIMIT", furthest * 0.9)
+    assert fit_precision(vae) == (torch.float32, dtype)
+    mixed, all_half = decode(model, maps), model.decode_feature_map(maps).float()
     assert mixed.dtype is torch.float32
-    assert 0 < (mixed - exact).abs().mean() < (half - exact).abs().mean()
+    exact = model.double().decode_feature_map(maps)
+    assert 0 < (mixed - exact).abs().mean() < (all_half - exact).abs().mean()
 
 
 @torch.no_grad()
-def test_a_decoder_that_overflows_half_precision_becomes_float32():
+def test_a_decoder_that_overflows_half_precision_is_copied_to_float32():
     model = tiny_model(HARTForT2IEnhanced)
     vae = model.vae_proxy[0]
     vae.decoder.conv_in.weight.mul_(1e4)
+    vae.quantize.embedding.weight.mul_(100)
     vae.to(torch.float16)
     maps = 10 * smooth_maps(model, 1, 7).half()
+    assert not model.decode_feature_map(maps).isfinite().all()
     assert decode(model, maps).isfinite().all()
-    assert vae.decoder.conv_in.weight.dtype is torch.float32
+    assert vae.decoder.conv_in.weight.dtype is torch.float16
+
+
+@torch.no_grad()
+def test_the_precision_is_that_of_the_weights_whatever_was_decoded_before():
+    model = tiny_model(HARTForT2IEnhanced)
+    half(model, torch.bfloat16)
+    maps = smooth_maps(model, 2, 7).bfloat16()
+    expected = decode(model, maps)
+    for other in (torch.zeros_like(maps), 1e4 * maps, torch.full_like(maps, torch.nan)):
+        decoder = EngineDecoder()
+        decoder.decode(model, other)
+        assert decoder.decode(model, maps).equal(expected)
+
+
+CHANGES = {
+    "in place": lambda p: p.mul_(1.25),
+    "through .data": lambda p: p.data.mul_(1.25),
+    "another tensor": lambda p: setattr(p, "data", p * 1.25),
+    "one bit": lambda p: p.data.view(torch.int32).view(-1)[-1:].bitwise_xor_(1 << 22),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_copy_follows_every_change_of_the_weights(change, mode):
+    model, decoder = tiny_model(HARTForT2IEnhanced), EngineDecoder()
+    maps = smooth_maps(model, 1, 7)
+    with mode():
+        decoder.decode(model, maps)
+    kept = decoder._copy
+    decoder.decode(model, maps)
+    assert decoder._copy is kept  # nothing has changed
+    CHANGES[change](model.vae_proxy[0].decoder.mid.block_1.conv1.weight)
+    assert decoder.decode(model, maps).equal(decode(model, maps))
+    assert decoder._copy is not kept
+
+
+@torch.no_grad()
+def test_weights_that_were_made_in_inference_mode_may_change_there():
+    with torch.inference_mode():
+        model, decoder = tiny_model(HARTForT2IEnhanced), EngineDecoder()
+        maps = smooth_maps(model, 1, 7)
+        before = decoder.decode(model, maps)
+        model.vae_proxy[0].decoder.conv_out.weight.mul_(-1)
+        assert not decoder.decode(model, maps).equal(before)
+        assert decoder.decode(model, maps).equal(decode(model, maps))
+
+
+@torch.no_grad()
+def test_the_copy_is_of_the_model_at_hand_and_freed_with_its_owner():
+    models = [tiny_model(HARTForT2IEnhanced) for _ in range(2)]
+    models[1].vae_proxy[0].decoder.conv_out.bias.add_(0.3)
+    maps, decoder = smooth_maps(models[0], 1, 7), EngineDecoder()
+    for model in (*models, *models):
+        assert decoder.decode(model, maps).equal(decode(model, maps))
+    parts = [weakref.ref(decoder._copy._decoder), weakref.ref(models[0].vae_proxy[0])]
+    for twin in (copy.copy(decoder), copy.deepcopy(decoder), pickle.loads(pickle.dumps(decoder))):
+        assert twin.size_bytes == 0
+    assert decoder.size_bytes > 0
+    del model
+    models.clear()
+    assert parts[1]() is None  # the copy does not keep what it was made of
+    del decoder
+    assert parts[0]() is None
 
 
 @torch.no_grad()
@@ -81,13 +155,14 @@ def test_tiles_stand_where_their_part_of_the_image_is(model, monkeypatch, side, 
     """With a decoder that looks at single positions only, tiles change nothing."""
     scale = model.vae_proxy[0].downsample
 
-    def decode_positions(_, f_hat):
+    def decode_positions(*arguments):
+        f_hat = arguments[-1]
         return f_hat[:, :3].repeat_interleave(scale, 2).repeat_interleave(scale, 3)
 
-    monkeypatch.setattr("hart.engine.decoding.decode", decode_positions)
+    monkeypatch.setattr(EngineDecoder, "decode", decode_positions)
     maps = smooth_maps(model, 2, side)
     image = decode_in_tiles(model, maps, tile, overlap)
-    torch.testing.assert_close(image, decode_positions(None, maps))
+    torch.testing.assert_close(image, decode_positions(maps))
 
 
 @pytest.mark.parametrize("side", range(9, 40))

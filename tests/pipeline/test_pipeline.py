@@ -17,6 +17,7 @@ from hart.pipeline import HARTPipeline
 from hart.utils import encode_prompts
 from hart.utils.images import to_uint8
 from tests.pipeline.checkpoint_folder import CONTEXT_TOKEN, DEPTH, PATCH_NUMS, STAGES
+from tests.tiny_models import draw
 
 PROMPT = "a red fox"
 OTHER = "two boats"
@@ -88,6 +89,44 @@ def test_global_generators_do_not_reach_the_image(pipeline):
 def test_every_sampling_option_reaches_the_model(pipeline, option):
     default = pipeline(PROMPT).images[0]
     assert largest_difference(default, pipeline(PROMPT, **option).images[0]) > 1
+
+
+def test_the_last_stage_has_at_most_as_many_chunks_as_tokens(pipeline):
+    tokens = STAGES[-1]
+    assert len(pipeline(PROMPT, num_maskgit_iters=tokens).images) == 1
+    words = f"num_maskgit_iters must be from 0 to {tokens}.*got {tokens + 1}"
+    with pytest.raises(ValueError, match=words):
+        pipeline.stream(PROMPT, num_maskgit_iters=tokens + 1)  # before anything is drawn
+    with pytest.raises(ValueError, match=words):
+        draw(pipeline.model, num_maskgit_iters=tokens + 1)
+
+
+@pytest.mark.parametrize("use_engine", [True, False])
+@pytest.mark.parametrize("preset", ["original", "ultra-fast", "hybrid"])
+def test_a_picture_is_drawn_with_the_table_that_it_began_with(pipeline, preset, use_engine):
+    pipeline.use_engine = use_engine
+    model = pipeline.model
+    model.set_cache_config(preset)
+    pipeline.calibrate(PROMPT)  # layer 0, by which an adaptive threshold judges the image
+    for table in (model.similarity.attn, model.similarity.mlp):
+        table[1:] = [[0.95] * len(row) for row in table[1:]]
+    expected = pipeline(PROMPT).images[0]
+    reused = model.cache_statistics.modules()["reused"]
+    assert reused > 0
+
+    def forget(si: int, num_stages: int) -> None:
+        if si == 1:
+            model.clear_similarity_data()
+            with pytest.raises(RuntimeError, match="while an image is generated"):
+                model.set_cache_config("no-cache")
+
+    drawn = pipeline(PROMPT, callback=forget).images[0]
+    assert np.array_equal(pixels(drawn), pixels(expected))
+    assert model.cache_statistics.modules()["reused"] == reused
+    assert model.similarity.is_empty  # what comes next begins with what was set
+    with pytest.warns(UserWarning, match="table is empty"):
+        pipeline(PROMPT)
+    assert model.cache_statistics.modules()["reused"] == 0
 
 
 def test_the_system_prompt_can_be_left_out(pipeline):

@@ -142,7 +142,7 @@ def test_prompts(commands, checkpoint, text, seed):
         .map(lambda texts: "prompt\n" + "\n".join(texts))
         .map(lambda text: text.encode("utf-8", errors="surrogatepass")),
     ),
-    suffix=st.sampled_from([".txt", ".jsonl", ".csv"]),
+    suffix=st.sampled_from([".txt", ".jsonl", ".json", ".csv", ".tsv"]),
 )
 def test_files_of_prompts(commands, content, suffix):
     file = commands.folder / f"file{suffix}"

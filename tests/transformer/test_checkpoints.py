@@ -196,14 +196,43 @@ def test_autoencoder_of_another_size_is_refused():
         model.attach_autoencoder(tiny_vae())
 
 
-def test_autoencoder_moves_along_and_is_shared_by_copies():
+def test_autoencoder_moves_along_and_copies_have_their_own():
     model = tiny_model(HARTForT2IEnhanced)
     clone = copy.deepcopy(model)
-    assert clone.vae_proxy[0] is model.vae_proxy[0]
+    assert clone.vae_proxy[0] is not model.vae_proxy[0]
     assert clone.head.weight is not model.head.weight
     assert not any(key.startswith("vae") for key in model.state_dict())
     model.double()
     assert model.vae_proxy[0].decoder.conv_in.weight.dtype == torch.float64
+    assert clone.vae_proxy[0].decoder.conv_in.weight.dtype == torch.float32
+    with torch.no_grad():
+        clone.vae_proxy[0].decoder.conv_in.weight.zero_()
+    assert model.vae_proxy[0].decoder.conv_in.weight.any()
+
+
+@pytest.mark.parametrize("convert", ["half", "double", "bfloat16"])
+def test_an_autoencoder_of_two_models_is_changed_by_neither(convert):
+    one, other = tiny_model(HARTForT2IEnhanced), tiny_model(HARTForT2IEnhanced)
+    vae = one.vae_proxy[0]
+    before = {name: tensor.clone() for name, tensor in vae.state_dict().items()}
+    other.attach_autoencoder(vae)
+    other.to("cpu")
+    assert other.vae_proxy[0] is vae  # nothing to convert
+    getattr(copy.deepcopy(other), convert)()
+    getattr(other, convert)()
+    own = other.vae_proxy[0]
+    assert own is not vae is one.vae_proxy[0]
+    assert own.training == vae.training
+    assert {p.dtype for p in own.parameters()} == {other.dtype}
+    assert all(tensor.equal(before[name]) for name, tensor in vae.state_dict().items())
+    assert {t.dtype for t in vae.state_dict().values()} == {torch.float32}
+
+
+def test_an_autoencoder_that_is_loaded_in_inference_mode_can_be_trained():
+    model = HARTForT2I.from_pretrained(LLM, vae_path=str(GOLDEN / "tokenizer"))
+    with torch.inference_mode():
+        vae = model.vae_proxy[0]
+    assert not any(tensor.is_inference() for tensor in vae.state_dict().values())
 
 
 def test_unknown_config_keys_survive(root):

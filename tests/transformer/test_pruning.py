@@ -12,6 +12,7 @@ from hart.modules.networks.attention import LlamaAttention, SelfAttention
 from hart.modules.networks.basic_hart import FFN, LlamaMLP
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
+from hart.modules.networks.caching.site_cache import SiteCache
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
 GPT2 = {"attn_type": "gpt2", "mlp_type": "gpt2", "use_context_norm": False}
@@ -144,20 +145,21 @@ def test_other_schedules_with_an_earlier_source(sides, computed):
     assert computed["mlp"][-1] == sides[-1] ** 2 - sides[-1] ** 2 // 2
 
 
-def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(model, stages):
+def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(
+    model, stages, monkeypatch
+):
     """Each token's output is the source's at its own position, unless it is computed."""
     model.set_cache_config(CacheConfig(prune_stages={49: 0.5}, prune_source=25))
     seen = []
-    mlp = model.blocks[0].ffn
-    original = mlp.forward
+    original = SiteCache.__call__
 
-    def recording(x, cache=None, **kwargs):
-        out = original(x, cache=cache, **kwargs)
-        if cache is not None and cache.si == 5:
+    def recording(cache, compute):
+        out = original(cache, compute)
+        if (cache.site, cache.layer, cache.si) == ("mlp", 0, 5):
             seen.append((cache.m_maskgit, cache._split, out, cache._source()))
         return out
 
-    mlp.forward = recording
+    monkeypatch.setattr(SiteCache, "__call__", recording)
     draw(model, 2, num_maskgit_iters=3)
     assert len(seen) == 3
     covered = torch.cat([chunk[1].view(4, -1) for chunk, *_ in seen], dim=1)
@@ -274,10 +276,10 @@ def test_interpolated_keys_are_the_kept_ones_resized_and_placed(model, monkeypat
     monkeypatch.setattr(LlamaAttention, "add_keys_values", recording)
     project = LlamaAttention._project
 
-    def recording_project(self, x, weight, keep_keys=None):
+    def recording_project(self, x, keep_keys=None):
         if keep_keys is not None:
-            kept.append(torch.nn.functional.linear(x, weight)[..., model.C :])
-        return project(self, x, weight, keep_keys)
+            kept.append(self.qkv_proj(x)[..., model.C :])
+        return project(self, x, keep_keys)
 
     monkeypatch.setattr(LlamaAttention, "_project", recording_project)
     draw(model)

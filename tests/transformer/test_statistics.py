@@ -155,6 +155,58 @@ def test_computed_and_saved_multiply_adds_add_up_to_the_uncached_ones(model, ite
     assert statistics["saved_share"] == macs["saved"] / (macs["computed"] + macs["saved"]) > 0
 
 
+def reuse_prune_and_stop(model) -> None:
+    reuse_some(model)
+    model.set_cache_config(
+        replace(
+            model.cache_config,
+            prune_stages={STAGES[4]: 0.4, STAGES[5]: 0.3},
+            guidance_stop_stage=STAGES[4],
+        )
+    )
+
+
+def test_the_parts_of_what_is_saved_add_up_and_each_is_what_it_saves(model):
+    """Leaving one out at a time: whatever comes after it in the order, it saves as much."""
+    reuse_prune_and_stop(model)
+    draw(model, bsz=2)
+    statistics = model.get_cache_statistics()
+    saved = statistics["multiply_adds"]["saved_by"]
+    assert min(saved.values()) > 0
+    assert sum(saved.values()) == statistics["multiply_adds"]["saved"]
+    assert sum(statistics["saved_share_by"].values()) == pytest.approx(statistics["saved_share"])
+    for sites in statistics["stages"].values():
+        for counts in sites.values():
+            parts = [counts[f"multiply_adds_saved_by_{cause}"] for cause in saved]
+            assert sum(parts) == counts["multiply_adds_saved"]
+    alone = {
+        "guidance": {"skip_stages": (), "cache_stages": (), "prune_stages": ()},
+        "reuse": {"prune_stages": ()},
+    }
+    config = model.cache_config
+    for cause, changes in alone.items():
+        model.reset_cache_statistics()
+        model.set_cache_config(replace(config, **changes))
+        draw(model, bsz=2)
+        assert model.get_cache_statistics()["multiply_adds"]["saved_by"][cause] == saved[cause]
+
+
+def test_counts_do_not_depend_on_the_batching(model):
+    reuse_prune_and_stop(model)
+    found = []
+    for sizes in ((1, 1, 1, 1), (4,), (3, 1)):
+        model.reset_cache_statistics()
+        for bsz in sizes:
+            draw(model, bsz=bsz)
+        statistics = model.get_cache_statistics()
+        for measured in ("seconds", "feature_cache_bytes", "key_value_tokens"):
+            del statistics[measured]
+        found.append(statistics)
+    assert found[0] == found[1] == found[2]
+    assert found[0]["modules"]["all"] == 2 * model.depth * len(STAGES)
+    assert 0 < found[0]["modules"]["reused"] < found[0]["modules"]["all"]
+
+
 @pytest.mark.parametrize("how", ["use_cache", "no-cache"])
 def test_with_caching_off_every_module_is_counted_as_computed(model, how):
     fill(model, 1.0)
@@ -315,14 +367,14 @@ def test_the_plain_model_marks_a_timeline_too():
     assert parts == [*stages, f"stage {last}", "residual", f"stage {last}"]
 
 
-def test_reuse_by_layer_is_the_plan_times_the_generations(model):
+def test_reuse_by_layer_is_the_plan_times_the_images(model):
     reuse_some(model)
     plan = model.decision_plan()
     draw(model)
     draw(model, bsz=2)
     for site in SITES:
         for si in range(len(STAGES)):
-            expected = [2 * plan.action(si, layer, site).reuse for layer in range(model.depth)]
+            expected = [3 * plan.action(si, layer, site).reuse for layer in range(model.depth)]
             assert model.cache_statistics.reused_by_layer[site][si] == expected
     assert sum(map(sum, model.cache_statistics.reused_by_layer["attn"])) > 0
     model.reset_cache_statistics()

@@ -190,5 +190,5 @@ def test_impossible_geometry_is_refused(field, value):
 
 @pytest.mark.parametrize("field", ["attn_type", "mlp_type"])
 def test_unknown_family_is_refused(field):
-    with pytest.raises(NotImplementedError, match=field):
+    with pytest.raises(ValueError, match=f"{field} must be 'llama' or 'gpt2', got 'mamba'"):
         HARTForT2I(tiny_config(**{field: "mamba"}))

@@ -5,18 +5,22 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 import urllib.error
 import urllib.request
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.page_soak import free_port
+from hart.modules.networks.caching.presets import preset_config
 from hart.web.handlers import Handlers
 from hart.web.page import PageOptions, build_page
-from hart.web.server import page_folder, serving
+from hart.web.server import Address, serving
 from hart.web.studio import Studio
 from tests.pipeline.checkpoint_folder import STAGES
 from tests.web.browser import Person, open_chromium
@@ -45,19 +49,12 @@ class Site:
 def site(tmp_path_factory, web_checkpoint):
     pytest.importorskip("gradio")
     site = Site(web_checkpoint, tmp_path_factory.mktemp("served"))
-    with page_folder(site.folder):
-        handlers = Handlers(Studio(site.pipeline), "a tiny model", site.folder, max_images=600)
-        with serving(build_page(handlers, OPTIONS), site.folder, port=free_port()) as address:
-            site.address = address
-            yield site
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    studio = Studio(site.pipeline, max_waiting=OPTIONS.max_waiting)
+    handlers = Handlers(studio, "a tiny model", site.folder, max_images=600)
+    page = build_page(handlers, OPTIONS)
+    with serving(page, handlers, Address(port=free_port())) as address:
+        site.address = address
+        yield site
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +156,24 @@ def test_a_preset_fills_the_fields_in_and_a_change_makes_it_custom(first):
     first.wait_for("Done. custom: skip")
 
 
+def test_custom_caching_changes_the_preset_and_loses_nothing_of_it(site, first):
+    first.choose("#preset", "hybrid")
+    threshold = "#threshold input"
+    first.wait(
+        lambda: first.run(f"return document.querySelector('{threshold}').value") == "0.8",
+        "the preset's threshold",
+    )
+    first.fill(threshold, "0.79")
+    first.draw(PROMPT)
+    first.wait_for("Done. custom: skip 64 from 36")
+    with download(site, first) as archive:
+        report = json.loads(archive.read("report.json"))
+    preset = preset_config("hybrid", site.pipeline.model.patch_nums).to_dict()
+    assert {"prune_stages", "guidance_stop_stage", "compute_mlp_layers"} < set(preset)
+    assert report["runs"]["custom"]["cache_config"] == {**preset, "threshold": 0.79}
+    first.choose("#preset", "original")
+
+
 def test_two_people_at_once_a_third_is_turned_away_and_cancel_makes_room(site, first, chromium):
     second, third = Person(chromium, site.address), Person(chromium, site.address)
     first.draw(MANY)
@@ -214,3 +229,61 @@ def test_files_elsewhere_are_not_served(site):
         with pytest.raises(urllib.error.HTTPError) as refused:
             site.fetch(f"{site.address}gradio_api/file={path}")
         assert refused.value.code in (403, 404), path
+
+
+class PrefixProxy(BaseHTTPRequestHandler):
+    """Serves the page below /hart, and takes that off, as docs/web.md sets nginx up to."""
+
+    port = 0
+
+    def do_GET(self):
+        if not self.path.startswith("/hart/"):
+            self.send_error(404)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
+        address = f"http://127.0.0.1:{self.port}{self.path.removeprefix('/hart')}"
+        headers = {name: value for name, value in self.headers.items() if name != "Connection"}
+        asked = urllib.request.Request(address, body, headers, method=self.command)
+        try:
+            answer = urllib.request.urlopen(asked, timeout=60)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            self.send_response(answer.status)
+            for name, value in answer.headers.items():
+                if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                    self.send_header(name, value)
+            self.end_headers()
+            while piece := answer.read1():
+                self.wfile.write(piece)
+                self.wfile.flush()
+
+    def do_POST(self):
+        self.do_GET()
+
+    def log_message(self, *arguments):
+        pass
+
+
+def test_it_works_below_a_path_behind_a_proxy(site, chromium, tmp_path):
+    """Under a name that has to be allowed: *.localhost is this machine for a browser."""
+    handlers = Handlers(Studio(site.pipeline), "a tiny model", tmp_path, max_images=1)
+    port = free_port()
+    where = Address(port=port, root_path="/hart", allowed_hosts=["hart.localhost"])
+    handler = type("Handler", (PrefixProxy,), {"port": port})
+    with (
+        serving(build_page(handlers, OPTIONS), handlers, where),
+        ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy,
+    ):
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        visitor = Person(chromium, f"http://hart.localhost:{proxy.server_port}/hart/")
+        visitor.draw(PROMPT, seed=3)
+        visitor.wait_for("Done. original")
+        visitor.wait(
+            lambda: visitor.run(
+                "return document.querySelector('#gallery .grid-container img')?.naturalWidth"
+            ),
+            "the picture",
+        )
+        visitor.leave()
+        proxy.shutdown()

@@ -36,11 +36,28 @@ def test_a_missing_gradio_names_the_extra(refused, monkeypatch):
         (["--shield_model_path", "nowhere"], "nowhere: no such folder"),
         (["--sim-path", "nowhere.json"], "nowhere.json"),
         (["--output_dir", "/dev/null/out"], "/dev/null"),
+        (["--auth", "somebody"], "--auth must be USER:PASSWORD"),
+        (["--auth", ":secret"], "--auth must be USER:PASSWORD"),
+        (["--auth", "somebody:"], "--auth must be USER:PASSWORD"),
+        (["--allowed_host", "https://hart.example"], "--allowed_host must be a host name"),
+        (["--allowed_host", "hart.example:80"], "--allowed_host must be a host name"),
+        (["--root_path", "hart"], "--root_path must be a path such as /hart, got 'hart'"),
+        (["--keep_requests", "0"], "expected an integer from 1"),
+        (["--keep_hours", "nan"], "expected a number within [0.01, 1e+06], got 'nan'"),
+        (["--keep_hours", "-1"], "expected a number within [0.01, 1e+06], got '-1'"),
+        (["--host", "no.such.host.invalid"], "cannot be served at no.such.host.invalid"),
     ],
 )
 def test_mistakes(refused, arguments, words):
     pytest.importorskip("gradio")
     assert words in refused(*arguments)
+
+
+def test_a_loop_of_links(refused, tmp_path):
+    pytest.importorskip("gradio")
+    (tmp_path / "one").symlink_to(tmp_path / "two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    assert "symbolic links" in refused("--output_dir", str(tmp_path / "one"))
 
 
 def test_a_port_that_is_taken(refused):
@@ -54,7 +71,7 @@ def test_a_port_that_is_taken(refused):
 
 def test_another_checkpoint_gets_other_prompts():
     class Arguments:
-        model_path, max_waiting = None, 3
+        model_path, max_waiting, visitors_calibrate = None, 3, False
 
     demo = page_options(Arguments)
     Arguments.model_path = "elsewhere"
@@ -62,3 +79,4 @@ def test_another_checkpoint_gets_other_prompts():
     assert "star" not in page_options(Arguments).prompts[0]
     assert len(demo.calibration_prompts) == len(page_options(Arguments).calibration_prompts) == 8
     assert demo.max_waiting == 3
+    assert demo.calibration is False

@@ -89,6 +89,22 @@ def test_pictures_grow_stage_by_stage(handlers):
     assert "images 1 to 2 of 2, stage of 64 tokens" in bars[-1]
 
 
+def test_previews_do_not_outlive_the_drawing(handlers):
+    seen = set()
+    for updates in handlers.draw(
+        PROMPTS, 3, 4.5, "original", [], [], 0.7, False, "bilinear", True, True
+    ):
+        for file, _ in updates.get("gallery") or []:
+            assert Path(file).is_file()
+            seen.add(Path(file))
+        folders = list(handlers.folder.iterdir())
+        previews = [file for file in seen if file.name.startswith("preview-") and file.exists()]
+        assert len(previews) <= 2 * 2 * 2  # of two images, two configurations: two each
+    (folder,) = folders
+    assert len([file for file in seen if file.name.startswith("preview-")]) > 20
+    assert not list(folder.glob("preview-*"))
+
+
 def test_without_previews_there_are_results_only(handlers):
     updates = draw(handlers, previews=False)
     assert not any(u.get("strip") for u in updates)
@@ -165,7 +181,8 @@ def test_a_calibration_is_shown_kept_and_undone(handlers):
     assert json.loads(table.read_text())["images"] == 3
     with Image.open(heat_map) as picture:
         assert picture.width > 300
-    assert "similarities of 2 images" in handlers.restore()["about"]
+    *_, restored = handlers.restore()
+    assert "similarities of 2 images" in restored["about"]
 
 
 @pytest.mark.parametrize("fields", [{"prompts": ""}, {"seed": -1}, {"preset": "fastest"}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,8 @@ def test_a_prompt_is_a_line():
         ("", "at least one prompt"),
         (" \n ", "at least one prompt"),
         (None, "at least one prompt"),
+        (7, "The prompts must be text"),
+        (["a"], "The prompts must be text"),
         ("a\nb\nc", "3 prompts are too many; this page takes 2"),
         ("a\n" + "b" * 5000, "Prompt 2 has 5000 characters; at most 4000"),
     ],
@@ -48,6 +51,11 @@ def test_numbers_as_a_browser_sends_them():
         (-1, 4.5, "from 0 to 9007199254740991, got -1"),
         (1.5, 4.5, "whole number"),
         (2.0**53, 4.5, "whole number from 0 to"),
+        (10**400, 4.5, "whole number from 0 to 9007199254740991, got a far larger one"),
+        (-(10**400), 4.5, "got a far larger one"),
+        (math.nan, 4.5, "The seed must be a number"),
+        ([7], 4.5, "The seed must be a number"),
+        (1, 10**400, "within 0 and 30, got a far larger one"),
         (1, None, "The guidance scale must be a number"),
         (1, math.nan, "The guidance scale must be a number"),
         (1, math.inf, "The guidance scale must be a number"),
@@ -75,11 +83,32 @@ def test_custom_with_nothing_chosen_is_off():
     assert not read_config(CUSTOM, SCHEDULE, [], []).caches_anything
 
 
+@pytest.mark.parametrize("name", CACHE_PRESETS)
+def test_custom_caching_changes_a_preset_and_keeps_the_rest_of_it(name):
+    preset = preset_config(name, SCHEDULE.patch_nums)
+    fields = [list(preset.skip_stages), list(preset.enabled_sites), preset.threshold]
+    fields += [preset.adaptive_threshold, preset.interpolation_mode]
+    assert read_config(CUSTOM, SCHEDULE, *fields, name) == preset
+    fields[2] = 0.79
+    assert read_config(CUSTOM, SCHEDULE, *fields, name) == replace(preset, threshold=0.79)
+    fields[0] = [4]
+    moved = replace(preset, threshold=0.79, skip_stages=[4], cache_stages=[1])
+    assert read_config(CUSTOM, SCHEDULE, *fields, name) == moved
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"preset": "fastest"}, "Unknown preset 'fastest'"),
         ({"preset": None}, "Unknown preset None"),
+        ({"preset": ["original"]}, "Unknown preset"),
+        ({"base": "fastest"}, "Unknown preset 'fastest'"),
+        ({"base": {}}, "Unknown preset"),
+        ({"stages": None}, "stages must be a list"),
+        ({"sites": "attn"}, "sites must be a list"),
+        ({"stages": [10**400]}, "Stage a far larger one cannot reuse"),
+        ({"threshold": 10**400}, "within 0 and 1, got a far larger one"),
+        ({"adaptive": "yes"}, "must be true or false"),
         ({"stages": [1]}, "Stage 1 cannot reuse; the stages that can are 4, 9, 16, 36, 64"),
         ({"stages": [100]}, "Stage 100 cannot reuse"),
         ({"stages": ["<b>"]}, "list of stages must be a number"),

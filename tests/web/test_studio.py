@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import preset_config
 from hart.pipeline import GenerationOptions
-from hart.web.events import BatchDone, Calibrated, Drawn, Preview, Progress
+from hart.web.events import BatchDone, Calibrated, Drawn, Preview, Progress, WarmingUp
 from hart.web.requests import CalibrationRequest, DrawRequest
 from hart.web.studio import Studio, UnsafePromptError
+from hart.web.worker import Waiting
 from tests.pipeline.checkpoint_folder import PATCH_NUMS, STAGES
 
 PROMPTS = ["a red fox", "two boats"]
@@ -24,7 +26,8 @@ def request(name="original", prompts=PROMPTS, seed=3, **fields) -> DrawRequest:
 
 
 def events_of(iterator) -> list:
-    return [event for event in iterator if event is not None]
+    """What is not about time that passes."""
+    return [event for event in iterator if not isinstance(event, Waiting | None)]
 
 
 def same(a, b) -> bool:
@@ -59,6 +62,51 @@ def test_a_comparison_draws_the_same_seeds_without_caching(studio):
     assert all(same(r.image, e) for r, e in zip(reference.results, plain, strict=True))
     assert not same(own.results[0].image, reference.results[0].image)
     assert reference.statistics["saved_share"] == 0 < own.statistics["saved_share"]
+
+
+def test_a_comparison_is_warmed_up_once_and_drawn_in_turns(studio, monkeypatch):
+    model, drawn = studio.pipeline.model, []
+    generate = type(model).generate_feature_map
+
+    def noted(model, images, **options):
+        drawn.append(("cached" if model.cache_config.caches_anything else "plain", images))
+        return generate(model, images, **options)
+
+    monkeypatch.setattr(type(model), "generate_feature_map", noted)
+    prompts = PROMPTS * 5  # batches of 4, 4 and 2
+    events = events_of(studio.draw(request(prompts=prompts, compare=True, previews=False)))
+    in_turns = [("cached", 4), ("plain", 4), ("plain", 4), ("cached", 4)]
+    in_turns += [("cached", 2), ("plain", 2)]
+    assert drawn == [("cached", 4), ("plain", 4), *in_turns]
+    assert [type(event) for event in events[:2]] == [WarmingUp, WarmingUp]
+    own, reference = events[-1].runs
+    for run, name in ((own, "original"), (reference, "no-cache")):
+        assert run.statistics["images"] == len(prompts)
+        model.set_cache_config(name)
+        expected = studio.pipeline(prompts, seed=3)
+        assert all(same(r.image, e) for r, e in zip(run.results, expected.images, strict=True))
+        assert run.statistics["totals"] == expected.statistics["totals"]
+    progress = [(e.done, e.total) for e in events if isinstance(e, Progress)]
+    assert progress == [(i + 1, 6 * len(STAGES)) for i in range(6 * len(STAGES))]
+    drawn.clear()
+    events_of(studio.draw(request(prompts=prompts, compare=True, previews=False)))
+    assert drawn == in_turns  # it is warm
+
+
+def test_warming_up_gives_way_to_visitors(studio):
+    first = studio.draw(request(prompts=PROMPTS * 50))
+    next(event for event in first if isinstance(event, Progress))
+    studio.warm_up()
+    second = studio.draw(request())
+    assert next(second) == Waiting(2)
+    first.close()
+    assert isinstance(events_of(second)[-1], Drawn)
+    assert studio._warm == set()
+    studio.warm_up()
+    deadline = time.monotonic() + 30
+    while len(studio._warm) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(studio._warm) == 2
 
 
 def test_the_model_is_left_as_it_was(studio):
@@ -105,15 +153,16 @@ def test_closing_ends_a_drawing_and_frees_the_model(studio):
 
 
 def test_closing_while_waiting_leaves_the_queue(studio):
-    with studio._model_lock:
-        before = threading.active_count()
-        iterator = studio.draw(request())
-        assert next(iterator) is None
-        iterator.close()
-        for thread in threading.enumerate():
-            if thread.name == "hart-web":
-                thread.join(10)
-        assert threading.active_count() <= before
+    drawing = studio.draw(request(prompts=PROMPTS * 50))
+    next(event for event in drawing if isinstance(event, Progress))
+    waiting = studio.draw(request(seed=9))
+    assert next(waiting) == Waiting(1)
+    assert studio._worker.waiting == 1
+    waiting.close()
+    assert studio._worker.waiting == 0
+    drawing.close()
+    assert events_of(studio.restore()) == []  # its turn comes after that of the closed one
+    assert studio.pipeline.model.cache_statistics.images < 2 * len(PROMPTS) * 50
 
 
 def test_a_failure_reaches_the_one_who_asked_and_nobody_else(studio, monkeypatch):
@@ -146,7 +195,7 @@ def test_a_calibration_starts_from_nothing_or_adds(studio, add, images):
     assert events[-1].tables.images == images
     assert studio.pipeline.model.similarity == events[-1].tables
     assert [event.done for event in events[:-1]] == list(range(1, len(STAGES) + 1))
-    studio.restore_tables()
+    assert events_of(studio.restore()) == []
     assert studio.pipeline.model.similarity.images == 2
     assert studio.pipeline.model.similarity.attn[0][0] == 0.9
 
@@ -158,7 +207,7 @@ def test_a_calibration_that_is_closed_leaves_the_table(studio):
     while seen < len(STAGES) + 2:  # into the second batch
         seen += next(iterator) is not None
     iterator.close()
-    with studio._model_lock:
-        assert studio.pipeline.model.similarity is before
-        assert studio.pipeline.model.calibration is False
-        assert before.images == 2
+    events_of(studio.draw(request()))  # after the calibration has ended
+    assert studio.pipeline.model.similarity is before
+    assert studio.pipeline.model.calibration is False
+    assert before.images == 2

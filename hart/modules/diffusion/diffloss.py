@@ -20,6 +20,7 @@ from hart.modules.diffusion.network import (
     SimpleMLPAdaLN,
     TimestepEmbedder,
     modulate,
+    with_guidance,
 )
 
 __all__ = [
@@ -86,9 +87,8 @@ class DiffLoss(nn.Module):
             Mean loss, a scalar. Steps and noise come from torch's global generator of the
             device, in this order.
         """
-        t = torch.randint(
-            0, self.train_diffusion.num_timesteps, (target.shape[0],), device=target.device
-        )
+        steps, device = self.train_diffusion.num_timesteps, target.device
+        t = torch.randint(0, steps, (target.shape[0],), dtype=torch.int64, device=device)
         terms = self.train_diffusion.training_losses(
             self.net, target / self.vae_scale, t, model_kwargs={"c": z}
         )
@@ -148,7 +148,8 @@ class DiffLoss(nn.Module):
         elif cfg == 1.0:
             model, model_kwargs = self.net, {"c": z}
         else:
-            model, model_kwargs = self.net.forward_with_cfg, {"c": z, "cfg_scale": cfg}
+            model = functools.partial(with_guidance, self.net)
+            model_kwargs = {"c": z, "cfg_scale": cfg}
         residual = self.gen_diffusion.p_sample_loop(
             model,
             shape,
@@ -166,7 +167,8 @@ def _starting_noise(
     """Initial noise, and the source of the step noise, for ``copies`` equal parts of the rows."""
     part = (shape[0] // copies, shape[1])
     if noise_source is None:
-        return torch.randn(part).to(device).repeat(copies, 1), None
+        initial = torch.randn(part, dtype=torch.float32, device="cpu")
+        return initial.to(device).repeat(copies, 1), None
     repeated = functools.partial(_repeated_noise, noise_source, part, copies)
     return repeated(shape, "initial"), repeated
 

@@ -94,7 +94,7 @@ class GaussianDiffusion(DiffusionProcess):
         mean = estimate["mean"]
         if cond_fn is not None:
             mean = self.condition_mean(cond_fn, estimate, x, t, model_kwargs)
-        if isinstance(t, int):
+        if not isinstance(t, Tensor):
             not_last = float(t != 0)
         else:
             not_last = (t != 0).to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))

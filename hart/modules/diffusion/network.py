@@ -6,10 +6,13 @@ A residual MLP with adaptive layer norm, as in MAR (Li et al. 2024, arXiv:2406.1
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from hart.utils.adapted import input_dtype
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -48,7 +51,8 @@ class TimestepEmbedder(nn.Module):
         """
         half = dim // 2
         # On the CPU whatever the device of t: the exponentials then have the same bits.
-        exponents = -math.log(max_period) * torch.arange(half, dtype=torch.float32) / half
+        steps = torch.arange(half, dtype=torch.float32, device="cpu")
+        exponents = -math.log(max_period) * steps / half
         frequencies = torch.exp(exponents).to(t.device)
         angles = t[:, None].float() * frequencies[None]
         embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
@@ -57,7 +61,7 @@ class TimestepEmbedder(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Steps ``(n,)`` to ``(n, hidden_size)``, in the dtype of the weights."""
         embedding = self.timestep_embedding(t, self.frequency_embedding_size)
-        return self.mlp(embedding.to(self.mlp[0].weight.dtype))
+        return self.mlp(embedding.to(input_dtype(self.mlp[0], self)))
 
 
 class ResBlock(nn.Module):
@@ -147,6 +151,11 @@ class SimpleMLPAdaLN(nn.Module):
         for layer in (*modulations, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
             nn.init.zeros_(layer.weight)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What residuals and conditions are converted to."""
+        return input_dtype(self.input_proj, self)
+
     def forward(self, x: Tensor, t: Tensor, c: Tensor) -> Tensor:
         """Estimate the noise in ``x``.
 
@@ -158,7 +167,7 @@ class SimpleMLPAdaLN(nn.Module):
         Returns:
             ``(n, out_channels)`` in the dtype of the weights or of the autocast context.
         """
-        dtype = self.input_proj.weight.dtype
+        dtype = self.dtype
         y = self.time_embed(t) + self.cond_embed(c.to(dtype))
         return self.denoise(x.to(dtype), y)
 
@@ -182,11 +191,20 @@ class SimpleMLPAdaLN(nn.Module):
             ``(2n, out_channels)``. Both halves hold the guided noise; the variance part is
             each half's own.
         """
-        half = x[: len(x) // 2]
-        output = self.forward(torch.cat([half, half]), t, c)
-        noise, variance = output.split(
-            [self.in_channels, output.shape[1] - self.in_channels], dim=1
-        )
-        conditional, unconditional = noise.chunk(2)
-        guided = (1 + cfg_scale) * conditional - cfg_scale * unconditional
-        return torch.cat([torch.cat([guided, guided]), variance], dim=1)
+        return with_guidance(self, x, t, c, cfg_scale)
+
+
+def with_guidance(
+    net: Callable[[Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    t: Tensor,
+    c: Tensor,
+    cfg_scale: float,
+) -> Tensor:
+    """:meth:`SimpleMLPAdaLN.forward_with_cfg` of anything that is called as the network is."""
+    half, channels = x[: len(x) // 2], x.shape[1]
+    output = net(torch.cat([half, half]), t, c)
+    noise, variance = output.split([channels, output.shape[1] - channels], dim=1)
+    conditional, unconditional = noise.chunk(2)
+    guided = (1 + cfg_scale) * conditional - cfg_scale * unconditional
+    return torch.cat([torch.cat([guided, guided]), variance], dim=1)

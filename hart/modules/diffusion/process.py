@@ -149,7 +149,7 @@ class DiffusionProcess:
 
     def network_timesteps(self, t: Tensor | int, x: Tensor) -> Tensor:
         """The int64 step numbers ``(rows,)`` to tell the network for the rows of ``x``."""
-        if isinstance(t, int):
+        if not isinstance(t, Tensor):
             return torch.full((x.shape[0],), t, dtype=torch.int64, device=x.device)
         return t
 
@@ -237,7 +237,7 @@ def _look_up(table: np.ndarray, t: Tensor | int, like: Tensor) -> Tensor | float
     For an int ``t`` the result is a Python number, which arithmetic with a float32 tensor
     treats as the same float32 value, without a transfer to the device.
     """
-    if isinstance(t, int):
+    if not isinstance(t, Tensor):
         return float(np.float32(table[t]))
     values = torch.from_numpy(table.astype(np.float32)).to(like.device)[t.to(like.device)]
     return values.reshape(-1, *[1] * (like.dim() - 1))

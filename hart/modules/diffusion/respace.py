@@ -118,6 +118,7 @@ class SpacedDiffusion(GaussianDiffusion):
 
     def network_timesteps(self, t: Tensor | int, x: Tensor) -> Tensor:
         """Step numbers of the base process for the rows of ``x``; see the base class."""
-        if isinstance(t, int):
+        if not isinstance(t, Tensor):
             return super().network_timesteps(self.timestep_map[t], x)
-        return torch.tensor(self.timestep_map, device=x.device)[t.to(x.device)]
+        steps = torch.tensor(self.timestep_map, dtype=torch.int64, device=x.device)
+        return steps[t.to(x.device)]

@@ -20,6 +20,8 @@ from hart.modules.networks.rope import (
     apply_rotary_pos_emb,
     get_position_ids,
 )
+from hart.utils.adapted import at_hand, is_bare
+from hart.utils.device import dense_where_needed
 
 MAX_LOG_TEMPERATURE = math.log(100)
 
@@ -59,6 +61,7 @@ def attend(
         return out.transpose(1, 2)
     if attn_bias is not None:
         attn_bias = attn_bias.to(q.dtype)
+    q, k, v = dense_where_needed(q, k, v)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=attn_bias, scale=scale, dropout_p=dropout_p
     )
@@ -117,14 +120,36 @@ class _AttentionBase(nn.Module):
     def cached_v(self) -> torch.Tensor | None:
         return self._own_cache.v if self._own_cache else None
 
+    @property
+    def qkv_is_bare(self) -> bool:
+        """Whether the weight of the projection to queries, keys and values is all of it."""
+        return is_bare(self._qkv, nn.Linear) and self._qkv.bias is None
+
+    def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(rows, n, C) to queries, keys and values before rotary, (rows, H, n, d) each.
+
+        Only where :attr:`qkv_is_bare`.
+        """
+        return self._split(F.linear(x, self._qkv.weight, self._qkv_bias()))
+
     def _project(
-        self, x: torch.Tensor, weight: torch.Tensor, keep_keys: KeepKeys | None = None
+        self, x: torch.Tensor, keep_keys: KeepKeys | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """(rows, n, C) to queries, keys and values (rows, H, n, d), normalised if configured."""
-        bias = torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
-        qkv = F.linear(x, weight, bias)
+        """As :meth:`queries_keys_values`, whatever the projection is."""
+        if self.qkv_is_bare:
+            qkv = F.linear(x, self._qkv.weight, self._qkv_bias())
+        else:
+            qkv = self._qkv(x)
+            qkv = qkv + self._qkv_bias().to(qkv.dtype)
         if keep_keys is not None:
             keep_keys(qkv[..., len(self.q_bias) :])
+        return self._split(qkv)
+
+    def _qkv_bias(self) -> torch.Tensor:
+        return torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
+
+    def _split(self, qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(rows, n, 3 C) to queries, keys and values (rows, H, n, d), normalised if configured."""
         q, k, v = rearrange(qkv, "r n (three h d) -> three r h n d", three=3, h=self.num_heads)
         if self.attn_l2_norm:
             temperature = self.scale_mul_1H11.clamp_max(MAX_LOG_TEMPERATURE).exp()
@@ -145,9 +170,12 @@ class _AttentionBase(nn.Module):
 
     def project_keys_values(self, x: torch.Tensor) -> torch.Tensor:
         """(rows, n, C) to keys and values (rows, n, 2 C) as :data:`KeepKeys` receives them."""
-        width = len(self.q_bias)
-        bias = torch.cat((self.zero_k_bias, self.v_bias))
-        return F.linear(x, self._qkv.weight[width:], bias)
+        with at_hand(self):
+            width, bias = len(self.q_bias), torch.cat((self.zero_k_bias, self.v_bias))
+            if self.qkv_is_bare:
+                return F.linear(x, self._qkv.weight[width:], bias)
+            keys_values = self._qkv(x)[..., width:]
+            return keys_values + bias.to(keys_values.dtype)
 
     def add_keys_values(
         self,
@@ -222,10 +250,6 @@ class SelfAttention(_AttentionBase):
     def _qkv(self) -> nn.Linear:
         return self.mat_qkv
 
-    def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(rows, n, C) to queries, keys and values, (rows, H, n, d) each."""
-        return self._project(x, self.mat_qkv.weight)
-
     def forward(
         self,
         x: torch.Tensor,
@@ -238,7 +262,7 @@ class SelfAttention(_AttentionBase):
         kv_cache: LayerKVCache | None = None,
         keep_keys: KeepKeys | None = None,
     ) -> torch.Tensor:
-        q, k, v = self._project(x, self.mat_qkv.weight, keep_keys)
+        q, k, v = self._project(x, keep_keys)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)
 
 
@@ -280,10 +304,6 @@ class LlamaAttention(_AttentionBase):
             self.head_dim, max_position_embeddings, base=rope_theta
         )
 
-    def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(rows, n, C) to queries, keys and values before rotary, (rows, H, n, d) each."""
-        return self._project(x, self.qkv_proj.weight)
-
     def forward(
         self,
         x: torch.Tensor,
@@ -307,7 +327,7 @@ class LlamaAttention(_AttentionBase):
             kv_cache: where keys (after rotary) and values are kept between stages.
             keep_keys: receives the keys and values of the tokens as projected.
         """
-        q, k, v = self._project(x, self.qkv_proj.weight, keep_keys)
+        q, k, v = self._project(x, keep_keys)
         cos, sin = self.rotary_tables(v, si, context_position_ids, m_maskgit)
         q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)

@@ -28,6 +28,7 @@ from hart.modules.networks.rope import (
     rotate_half,
 )
 from hart.modules.networks.utils import DropPath
+from hart.utils.adapted import input_dtype
 
 __all__ = [
     "FFN",
@@ -133,7 +134,7 @@ class TimestepEmbedder(nn.Module):
         if t.ndim == 2:
             return self.forward(t[0])[None]
         embedding = self.timestep_embedding(t, self.frequency_embedding_size)
-        return self.mlp(embedding.to(self.mlp[0].weight.dtype))
+        return self.mlp(embedding.to(input_dtype(self.mlp[0], self)))
 
 
 def context_pooling(
@@ -308,9 +309,9 @@ class AdaLNSelfAttn(nn.Module):
             **kwargs,
         )
 
-    def _feed_forward(self, x, scale, shift, **kwargs) -> torch.Tensor:
+    def _feed_forward(self, x, scale, shift) -> torch.Tensor:
         """MLP of the residual stream (rows, n, C), before gamma; subclasses intervene."""
-        return self.ffn(self.norm_and_modulate(x, scale, shift), **kwargs)
+        return self.ffn(self.norm_and_modulate(x, scale, shift))
 
     def norm_and_modulate(
         self, x: torch.Tensor, scale: torch.Tensor | None, shift: torch.Tensor | None

@@ -1,7 +1,8 @@
 """Transformer blocks with feature caching: drop-in for those of ``basic_hart``.
 
 Parameter names, constructor arguments and, without the cache keywords, results are those of the
-plain blocks: each enhanced module is the plain one with reuse wrapped around its ``forward``.
+plain blocks. The block calls its attention and its MLP, whatever stands there, unless it reuses
+their outputs; a reused attention adds no keys and values unless the configuration wants them.
 """
 
 from __future__ import annotations
@@ -37,45 +38,20 @@ __all__ = [
 ]
 
 
-class FeatureCached:
-    """Mixin in front of a plain module: ``forward`` takes one more keyword, ``cache``.
-
-    With it the cache decides whether the module computes; without it the module is the plain one.
-    """
-
-    def forward(
-        self, x: torch.Tensor, *args, cache: SiteCache | None = None, **kwargs
-    ) -> torch.Tensor:
-        if cache is None:
-            return super().forward(x, *args, **kwargs)
-        return cache(lambda: super(FeatureCached, self).forward(x, *args, **kwargs))
+class FFNEnhanced(FFN):
+    """The gpt2 MLP of a block with feature caching."""
 
 
-class AttentionCached(FeatureCached):
-    """:class:`FeatureCached` for attention: the cache may want the keys and values, too."""
-
-    def forward(
-        self, x: torch.Tensor, *args, cache: SiteCache | None = None, **kwargs
-    ) -> torch.Tensor:
-        if cache is not None and cache.action.store_keys:
-            kwargs["keep_keys"] = cache.keep_keys
-        return super().forward(x, *args, cache=cache, **kwargs)
+class LlamaMLPEnhanced(LlamaMLP):
+    """The llama MLP of a block with feature caching."""
 
 
-class FFNEnhanced(FeatureCached, FFN):
-    """The gpt2 MLP with feature caching."""
+class SelfAttentionEnhanced(SelfAttention):
+    """The gpt2 attention of a block with feature caching."""
 
 
-class LlamaMLPEnhanced(FeatureCached, LlamaMLP):
-    """The llama MLP with feature caching."""
-
-
-class SelfAttentionEnhanced(AttentionCached, SelfAttention):
-    """The gpt2 attention with feature caching; a reused call adds no keys and values."""
-
-
-class LlamaAttentionEnhanced(AttentionCached, LlamaAttention):
-    """The llama attention with feature caching; a reused call adds no keys and values."""
+class LlamaAttentionEnhanced(LlamaAttention):
+    """The llama attention of a block with feature caching."""
 
 
 class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
@@ -128,21 +104,16 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
             cache_similarity_mlp, cache_similarity_attn: similarity tables, one row per block. A
                 ``SimilarityRecorder`` in their place calibrates.
             cache_run: state shared by the blocks of a generation; made from ``cache_config`` when
-                it is not given.
+                it is not given. The lists and tables that it holds come before the others.
 
-        A site takes part only if both its list and its table are given. The remaining arguments
+        A site takes part only if there are both a list and a table. The remaining arguments
         are those of the plain block.
         """
         sites = {
             "attn": (cache_attn, cache_similarity_attn),
             "mlp": (cache_mlp, cache_similarity_mlp),
         }
-        options = {}
-        for site, (stored, table) in sites.items():
-            if stored is not None and table is not None and si >= 0:
-                cache_run = cache_run or self._own_run()
-                cache = SiteCache(cache_run, site, self.block_idx, si, stored, table, m_maskgit)
-                options[site] = {"cache": cache}
+        caches = self._site_caches(sites, cache_run, si, m_maskgit) if si >= 0 else {}
         return super().forward(
             x,
             cond_BD,
@@ -152,9 +123,25 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
             context_mask,
             m_maskgit,
             kv_cache=kv_cache,
-            attn_options=options.get("attn"),
-            ffn_options=options.get("mlp"),
+            attn_options={"cache": caches.get("attn")},
+            ffn_options={"cache": caches.get("mlp")},
         )
+
+    @torch.compiler.disable
+    def _site_caches(
+        self, sites: dict[str, tuple], run: CacheRun | None, si: int, m_maskgit: MaskIndex | None
+    ) -> dict[str, SiteCache]:
+        """The caches of this call, from lists and tables by site, or those that ``run`` holds."""
+        if run is not None and run.tables:
+            sites = {site: (run.stored[site], run.tables[site]) for site in sites}
+        sites = {site: pair for site, pair in sites.items() if None not in pair}
+        if not sites:
+            return {}
+        run = run or self._own_run()
+        return {
+            site: SiteCache(run, site, self.block_idx, si, stored, table, m_maskgit)
+            for site, (stored, table) in sites.items()
+        }
 
     def _attend(
         self,
@@ -174,38 +161,42 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
 
         Keys and values of left-out tokens are added first, so that the others attend to them.
         """
-        options = {"kv_cache": kv_cache}
-        if cache is not None:
-            options["cache"] = cache
-            missing = cache.missing_keys(
-                x, lambda t: self.attn.project_keys_values(self.norm_and_modulate(t, scale, shift))
+        attend = super()._attend
+        if cache is None:
+            options = {}
+        else:
+            options = self._add_missing_keys(
+                cache, x, scale, shift, si, context_position_ids, kv_cache
             )
-            if missing is not None:
-                self.attn.add_keys_values(
-                    missing.keys_values,
-                    si,
-                    context_position_ids,
-                    missing.positions,
-                    kv_cache=kv_cache,
-                )
             x, m_maskgit = cache.select(x)
-        return super()._attend(
-            x,
-            scale,
-            shift,
-            attn_bias,
-            si,
-            context_position_ids,
-            context_mask,
-            m_maskgit,
-            **options,
+
+        def compute() -> torch.Tensor:
+            positions = (si, context_position_ids, context_mask, m_maskgit)
+            return attend(x, scale, shift, attn_bias, *positions, kv_cache=kv_cache, **options)
+
+        return compute() if cache is None else cache(compute)
+
+    @torch.compiler.disable
+    def _add_missing_keys(
+        self, cache: SiteCache, x, scale, shift, si, context_position_ids, kv_cache
+    ) -> dict:
+        """Keys and values of tokens whose attention is not computed; options of the others'."""
+        missing = cache.missing_keys(
+            x, lambda t: self.attn.project_keys_values(self.norm_and_modulate(t, scale, shift))
         )
+        if missing is not None:
+            self.attn.add_keys_values(
+                missing.keys_values, si, context_position_ids, missing.positions, kv_cache=kv_cache
+            )
+        return {"keep_keys": cache.keep_keys} if cache.action.store_keys else {}
 
     def _feed_forward(self, x, scale, shift, *, cache: SiteCache | None = None) -> torch.Tensor:
         """MLP of the tokens that the cache does not leave out; the cache fills in the rest."""
+        feed_forward = super()._feed_forward
         if cache is None:
-            return super()._feed_forward(x, scale, shift)
-        return super()._feed_forward(cache.select(x)[0], scale, shift, cache=cache)
+            return feed_forward(x, scale, shift)
+        x, _ = cache.select(x)
+        return cache(lambda: feed_forward(x, scale, shift))
 
     def _own_run(self) -> CacheRun:
         if self.schedule is None:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hart.utils.device import dense_where_needed
+
 __all__ = ["Decoder", "Encoder"]
 
 NORM_GROUPS = 32
@@ -89,7 +91,7 @@ class AttnBlock(nn.Module):
         B, C, H, W = x.shape
         qkv = self.qkv(self.norm(x)).reshape(B, 3, 1, C, H * W)
         q, k, v = qkv.transpose(-1, -2).unbind(dim=1)  # each (B, 1 head, H*W, C)
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = F.scaled_dot_product_attention(*dense_where_needed(q, k, v))
         return x + self.proj_out(h.transpose(-1, -2).reshape(B, C, H, W))
 
 
@@ -98,7 +100,7 @@ def make_attn(in_channels: int, using_sa: bool = True) -> nn.Module:
     return AttnBlock(in_channels) if using_sa else nn.Identity()
 
 
-class _Middle(nn.Module):
+class Middle(nn.Module):
     """Residual block, attention, residual block at the lowest resolution."""
 
     def __init__(self, channels: int, dropout: float, using_mid_sa: bool):
@@ -111,7 +113,7 @@ class _Middle(nn.Module):
         return self.block_2(self.attn_1(self.block_1(x)))
 
 
-class _Level(nn.Module):
+class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention if there is any.
 
     ``resample`` is added by the caller under the name that the checkpoints use, ``downsample``
@@ -169,12 +171,12 @@ class Encoder(nn.Module):
         for i, mult in enumerate(ch_mult):
             widths = [width] + [ch * mult] * num_res_blocks
             width = widths[-1]
-            level = _Level(widths, dropout, using_sa and i == lowest)
+            level = Level(widths, dropout, using_sa and i == lowest)
             if i != lowest:
                 level.downsample = Downsample2x(width)
             self.down.append(level)
 
-        self.mid = _Middle(width, dropout, using_mid_sa)
+        self.mid = Middle(width, dropout, using_mid_sa)
         self.norm_out = Normalize(width)
         out_channels = 2 * z_channels if double_z else z_channels
         self.conv_out = nn.Conv2d(width, out_channels, kernel_size=3, padding=1)
@@ -211,14 +213,14 @@ class Decoder(nn.Module):
         self.num_resolutions, self.num_res_blocks = len(ch_mult), num_res_blocks
         width = ch * ch_mult[-1]
         self.conv_in = nn.Conv2d(z_channels, width, kernel_size=3, padding=1)
-        self.mid = _Middle(width, dropout, using_mid_sa)
+        self.mid = Middle(width, dropout, using_mid_sa)
 
         lowest = self.num_resolutions - 1
         levels = []
         for i in reversed(range(self.num_resolutions)):
             widths = [width] + [ch * ch_mult[i]] * (num_res_blocks + 1)
             width = widths[-1]
-            level = _Level(widths, dropout, using_sa and i == lowest)
+            level = Level(widths, dropout, using_sa and i == lowest)
             if i != 0:
                 level.upsample = Upsample2x(width)
             levels.append(level)

@@ -6,8 +6,6 @@ rotation; checkpoints were trained with it and it is reproduced as it is.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import nn
 
@@ -15,12 +13,12 @@ MaskIndex = tuple[torch.Tensor, torch.Tensor]
 """``nonzero(as_tuple=True)`` of a (rows, positions) mask with equally many hits in every row."""
 
 
-@lru_cache(maxsize=128)
 def _grid_coordinates(sides: tuple[int, ...], last_side: int) -> torch.Tensor:
     """(n, 2) float32 row and column of every cell of the maps, scaled to the last map's grid."""
     grids = []
     for side in sides:
-        axis = torch.arange(side, dtype=torch.float32) / side * last_side
+        # Always on the CPU, so that every device gets the same bits.
+        axis = torch.arange(side, dtype=torch.float32, device="cpu") / side * last_side
         grids.append(torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).view(-1, 2))
     return torch.cat(grids)
 
@@ -53,11 +51,13 @@ def get_position_ids(
 
 def get_position_ids_1d(batch_size: int, length: int, device: torch.device | str) -> torch.Tensor:
     """(batch_size, length) int64 positions 0, 1, 2, ..."""
-    return torch.arange(length, device=device).expand(batch_size, -1)
+    return torch.arange(length, dtype=torch.int64, device=device).expand(batch_size, -1)
 
 
 def _frequencies(count: int, exponent_step: int, dim: int, base: float, device) -> torch.Tensor:
-    exponents = torch.arange(0, count * exponent_step, exponent_step, dtype=torch.float32)
+    exponents = torch.arange(
+        0, count * exponent_step, exponent_step, dtype=torch.float32, device="cpu"
+    )
     return (1.0 / base ** (exponents / dim)).to(device)
 
 

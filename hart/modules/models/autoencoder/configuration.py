@@ -5,14 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PretrainedConfig
+from hart.modules.networks.basic_vae import NORM_GROUPS
+from hart.modules.networks.caching.numbers import plain
+from hart.utils.checked_config import CheckedConfig
+from hart.utils.fields import Choice, Field, Flag, Items, Number, Whole
 
 __all__ = ["HARTAutoEncoderConfig", "HARTAutoEncoderWithDiscConfig"]
 
 QUANTIZER_TYPES = ("var", "var_hybrid")
 
+_FLAG = Flag()
+AUTOENCODER_FIELDS: dict[str, Field] = {
+    "vocab_size": Whole(1, 1 << 24),
+    "z_channels": Whole(1, 1 << 16),
+    "ch": Whole(NORM_GROUPS, 1 << 14, NORM_GROUPS),
+    "dropout": Number(0, 1),
+    "beta": Number(),
+    "using_znorm": _FLAG,
+    "quant_conv_ks": Whole(1, 31, 2),  # an even kernel changes the map's size
+    "quant_resi": Number(-1, 1),
+    "share_quant_resi": Whole(0, 64),
+    "default_qresi_counts": Whole(0, 64),
+    "v_patch_nums": Items(Whole(1, 512), 1, 64),
+    "test_mode": _FLAG,
+    "ch_mult": Items(Whole(1, 64), 1, 8),
+    "levels": Items(Whole(1, 1 << 24), 0, 64),
+    "quantizer_type": Choice(QUANTIZER_TYPES),
+    "hybrid": _FLAG,
+    "disable_quant_resi": _FLAG,
+    "freeze_codebook_for_hybrid": _FLAG,
+    "double_decoder": _FLAG,
+}
 
-class HARTAutoEncoderConfig(PretrainedConfig):
+
+class HARTAutoEncoderConfig(CheckedConfig):
     """Configuration of ``HARTAutoEncoder``.
 
     Args:
@@ -36,10 +62,12 @@ class HARTAutoEncoderConfig(PretrainedConfig):
         freeze_codebook_for_hybrid: with ``"var_hybrid"``, train the first decoder only.
         double_decoder: a second decoder for purely discrete maps; needs ``"var_hybrid"``.
 
-    Raises ``ValueError`` for an unknown quantizer type or a second decoder without hybrid.
+    Raises ``ValueError`` for a value that ``AUTOENCODER_FIELDS`` does not allow, or a second
+    decoder without hybrid.
     """
 
     model_type = "hart_autoencoder"
+    FIELDS = AUTOENCODER_FIELDS
 
     def __init__(
         self,
@@ -64,13 +92,6 @@ class HARTAutoEncoderConfig(PretrainedConfig):
         double_decoder: bool = False,
         **kwargs: Any,
     ):
-        if quantizer_type not in QUANTIZER_TYPES:
-            allowed = ", ".join(repr(name) for name in QUANTIZER_TYPES)
-            raise ValueError(f"quantizer_type is {quantizer_type!r}, expected one of {allowed}")
-        if double_decoder and quantizer_type != "var_hybrid":
-            raise ValueError(
-                f"double_decoder needs quantizer_type 'var_hybrid', got {quantizer_type!r}"
-            )
         self.vocab_size = vocab_size
         self.z_channels = z_channels
         self.ch = ch
@@ -81,16 +102,23 @@ class HARTAutoEncoderConfig(PretrainedConfig):
         self.quant_resi = quant_resi
         self.share_quant_resi = share_quant_resi
         self.default_qresi_counts = default_qresi_counts
-        self.v_patch_nums = tuple(v_patch_nums)
+        self.v_patch_nums = tuple(v_patch_nums) if isinstance(v_patch_nums, list) else v_patch_nums
         self.test_mode = test_mode
-        self.ch_mult = tuple(ch_mult)
-        self.levels = list(levels)
+        self.ch_mult = tuple(ch_mult) if isinstance(ch_mult, list) else ch_mult
+        self.levels = list(levels) if isinstance(levels, tuple) else levels
         self.quantizer_type = quantizer_type
         self.hybrid = hybrid
         self.disable_quant_resi = disable_quant_resi
         self.freeze_codebook_for_hybrid = freeze_codebook_for_hybrid
         self.double_decoder = double_decoder
+        if double_decoder and quantizer_type != "var_hybrid":
+            raise ValueError(
+                f"double_decoder needs quantizer_type 'var_hybrid', got {quantizer_type!r}"
+            )
         super().__init__(**kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, plain(value))
 
 
 class HARTAutoEncoderWithDiscConfig(HARTAutoEncoderConfig):
@@ -103,6 +131,7 @@ class HARTAutoEncoderWithDiscConfig(HARTAutoEncoderConfig):
     """
 
     model_type = "hart_autoencoder_with_disc"
+    FIELDS = AUTOENCODER_FIELDS | {"disc_ndf": Whole(1, 1 << 12)}
 
     def __init__(self, *args: Any, disc_ndf: int = 64, **kwargs: Any):
         self.disc_ndf = disc_ndf

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,13 @@ from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.quantize import HARTHybridQuantizer, VectorQuantizer2
 from hart.modules.models.autoencoder.quantize.maps import PatchNums, square_side, to_map
 from hart.modules.models.autoencoder.tokenizer_folder import (
-    read_tokenizer_folder,
+    read_tokenizer_config,
     with_fitting_hit_average,
 )
 from hart.modules.networks.basic_vae import Decoder, Encoder
-from hart.utils.weights import load_into
+from hart.utils.adapted import input_dtype
+from hart.utils.model_sizes import Axis, Count, build_on_meta
+from hart.utils.weights import check_fit, check_one_dtype, load_into, read_headers, read_state_dict
 
 __all__ = ["HARTAutoEncoder"]
 
@@ -60,6 +62,13 @@ class HARTAutoEncoder(PreTrainedModel):
 
     config_class = HARTAutoEncoderConfig
     main_input_name = "inp"
+    WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
+        "vocab_size": Axis("quantize.embedding.weight", 0),
+        "z_channels": Axis("quantize.embedding.weight", 1),
+        "ch": Axis("encoder.conv_in.weight", 0),
+        "ch_mult": Count("encoder.down."),
+        "quant_conv_ks": Axis("quant_conv.weight", 2),
+    }
 
     def __init__(self, config: HARTAutoEncoderConfig):
         super().__init__(config)
@@ -88,10 +97,13 @@ class HARTAutoEncoder(PreTrainedModel):
         kernel = self.config.quant_conv_ks
         return nn.Conv2d(self.Cvae, self.Cvae, kernel, stride=1, padding=kernel // 2)
 
+    @property
+    def _is_hybrid(self) -> bool:
+        return self.config.quantizer_type == "var_hybrid"
+
     def _build_quantizer(self) -> VectorQuantizer2:
         config = self.config
-        is_hybrid = config.quantizer_type == "var_hybrid"
-        quantizer_class = HARTHybridQuantizer if is_hybrid else VectorQuantizer2
+        quantizer_class = HARTHybridQuantizer if self._is_hybrid else VectorQuantizer2
         return quantizer_class(
             vocab_size=config.vocab_size,
             Cvae=config.z_channels,
@@ -105,7 +117,7 @@ class HARTAutoEncoder(PreTrainedModel):
         )
 
     def _freeze(self) -> None:
-        if self.config.quantizer_type == "var_hybrid" and self.config.freeze_codebook_for_hybrid:
+        if self._is_hybrid and self.config.freeze_codebook_for_hybrid:
             for name in ("encoder", "quantize", "quant_conv", "decoder2", "post_quant_conv2"):
                 if hasattr(self, name):
                     getattr(self, name).requires_grad_(False)
@@ -129,14 +141,18 @@ class HARTAutoEncoder(PreTrainedModel):
         CPU). Raises ``CheckpointError`` naming the file and the first difference if the folder
         is incomplete, damaged, or does not match its configuration.
         """
-        config, state = read_tokenizer_folder(path, dtype, device)
-        return cls._from_state(config, state, path)
+        config, prefix = read_tokenizer_config(path)
+        return cls._from_weights(config, Path(path), dtype, device, prefix=prefix)
 
     @classmethod
-    def _from_state(cls, config, state: dict[str, torch.Tensor], source: str | Path):
-        """A model in evaluation mode that takes over the tensors of a state dict."""
-        with torch.device("meta"):
-            model = cls(config)
+    def _from_weights(cls, config, source: Path, dtype, device, **where):
+        """A model in evaluation mode, with the weights of ``read_state_dict(source, **where)``."""
+        headers = read_headers(source, **where)
+        model = build_on_meta(cls, config, headers, source)
+        fitting = with_fitting_hit_average(headers, model.quantize.ema_vocab_hit_SV)
+        check_fit(model, fitting, source=source)
+        check_one_dtype(headers, dtype, source)
+        state = read_state_dict(source, dtype=dtype, device=device, **where)
         like = next(iter(state.values()))
         unused = torch.zeros_like(
             model.quantize.ema_vocab_hit_SV, dtype=like.dtype, device=like.device
@@ -162,22 +178,17 @@ class HARTAutoEncoder(PreTrainedModel):
     ) -> torch.Tensor:
         """Decode feature maps (B, Z, h, w), square or not, to images (B, 3, H, W) in [-1, 1].
 
-        ``decoder`` runs in the place of ``self.decoder``.
+        ``decoder`` runs in the place of ``self.post_quant_conv`` and ``self.decoder``.
         """
-        return self._decode(f_hat, decoder=decoder).clamp(-1, 1)
+        return (decoder or self._decode)(f_hat).clamp(-1, 1)
 
-    def _decode(
-        self,
-        f_hat: torch.Tensor,
-        second: bool = False,
-        decoder: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> torch.Tensor:
+    def _decode(self, f_hat: torch.Tensor, second: bool = False) -> torch.Tensor:
         conv = self.post_quant_conv2 if second else self.post_quant_conv
-        decoder = decoder or (self.decoder2 if second else self.decoder)
-        return decoder(conv(f_hat.to(conv.weight.dtype)))
+        decoder = self.decoder2 if second else self.decoder
+        return decoder(conv(f_hat.to(input_dtype(conv, self))))
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        return self.quant_conv(self.encoder(images.to(self.quant_conv.weight.dtype)))
+        return self.quant_conv(self.encoder(images.to(input_dtype(self.quant_conv, self))))
 
     def encode(
         self, inp: torch.Tensor
@@ -213,7 +224,7 @@ class HARTAutoEncoder(PreTrainedModel):
         return self.quantize.f_to_idxBl_and_frest(self._encode(inp_img_no_grad), v_patch_nums)
 
     def _require_hybrid(self, method: str) -> None:
-        if not isinstance(self.quantize, HARTHybridQuantizer):
+        if not self._is_hybrid:
             raise ValueError(
                 f"{method} needs quantizer_type 'var_hybrid', got {self.config.quantizer_type!r}"
             )
@@ -278,7 +289,7 @@ class HARTAutoEncoder(PreTrainedModel):
         """
         f = self._encode(inp)
         options = {}
-        if isinstance(self.quantize, HARTHybridQuantizer):
+        if self._is_hybrid:
             options["skip_continuous_prob"] = skip_continuous_prob
         f_hat, usages, vq_loss, _ = self.quantize(f, ret_usages, patch_nums, **options)
         return {"out": self._decode(f_hat), "usages": usages, "vq_loss": vq_loss}

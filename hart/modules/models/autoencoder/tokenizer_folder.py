@@ -1,8 +1,7 @@
-"""Reading the autoencoder's part of a tokenizer folder (``config.json`` plus weight files)."""
+"""What a tokenizer folder says about the autoencoder, and what may differ in its weights."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,38 +12,23 @@ from hart.modules.models.autoencoder.configuration import (
     HARTAutoEncoderConfig,
     HARTAutoEncoderWithDiscConfig,
 )
-from hart.utils.weights import CheckpointError, read_state_dict
+from hart.utils.checked_config import read_config
 
 HIT_AVERAGE = "quantize.ema_vocab_hit_SV"
 
 
-def read_tokenizer_folder(
-    path: str | Path, dtype: torch.dtype | None, device: torch.device | str | None
-) -> tuple[HARTAutoEncoderConfig, dict[str, torch.Tensor]]:
-    """Configuration and state dict of the autoencoder alone, for either model type.
+def read_tokenizer_config(path: str | Path) -> tuple[HARTAutoEncoderConfig, str]:
+    """Configuration of the autoencoder alone, for either model type, and its weights' prefix.
 
-    Raises ``CheckpointError`` if a file is missing, damaged or of another model type.
+    Raises ``CheckpointError`` if the file is missing, damaged or of another model type, or a field
+    has a value that is not allowed.
     """
-    config = _read_config(Path(path) / "config.json")
+    config = read_config(Path(path), HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig)
     if isinstance(config, HARTAutoEncoderWithDiscConfig):
-        return config.autoencoder_config(), read_state_dict(path, "vae.", dtype, device)
-    return config, read_state_dict(path, None, dtype, device)
-
-
-def _read_config(file: Path) -> HARTAutoEncoderConfig:
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: not a readable JSON file ({error})") from error
-    classes = {c.model_type: c for c in (HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig)}
-    model_type = fields.get("model_type") if isinstance(fields, dict) else None
-    if model_type not in classes:
-        expected = " or ".join(f"'{name}'" for name in classes)
-        raise CheckpointError(f"{file}: model_type is {model_type!r}, expected {expected}")
-    try:
-        return classes[model_type].from_dict(fields)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        alone = config.autoencoder_config()
+        alone.name_or_path = config.name_or_path
+        return alone, "vae."
+    return config, ""
 
 
 def with_fitting_hit_average(

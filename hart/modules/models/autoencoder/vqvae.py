@@ -9,7 +9,7 @@ import torch
 
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
-from hart.utils.weights import CheckpointError, read_state_dict
+from hart.utils.weights import CheckpointError, read_headers
 
 __all__ = ["VQVAE"]
 
@@ -45,8 +45,8 @@ class VQVAE(HARTAutoEncoder):
         Raises:
             CheckpointError: the file is missing, damaged, or not an autoencoder.
         """
-        state = read_state_dict(path, dtype=dtype, device=device, inside=TRAINING_KEYS)
-        return cls._from_state(vqvae_config(state, patch_nums, path), state, path)
+        config = vqvae_config(read_headers(path, inside=TRAINING_KEYS), patch_nums, path)
+        return cls._from_weights(config, Path(path), dtype, device, inside=TRAINING_KEYS)
 
     def forward(
         self, inp: torch.Tensor, ret_usages: bool = False
@@ -80,17 +80,24 @@ def vqvae_config(
         if key not in state:
             raise CheckpointError(f"{source}: not an autoencoder of VAR, it has no {key!r}")
     conv_in, codebook, quant_conv = (state[key] for key in needed)
+    if (conv_in.ndim, codebook.ndim, quant_conv.ndim) != (4, 2, 4):
+        shapes = ", ".join(f"{key!r} {tuple(state[key].shape)}" for key in needed)
+        raise CheckpointError(f"{source}: not an autoencoder of VAR, it has {shapes}")
     phis = len([key for key in state if key.startswith(_PHI) and key.endswith(".weight")])
-    return HARTAutoEncoderConfig(
-        vocab_size=codebook.shape[0],
-        z_channels=codebook.shape[1],
-        ch=conv_in.shape[0],
-        quant_conv_ks=quant_conv.shape[-1],
-        share_quant_resi=_sharing(state, phis),
-        default_qresi_counts=phis,
-        v_patch_nums=tuple(patch_nums),
-        test_mode=True,
-    )
+    try:
+        return HARTAutoEncoderConfig(
+            vocab_size=codebook.shape[0],
+            z_channels=codebook.shape[1],
+            ch=conv_in.shape[0],
+            quant_conv_ks=quant_conv.shape[-1],
+            share_quant_resi=_sharing(state, phis),
+            default_qresi_counts=phis,
+            v_patch_nums=tuple(patch_nums),
+            test_mode=True,
+            name_or_path=str(source),
+        )
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
 
 
 def _sharing(state: Mapping[str, torch.Tensor], phis: int) -> int:

@@ -7,7 +7,6 @@ Layout: ``<root>/llm`` holds the transformer (``config.json`` and weights, or ``
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,20 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from hart.modules.models.autoencoder.configuration import AUTOENCODER_FIELDS
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.utils.converted import changes, converted_copy
+from hart.utils.fields import CONFIG_FILE, check_fields
+from hart.utils.hub import local_path, take_hub_options
+from hart.utils.json_files import read_json_object
+from hart.utils.model_sizes import build_on_meta
 from hart.utils.weights import (
     WEIGHT_FILE_NAMES,
     CheckpointError,
+    check_fit,
+    check_one_dtype,
     load_into,
+    read_headers,
     read_state_dict,
 )
 
@@ -38,12 +46,7 @@ _IGNORED_KEYWORDS = frozenset(
         "_from_auto",
         "_from_pipeline",
         "adapter_kwargs",
-        "cache_dir",
-        "force_download",
-        "local_files_only",
         "low_cpu_mem_usage",
-        "revision",
-        "token",
         "trust_remote_code",
         "use_safetensors",
     }
@@ -67,8 +70,9 @@ def resolve_autoencoder_sizes(config: PretrainedConfig) -> None:
     if config.vocab_size is not None and config.z_channels is not None:
         return
     folder = resolve_autoencoder_folder(config)
-    file = folder / "config.json" if folder else None
-    found = _read_json(file) if file and file.is_file() else {}
+    file = folder / CONFIG_FILE if folder else None
+    found = read_json_object(file) if file and file.is_file() else {}
+    check_fields(file, found, AUTOENCODER_FIELDS)
     if config.vocab_size is None:
         config.vocab_size = found.get("vocab_size", DEFAULT_VOCAB_SIZE)
     if config.z_channels is None:
@@ -86,23 +90,13 @@ def check_model_type(folder: Path, allowed: tuple[str, ...]) -> dict:
     file = folder / "config.json"
     if not file.is_file():
         raise CheckpointError(f"{folder}: no config.json in this folder")
-    config = _read_json(file)
+    config = read_json_object(file)
     found = config.get("model_type")
     if found not in allowed:
         raise CheckpointError(
             f"{file}: model_type is {found!r}, expected {' or '.join(map(repr, allowed))}"
         )
     return config
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, found {type(content).__name__}")
-    return content
 
 
 def has_weights(folder: Path) -> bool:
@@ -122,7 +116,7 @@ def override_fields(config: PretrainedConfig, fields: Mapping[str, Any]) -> None
         if hasattr(config, name):
             setattr(config, name, value)
         elif name not in _IGNORED_KEYWORDS:
-            raise TypeError(f"from_pretrained of a local folder does not take {name!r}")
+            raise TypeError(f"from_pretrained does not take {name!r}")
 
 
 class CheckpointMixin:
@@ -145,7 +139,7 @@ class CheckpointMixin:
         output_loading_info: bool = False,
         **kwargs,
     ):
-        """Load a checkpoint folder (``llm``); other names go to ``transformers`` and its hub.
+        """Load a checkpoint folder (``llm``), or a model on the Hugging Face hub, fetched first.
 
         One copy of the weights is made, in ``dtype`` (None or "auto": as stored). Fields of the
         configuration can be overridden by keyword.
@@ -156,37 +150,28 @@ class CheckpointMixin:
             vae: autoencoder to attach; by default it is found when it is first needed.
             device: where the weights go, CPU by default.
             output_loading_info: also return the dictionary that ``transformers`` would return.
+            kwargs: fields of the configuration; ``subfolder``, and how the hub's client fetches,
+                see :func:`hart.utils.hub.local_path`.
 
         Raises:
             CheckpointError: folder or file missing, damaged, of another model, or not fitting
                 the configuration; the message names the file and the first difference.
+            TypeError: a keyword that is neither.
         """
-        folder = Path(pretrained_model_name_or_path)
+        folder = local_path(pretrained_model_name_or_path, **take_hub_options(kwargs))
         dtype = dtype if dtype is not None else torch_dtype
-        if not folder.is_dir():
-            if folder.is_absolute() or len(folder.parts) != 2:
-                raise CheckpointError(f"{folder}: no such folder")
-            if dtype is not None:
-                kwargs["torch_dtype"] = dtype
-            return super().from_pretrained(
-                pretrained_model_name_or_path,
-                *model_args,
-                config=config,
-                output_loading_info=output_loading_info,
-                **kwargs,
-            )
         config = cls._resolve_config(folder, config, kwargs)
-        with torch.device("meta"):
-            model = cls(config, *model_args)
         source = folder / EMA_FILE if use_ema else folder
-        state = read_state_dict(source, dtype=torch_dtype_of(dtype), device=device)
-        model._load_checkpoint(state, source)
+        headers = read_headers(source)
+        model = build_on_meta(cls, config, headers, source, *model_args)
+        model._check_headers(headers, source, torch_dtype_of(dtype))
+        model._load_checkpoint(
+            read_state_dict(source, None, torch_dtype_of(dtype), device, wanted=is_used), source
+        )
         model.eval()
         if vae is not None:
             model.attach_autoencoder(vae)
-        if output_loading_info:
-            return model, {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
-        return model
+        return with_loading_info(model) if output_loading_info else model
 
     @classmethod
     def _resolve_config(cls, folder: Path, config, kwargs: dict) -> PretrainedConfig:
@@ -204,17 +189,32 @@ class CheckpointMixin:
         """Whether :meth:`from_pretrained` finds weights of this class there."""
         return has_weights(path)
 
-    def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
-        state.pop(TRAINING_ONLY_KEY, None)
+    def _completed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """``state`` without what is used in training only, and with every constant."""
+        state = {key: tensor for key, tensor in state.items() if is_used(key)}
+        device = next(iter(state.values())).device if state else "cpu"
         with torch.device("cpu"):
-            state.setdefault("lvl_1L", self._levels())
+            state.setdefault("lvl_1L", self._levels().to(device))
         for layer in range(self.depth):
             key = f"blocks.{layer}.attn."
             if key + "q_bias" in state:
                 state.setdefault(key + "zero_k_bias", torch.zeros_like(state[key + "q_bias"]))
-        device = next(iter(state.values())).device
-        state["lvl_1L"] = state["lvl_1L"].to(device)
+        return state
+
+    def _check_headers(self, headers, source: Path, dtype: torch.dtype | None) -> None:
+        headers = self._completed(headers)
+        check_fit(self, headers, source=source)
+        check_one_dtype(headers, dtype, source)
+
+    def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
+        state = self._completed(state)
         load_into(self, state, source=source)
+        with torch.device("cpu"):
+            levels = self._levels()
+        if not torch.equal(state["lvl_1L"].cpu().long(), levels):
+            raise CheckpointError(
+                f"{source}: 'lvl_1L' has other stages than patch_nums {self.patch_nums}"
+            )
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
         state_dict.pop(prefix + TRAINING_ONLY_KEY, None)
@@ -223,7 +223,11 @@ class CheckpointMixin:
     # --- the autoencoder: attached, never a submodule ------------------------------------------
 
     def attach_autoencoder(self, vae: HARTAutoEncoder) -> None:
-        """Use this autoencoder; it moves along with ``to`` and is shared by deep copies.
+        """Use this autoencoder.
+
+        It is never changed: ``to``, ``half`` and the like give this model a converted copy of its
+        own, and others that use the same autoencoder keep it as it is. A deep copy of this model
+        has its own.
 
         Raises:
             ValueError: its codebook does not have the size the transformer was built for.
@@ -243,13 +247,19 @@ class CheckpointMixin:
         Raises:
             CheckpointError: none is attached and no folder is known or readable.
         """
-        if getattr(self, "_autoencoder", None) is None:
+        if "_autoencoder" not in self.__dict__:
             folder = resolve_autoencoder_folder(self.config)
             if folder is None:
                 raise CheckpointError(
                     "no autoencoder: set config.vae_path or call attach_autoencoder(vae)"
                 )
-            self.attach_autoencoder(self._load_autoencoder(folder))
+            try:
+                with torch.inference_mode(False):  # it outlives a draw that asks for it
+                    self.attach_autoencoder(self._load_autoencoder(folder))
+            except CheckpointError:
+                raise
+            except ValueError as error:
+                raise CheckpointError(f"{folder}: {error}") from error
         return self._autoencoder
 
     def _load_autoencoder(self, path: Path) -> HARTAutoEncoder:
@@ -262,18 +272,24 @@ class CheckpointMixin:
 
     def _apply(self, fn, *args, **kwargs):
         super()._apply(fn, *args, **kwargs)
-        for vae in getattr(self, "_autoencoder", None) or ():
-            vae._apply(fn, *args, **kwargs)
+        vae = self.__dict__.get("_autoencoder", (None,))[0]
+        if vae is not None and changes(vae, fn):
+            self._autoencoder = (converted_copy(vae, fn),)
         return self
 
-    def __deepcopy__(self, memo: dict):
-        clone = self.__class__.__new__(self.__class__)
-        memo[id(self)] = clone
-        for vae in getattr(self, "_autoencoder", None) or ():
-            memo[id(vae)] = vae
-        for name, value in self.__dict__.items():
-            clone.__dict__[name] = copy.deepcopy(value, memo)
-        return clone
+
+def is_used(key: str) -> bool:
+    return key != TRAINING_ONLY_KEY
+
+
+def with_loading_info(model: nn.Module) -> tuple[nn.Module, dict[str, list]]:
+    """What ``from_pretrained(output_loading_info=True)`` returns: loading is strict."""
+    return model, {
+        "missing_keys": [],
+        "unexpected_keys": [],
+        "mismatched_keys": [],
+        "error_msgs": [],
+    }
 
 
 def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -23,6 +23,7 @@ from hart.modules.models.transformer.random_source import (
     UpstreamRandom,
     resolve_random_source,
 )
+from hart.modules.networks.caching.numbers import integer, plain, plain_list
 from hart.modules.networks.kv_cache import KVCache
 from hart.utils.timing import Timeline
 
@@ -100,18 +101,21 @@ class ClassGenerationMixin(GenerationMixin):
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
+        wait: bool = False,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
         Args:
-            timeline, steps, on_feature_map: as in :meth:`GenerationMixin.generate_feature_map`.
+            timeline, steps, on_feature_map, wait: as in
+                :meth:`GenerationMixin.generate_feature_map`.
         """
+        B = integer("B", B)
         if B < 1:
             raise ValueError(f"B must be at least 1, got {B}")
         labels = self._checked_labels(B, label_B)
         options = SamplingOptions(cfg, top_p, more_smooth, False, 1, top_k)
         random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
-        with self._exclusive(), self._generation_scope(B, timeline) as marks:
+        with self._exclusive(wait), self._generation_scope(B, timeline) as marks:
             if labels is None:
                 labels = random.classes(B, self.num_classes, self.device)
             run = self._begin_class_generation(labels, options, random, callback, marks)
@@ -122,9 +126,12 @@ class ClassGenerationMixin(GenerationMixin):
         """(B,) int64 on the model's device; None stays None."""
         if label_B is None:
             return None
-        if isinstance(label_B, int):
+        label_B = plain(label_B)
+        if isinstance(label_B, int) and not isinstance(label_B, bool):
             label_B = [self.num_classes if label_B < 0 else label_B] * B
-        labels = torch.as_tensor(label_B)
+        if not isinstance(label_B, torch.Tensor):
+            label_B = [integer(f"label_B[{i}]", v) for i, v in enumerate(plain_list(label_B))]
+        labels = torch.as_tensor(label_B, device=None if torch.is_tensor(label_B) else "cpu")
         if labels.is_floating_point() or labels.dtype == torch.bool or labels.shape != (B,):
             raise ValueError(
                 f"label_B must hold {B} integers, got {tuple(labels.shape)} of {labels.dtype}"

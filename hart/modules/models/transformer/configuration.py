@@ -7,8 +7,19 @@ Every class forwards keywords that it does not know to ``PretrainedConfig``, so 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig
+
+from hart.modules.models.transformer.fields import (
+    CACHE_FIELDS,
+    CLASS_FIELDS,
+    DIFFUSION_FIELDS,
+    TEXT_FIELDS,
+    TRANSFORMER_FIELDS,
+)
+from hart.modules.networks.caching.numbers import plain
+from hart.utils.checked_config import CheckedConfig, read_config
 
 __all__ = [
     "HARTForC2IConfig",
@@ -20,20 +31,7 @@ __all__ = [
 VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 
 
-def _positive_integer(field: str, value: object) -> int:
-    """``value``; configurations come from files, so that it may be anything."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{field} must be a positive integer, got {value!r}")
-    return value
-
-
-def _sides(patch_nums: object) -> tuple[int, ...]:
-    if isinstance(patch_nums, str) or not isinstance(patch_nums, Sequence):
-        raise ValueError(f"patch_nums must be a list of map sides, got {patch_nums!r}")
-    return tuple(_positive_integer("every side in patch_nums", side) for side in patch_nums)
-
-
-class _TransformerConfig(PretrainedConfig):
+class _TransformerConfig(CheckedConfig):
     """Fields that the class-conditional and the text-conditional transformers share.
 
     Args:
@@ -50,9 +48,13 @@ class _TransformerConfig(PretrainedConfig):
         sep_aln_pooling_mode: "max" or "avg", pooling of the text in separate AdaLN.
         use_cross_attn: add cross-attention to the text in every block.
 
+    What each field may hold is in ``fields.py``.
+
     Raises:
-        ValueError: a size is not a positive integer, or ``patch_nums`` is not a list of them.
+        ValueError: a field has a value that is not allowed.
     """
+
+    FIELDS = TRANSFORMER_FIELDS
 
     def __init__(
         self,
@@ -81,9 +83,9 @@ class _TransformerConfig(PretrainedConfig):
         **kwargs,
     ):
         self.vae_path = vae_path
-        self.depth = _positive_integer("depth", depth)
-        self.embed_dim = _positive_integer("embed_dim", embed_dim)
-        self.num_heads = _positive_integer("num_heads", num_heads)
+        self.depth = depth
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
         self.mlp_ratio = mlp_ratio
         self.drop_rate = drop_rate
         self.attn_drop_rate = attn_drop_rate
@@ -92,7 +94,7 @@ class _TransformerConfig(PretrainedConfig):
         self.shared_aln = shared_aln
         self.cond_drop_rate = cond_drop_rate
         self.attn_l2_norm = attn_l2_norm
-        self.patch_nums = _sides(patch_nums)
+        self.patch_nums = tuple(patch_nums) if isinstance(patch_nums, list) else patch_nums
         self.flash_if_available = flash_if_available
         self.fused_if_available = fused_if_available
         self.mlp_type = mlp_type
@@ -104,11 +106,20 @@ class _TransformerConfig(PretrainedConfig):
         self.diffusion_head_repeats = diffusion_head_repeats
         super().__init__(**kwargs)
 
+    def __setattr__(self, name, value) -> None:
+        super().__setattr__(name, plain(value))
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
         """As in ``PretrainedConfig``; remembers the folder, where the weights and the autoencoder
-        are looked for.
+        are looked for. A local folder is read strictly.
+
+        Raises:
+            CheckpointError: see :func:`hart.utils.checked_config.read_config`.
         """
+        folder = Path(pretrained_model_name_or_path)
+        if folder.is_dir() and not kwargs:
+            return read_config(folder, cls)
         loaded = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         config = loaded[0] if isinstance(loaded, tuple) else loaded
         config.name_or_path = str(pretrained_model_name_or_path)
@@ -119,6 +130,7 @@ class VARTransformerConfig(_TransformerConfig):
     """Class-conditional transformer; no model of this library uses it (kept for imports)."""
 
     model_type = "var_transformer"
+    FIELDS = TRANSFORMER_FIELDS | CLASS_FIELDS
 
     def __init__(self, num_classes: int = 1000, latent_condition_weight: float = 1.0, **kwargs):
         self.num_classes = num_classes
@@ -130,6 +142,7 @@ class VARTransformerT2IConfig(_TransformerConfig):
     """Text-conditional transformer: ``context_token`` text positions of width ``context_dim``."""
 
     model_type = "var_transformer_t2i"
+    FIELDS = TRANSFORMER_FIELDS | TEXT_FIELDS
 
     def __init__(
         self,
@@ -138,8 +151,8 @@ class VARTransformerT2IConfig(_TransformerConfig):
         context_dim: int = 768,
         **kwargs,
     ):
-        self.context_token = _positive_integer("context_token", context_token)
-        self.context_dim = _positive_integer("context_dim", context_dim)
+        self.context_token = context_token
+        self.context_dim = context_dim
         super().__init__(vae_path=vae_path, **kwargs)
 
 
@@ -158,6 +171,7 @@ class HARTForC2IConfig(_ResidualDiffusionFields, VARTransformerConfig):
     """Class-conditional HART; no model of this library uses it (kept for imports)."""
 
     model_type = "hart_transformer_c2i"
+    FIELDS = VARTransformerConfig.FIELDS | DIFFUSION_FIELDS
 
     def __init__(
         self,
@@ -193,6 +207,7 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
     """
 
     model_type = "hart_transformer_t2i"
+    FIELDS = VARTransformerT2IConfig.FIELDS | DIFFUSION_FIELDS | CACHE_FIELDS
 
     def __init__(
         self,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from transformers import AutoConfig
 
-from hart.modules.models.transformer.cache_options import OPTION_NAMES
 from hart.modules.models.transformer.configuration import VARTransformerConfig
+from hart.modules.models.transformer.fields import CACHE_FIELDS
+from hart.modules.networks.caching.cache_options import OPTION_NAMES
 
 __all__ = ["VARForC2IConfig"]
 
@@ -27,6 +28,7 @@ class VARForC2IConfig(VARTransformerConfig):
     """
 
     model_type = "var_for_c2i"
+    FIELDS = VARTransformerConfig.FIELDS | CACHE_FIELDS
 
     def __init__(
         self,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,22 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from hart.modules.models.transformer.cache_options import (
+from hart.modules.models.transformer.fingerprint import fingerprint_of
+from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
+from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
+from hart.modules.networks.basic_hart import mlp_hidden_size
+from hart.modules.networks.caching.cache_options import (
     OPTION_NAMES,
     add_cache_arguments,
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
-from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.multiply_adds import TransformerShape
+from hart.modules.networks.caching.numbers import plain_list
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.prune_plan import guidance_stop
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
@@ -40,11 +43,12 @@ from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.modules.networks.rope import MaskIndex
+from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
 from hart.version import __version__
 
 
-class FeatureCachingMixin:
+class FeatureCachingMixin(SavedSimilarityMixin):
     """In front of a plain model: its blocks can reuse the previous stage's outputs.
 
     The plain model is a :class:`StageTransformer` with a sampler; ``block_class`` is its block with
@@ -63,6 +67,8 @@ class FeatureCachingMixin:
         cache_attn, cache_mlp: stored outputs per block while a generation runs, else None.
     """
 
+    caches_features = True
+
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         self.schedule = StageSchedule(self.patch_nums)
@@ -74,8 +80,9 @@ class FeatureCachingMixin:
         self._release()
         self._install(resolve_cache_config(None, config, self.patch_nums))
         if config.sim_path and Path(config.sim_path).is_file():
+            self.similarity_path = Path(config.sim_path)
             self.similarity = load_similarity(
-                Path(config.sim_path), self.depth, self.schedule
+                self.similarity_path, self.depth, self.schedule
             ).tables
 
     # --- configuration ------------------------------------------------------------------------
@@ -90,10 +97,10 @@ class FeatureCachingMixin:
         """Build a model as parsed flags and a configuration say.
 
         The weights are those of ``args.model_path``, else of the place that the configuration
-        came from; without any the model has fresh weights.
+        came from, a folder or a model on the hub; without any the model has fresh weights.
         """
         path = getattr(args, "model_path", None) or config.name_or_path
-        if path and cls.holds_weights(Path(path)):
+        if path and (is_hub_name(path) or cls.holds_weights(Path(path))):
             model = cls.from_pretrained(path, config=config)
         else:
             model = cls(config)
@@ -129,7 +136,7 @@ class FeatureCachingMixin:
             config = preset_config(config, self.patch_nums)
         if not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig or a preset name, got {config!r}")
-        if getattr(self, "_generating", False):
+        if self._generating:
             raise RuntimeError("the cache configuration cannot change while an image is generated")
         self._install(config)
         values = config.to_dict()
@@ -164,6 +171,7 @@ class FeatureCachingMixin:
         self._replace_table(mlp=table)
 
     def _replace_table(self, **tables: Table) -> None:
+        tables = {site: [plain_list(row) for row in plain_list(t)] for site, t in tables.items()}
         current = {site: self.similarity.site(site) for site in SITES}
         replaced = SimilarityTables(**{**current, **tables}, images=self.similarity.images)
         replaced.validate(self.depth, self.schedule)
@@ -197,28 +205,28 @@ class FeatureCachingMixin:
         """
         loaded = load_similarity(Path(path), self.depth, self.schedule)
         fingerprint = getattr(loaded.provenance, "fingerprint", None)
-        if fingerprint and fingerprint != self.weight_fingerprint():
+        if fingerprint and self.weight_fingerprint() not in (fingerprint, None):
             warnings.warn(f"{path}: measured with other weights than this model's", stacklevel=2)
         self.similarity = loaded.tables
+        self.similarity_path = Path(path)
         self._warned_empty = False
         return loaded
 
     def clear_similarity_data(self) -> None:
-        """Forget the similarity data, so that a calibration starts from nothing."""
+        """Forget the similarity data, so that a calibration starts from nothing.
+
+        A generation that is running keeps what it began with.
+        """
         self.similarity = SimilarityTables.empty(self.depth, self.schedule)
+        self.similarity_path = None
 
     def _default_similarity_file(self) -> Path:
         checkpoint = Path(self.config.name_or_path or ".")
         return similarity_file_of(checkpoint if checkpoint.exists() else Path())
 
-    @torch.no_grad()
-    def weight_fingerprint(self) -> str:
-        """Identifies the weights, whatever their dtype: a hash over signs of some of them."""
-        digest = hashlib.sha256()
-        for tensor in (self.head.weight, self.word_embed.weight, self.blocks[-1].attn.proj.weight):
-            signs = tensor.detach().flatten()[:65536].cpu() > 0
-            digest.update(bytes(signs.to(torch.uint8).tolist()))
-        return digest.hexdigest()
+    def weight_fingerprint(self) -> str | None:
+        """Identifies the weights, whatever their dtype; None where they cannot be read."""
+        return fingerprint_of(self)
 
     # --- what it does and did -----------------------------------------------------------------
 
@@ -238,7 +246,12 @@ class FeatureCachingMixin:
         """Every decision of the next generation, from configuration and similarity data."""
         off = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
         config = self.cache_config if self.use_cache and not self.calibration else off
-        return decide_all(config, self.schedule, self.similarity)
+        return decide_all(config, self.schedule, self.similarity_in_use)
+
+    @property
+    def similarity_in_use(self) -> SimilarityTables:
+        """What the running generation began with, whatever was set since; else the next one's."""
+        return self.similarity if self._similarity_at_start is None else self._similarity_at_start
 
     @property
     def decides_while_running(self) -> bool:
@@ -249,7 +262,7 @@ class FeatureCachingMixin:
         if self.calibration or not self.use_cache:
             return False
         config = self.cache_config
-        measured = not self.similarity.assumed
+        measured = not self.similarity_in_use.assumed
         adapts = config.adaptive_threshold and config.caches_anything and measured
         return adapts or not config.decides_whole_modules
 
@@ -260,12 +273,15 @@ class FeatureCachingMixin:
             ``cache_config`` and ``similarity_stats``, which are in use now, and
 
             - ``images``: number of images;
-            - ``stages``: per stage (by token count) and site the module calls ``computed``,
-              ``reused``, ``stored``, ``not_eligible`` and ``pruned``, ``reuse_rate``,
-              ``multiply_adds_computed`` and ``multiply_adds_saved``; see :class:`SiteCounts`;
+            - ``modules``: module calls of one image: ``all``, ``reused`` and ``pruned`` ones;
+            - ``stages``: per stage (by token count) and site one image's module calls ``computed``,
+              ``reused``, ``stored``, ``not_eligible`` and ``pruned``, and ``reuse_rate``; all
+              images' ``multiply_adds_computed``, ``multiply_adds_saved`` and its parts; see
+              :class:`SiteCounts`;
             - ``totals``: the same per site over all stages;
-            - ``multiply_adds``: ``computed`` and ``saved`` over both sites;
-            - ``saved_share``: share of the blocks' multiply-adds that was saved;
+            - ``multiply_adds``: ``computed`` and ``saved`` over both sites, and ``saved_by`` what;
+            - ``saved_share``: share of the blocks' multiply-adds that was saved, and in
+              ``saved_share_by`` the parts by ``guidance``, ``reuse`` and ``pruning``;
             - ``feature_cache_bytes``: size of the stored outputs ``now`` (0 unless a generation
               is running) and at ``peak``;
             - ``key_value_tokens``: tokens in the key/value cache at ``peak``, over rows and layers;
@@ -289,8 +305,8 @@ class FeatureCachingMixin:
         self, site: str, layer: int, si: int, m_maskgit: MaskIndex | None = None
     ) -> SiteCache:
         """The cache of the running generation as one module sees it, see :class:`SiteCache`."""
-        stored = self.cache_attn if site == "attn" else self.cache_mlp
-        return SiteCache(self._cache_run, site, layer, si, stored, self._tables[site], m_maskgit)
+        run = self._cache_run
+        return SiteCache(run, site, layer, si, run.stored[site], run.tables[site], m_maskgit)
 
     def running_threshold(self, si: int) -> float:
         """Threshold of stage ``si`` in the generation that is running, see :class:`CacheRun`."""
@@ -305,7 +321,7 @@ class FeatureCachingMixin:
         self.cache_attn: list[torch.Tensor | None] = [None] * self.depth
         self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
         self._cache_run: CacheRun | None = None
-        self._tables: dict[str, Table] | None = None
+        self._similarity_at_start: SimilarityTables | None = None
         self._counts: GenerationCounts | None = None
 
     @contextlib.contextmanager
@@ -315,6 +331,8 @@ class FeatureCachingMixin:
         A generation that fails is not in the statistics.
         """
         calibrating = self.calibration
+        self._release()  # a copy that was made in the middle of a generation holds part of it
+        self._similarity_at_start = self.similarity
         try:
             if self.collect_cache_statistics:
                 self._counts = GenerationCounts(self.cache_statistics.shape)
@@ -323,31 +341,56 @@ class FeatureCachingMixin:
                 self._start_run(calibrating)
             yield timeline
             if calibrating:
-                measured = {site: self._tables[site].finish() for site in SITES}
-                self.similarity.merge(measured["attn"], measured["mlp"], bsz)
+                self._merge_measured(bsz)
             if self._counts is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
                 self.cache_statistics.add(self._counts, bsz, seconds)
         finally:
             self._release()
 
+    def _merge_measured(self, images: int) -> None:
+        """Add a calibration's measurements to the tables.
+
+        Raises:
+            RuntimeError: no module of the blocks was measured.
+        """
+        tables = self._cache_run.tables
+        measured = [tables[site].measured_layers for site in SITES]
+        if not any(measured):
+            raise RuntimeError(
+                "the calibration measured nothing: no block passed on what its attention or MLP "
+                "put out, or there was one stage only; its images are not counted"
+            )
+        missing = sorted(set(range(self.depth)) - set.intersection(*measured))
+        if missing:
+            warnings.warn(f"blocks {missing} were not measured and reuse nothing", stacklevel=5)
+        merged = replace(self.similarity)  # this one may have been given to others too
+        merged.merge(*(tables[site].finish() for site in SITES), images)
+        self.similarity = merged
+
     def _start_run(self, calibrating: bool) -> None:
+        width = self.schedule.width
         self._cache_run = CacheRun(
             self.cache_config,
             self.schedule,
             self._counts,
-            table_is_assumed=self.similarity.assumed,
+            table_is_assumed=self.similarity_in_use.assumed,
+            stored={"attn": self.cache_attn, "mlp": self.cache_mlp},
+            tables={
+                site: SimilarityRecorder(self.depth, width)
+                if calibrating
+                else self.similarity_in_use.site(site)
+                for site in SITES
+            },
         )
         if calibrating:
-            width = self.schedule.width
-            self._tables = {site: SimilarityRecorder(self.depth, width) for site in SITES}
             return
-        self._tables = {site: self.similarity.site(site) for site in SITES}
         needs_table = self.cache_config.caches_anything
-        if needs_table and self.similarity.is_empty and not self._warned_empty:
+        if needs_table and self.similarity_in_use.is_empty and not self._warned_empty:
             self._warned_empty = True
             warnings.warn(
-                "the similarity table is empty, so nothing is reused: calibrate first or load one",
+                "the similarity table is empty, so reuse saves nothing: calibrate first or load "
+                "one",
                 stacklevel=6,
             )
 
@@ -357,7 +400,7 @@ class FeatureCachingMixin:
         return guidance_stop(self.cache_config, self.schedule)
 
     def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
-        self._cache_run.stop_guidance(self.cache_attn, self.cache_mlp)
+        self._cache_run.stop_guidance()
         return super()._stop_guidance(x, run)
 
     def run_blocks(
@@ -370,12 +413,4 @@ class FeatureCachingMixin:
         return super().run_blocks(x, run, si, m_maskgit)
 
     def _block_options(self, layer: int) -> dict:
-        if self._cache_run is None:
-            return {}
-        return {
-            "cache_mlp": self.cache_mlp,
-            "cache_attn": self.cache_attn,
-            "cache_similarity_mlp": self._tables["mlp"],
-            "cache_similarity_attn": self._tables["attn"],
-            "cache_run": self._cache_run,
-        }
+        return {} if self._cache_run is None else {"cache_run": self._cache_run}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -20,15 +19,17 @@ from hart.modules.models.transformer.generation_state import (
     GenerationSteps,
     SamplingOptions,
     StageCallback,
+    check_chunks,
     stage_part,
 )
 from hart.modules.models.transformer.random_source import resolve_random_source
+from hart.modules.models.transformer.turns import exclusive, is_generating
+from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
+from hart.utils.adapted import at_hand
 from hart.utils.timing import Timeline
-
-_start_lock = threading.Lock()
 
 NO_GUIDANCE = 1.0
 """Guidance scale at which the diffusion head samples every row by itself."""
@@ -88,7 +89,7 @@ class GenerationMixin:
             context_position_ids: (B, T) int64 positions of the text tokens.
             context_mask: (B, T) nonzero at real text tokens.
             final_stage: 0 adds the residual of the diffusion head, any other value does not.
-            num_maskgit_iters: chunks of the last stage, 0 leaves it out.
+            num_maskgit_iters: chunks of the last stage, at most its tokens; 0 leaves it out.
             generator: one generator, or one per image.
             callback: called after every stage with its index and the number of stages.
 
@@ -134,10 +135,12 @@ class GenerationMixin:
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
+        wait: bool = False,
     ) -> torch.Tensor:
         """The part of :meth:`autoregressive_infer_cfg` before decoding: (B, Z, P, P).
 
         Args:
+            wait: while another thread generates on this model, wait instead of raising.
             steps: executes the expensive steps in the model's place, see
                 :class:`GenerationSteps`; None is the model itself, the plain path.
             timeline: receives a mark at the end of every stage and around the diffusion head, see
@@ -146,12 +149,12 @@ class GenerationMixin:
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
                 does counts to the next stage unless it closes a part on the timeline itself.
         """
+        B = integer("B", B)
         self._check_context(B, label_B, context_position_ids, context_mask)
-        options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, int(num_maskgit_iters))
-        if options.num_maskgit_iters < 0:
-            raise ValueError(f"num_maskgit_iters must not be negative, got {num_maskgit_iters}")
+        options = SamplingOptions(cfg, top_p, more_smooth, final_stage == 0, num_maskgit_iters)
+        check_chunks(options.num_maskgit_iters, self.patch_nums)
         random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
-        with self._exclusive(), self._generation_scope(B, timeline) as marks:
+        with self._exclusive(wait), self._generation_scope(B, timeline) as marks:
             run = self._begin_generation(
                 B, label_B, context_position_ids, context_mask, options, random, callback, marks
             )
@@ -164,28 +167,27 @@ class GenerationMixin:
     ) -> torch.Tensor:
         """Feature map (B, Z, P, P) to images (B, 3, H, W) in [0, 1].
 
-        ``decoder`` runs in the autoencoder's decoder's place.
+        ``decoder`` runs in the place of the autoencoder's, see ``HARTAutoEncoder.fhat_to_img``.
         """
         vae = self.vae_proxy[0]
-        image = vae.fhat_to_img(f_hat.to(vae.quantize.embedding.weight.dtype), decoder)
+        with at_hand(vae):
+            image = vae.fhat_to_img(f_hat, decoder) if decoder else vae.fhat_to_img(f_hat)
         return (image + 1) / 2
 
     # --- one generation -----------------------------------------------------------------------
 
+    @property
+    def _generating(self) -> bool:
+        return is_generating(self)
+
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Refuse a second generation on this model while one is running."""
-        with _start_lock:
-            if getattr(self, "_generating", False):
-                raise RuntimeError(
-                    "this model is generating in another thread; wait for it, or give every "
-                    "thread its own model"
-                )
-            self._generating = True
-        try:
+    def _exclusive(self, wait: bool) -> Iterator[None]:
+        """Surrounds one generation: no other one runs on this model, and its weights are at hand.
+
+        See :func:`exclusive`.
+        """
+        with exclusive(self, wait), at_hand(self), at_hand(self.vae_proxy[0]):
             yield
-        finally:
-            self._generating = False
 
     @contextlib.contextmanager
     def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
@@ -307,12 +309,12 @@ class GenerationMixin:
         top_k = default_top_k(si) if options.top_k is None else options.top_k
         filter_top_k_top_p_(logits, top_k, options.top_p)
         ids = run.random.token_ids(logits.softmax(dim=-1))
-        codebook = self.vae_quant_proxy[0].embedding
         if not options.more_smooth:
-            return ids, codebook(ids)
+            return ids, self.vae_quant_proxy[0].embedding(ids)
         exponential = run.random.exponential(logits)
         weights = gumbel_softmax(logits.mul_(1 + ratio), smoothing_temperature(ratio), exponential)
-        return ids, weights.to(codebook.weight.dtype) @ codebook.weight
+        codes = self.vae_quant_proxy[0].codes()
+        return ids, weights.to(codes.dtype) @ codes
 
     def _feed_back(self, h: torch.Tensor, run: Generation, si: int) -> torch.Tensor:
         """Add stage ``si``'s values to the feature map; (2B, n', C) tokens of the next stage."""

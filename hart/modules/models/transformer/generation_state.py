@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from typing import NamedTuple, Protocol
 
 import torch
 
 from hart.modules.models.transformer.random_source import PerImageRandom, UpstreamRandom
+from hart.modules.networks.caching.numbers import integer, plain
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
@@ -60,6 +61,9 @@ class SamplingOptions:
         residual_diffusion: add the diffusion head's residual in the last stage.
         num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
         top_k: candidates kept at every stage, 0 means all; None those that HART's sampler fixes.
+
+    Raises:
+        ValueError: ``num_maskgit_iters`` or ``top_k`` is not an integer from 0.
     """
 
     cfg: float
@@ -68,6 +72,27 @@ class SamplingOptions:
     residual_diffusion: bool
     num_maskgit_iters: int
     top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        integer("num_maskgit_iters", self.num_maskgit_iters, 0)
+        if self.top_k is not None:
+            integer("top_k", self.top_k, 0)
+
+
+def check_chunks(num_maskgit_iters: int, patch_nums: Sequence[int]) -> None:
+    """Refuse numbers of chunks that the last stage cannot be cut into.
+
+    Raises:
+        ValueError: it is negative, or more than the last stage has tokens.
+    """
+    tokens = patch_nums[-1] ** 2
+    if not 0 <= num_maskgit_iters <= tokens:
+        raise ValueError(
+            f"num_maskgit_iters must be from 0 to {tokens}, the tokens of this model's last stage; "
+            f"got {num_maskgit_iters}"
+        )
 
 
 @dataclass

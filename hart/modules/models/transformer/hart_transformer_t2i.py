@@ -7,6 +7,8 @@ in ``training.py`` and reading checkpoints in ``checkpoint.py``.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import AutoModel
@@ -23,6 +25,8 @@ from hart.modules.models.transformer.stage_transformer import (
     norm_layer_of,
 )
 from hart.modules.models.transformer.training import TrainingMixin
+from hart.utils.adapted import input_dtype
+from hart.utils.model_sizes import Axis, Count
 
 __all__ = ["CopyableGenerator", "HARTForT2I", "SharedAdaLin", "mask_by_order"]
 
@@ -42,6 +46,15 @@ class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
     """
 
     config_class = HARTForT2IConfig
+    WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
+        "embed_dim": Axis("word_embed.weight", 0),
+        "z_channels": Axis("word_embed.weight", 1),
+        "vocab_size": Axis("head.weight", 0),
+        "context_dim": Axis("context_embed.weight", 1),
+        "depth": Count("blocks."),
+        "diff_width": Axis("diffloss.net.input_proj.weight", 0),
+        "diff_depth": Count("diffloss.net.res_blocks."),
+    }
 
     def __init__(self, config: HARTForT2IConfig):
         super().__init__(config)
@@ -82,7 +95,7 @@ class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
     def embed_context(self, context: torch.Tensor) -> torch.Tensor:
         """Text features (rows, T, E) to conditioning and input embedding (rows, T, C)."""
         if not torch.is_autocast_enabled(context.device.type):
-            context = context.to(self.context_embed.weight.dtype)
+            context = context.to(input_dtype(self.context_embed, self))
         return self.context_embed(self.context_norm(context))
 
     @torch.no_grad()

@@ -3,15 +3,26 @@
 Two sources exist. :class:`UpstreamRandom` draws like the public implementation: token ids from one
 generator for the whole batch, the generation order from numpy's and the residual noise from torch's
 global generators. :class:`PerImageRandom` draws everything of an image from that image's own
-generator, so that the image depends neither on its batch nor on anything drawn elsewhere.
+generator, so that its random numbers depend neither on its batch nor on anything drawn elsewhere,
+nor on the size of the GPU, see :data:`DRAWN_AT_ONCE`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+
+from hart.modules.networks.caching.numbers import integer
+
+DRAWN_AT_ONCE = 32_768
+"""Most variates that are drawn in one go on CUDA.
+
+Its kernels start a thread with a random stream of its own for every variate, as long as the GPU has
+room for the threads; if not, every thread draws several, and what comes out depends on the GPU. So
+many threads fit on 32 multiprocessors with room for 1024, or on 22 with room for 1536.
+"""
 
 
 class CopyableGenerator(torch.Generator):
@@ -54,7 +65,8 @@ class UpstreamRandom:
 
     def classes(self, bsz: int, num_classes: int, device: torch.device) -> torch.Tensor:
         """(bsz,) int64 class indices, all equally likely."""
-        uniform = torch.full((1, num_classes), 1 / num_classes, device=device)
+        share = 1 / num_classes
+        uniform = torch.full((1, num_classes), share, dtype=torch.float32, device=device)
         return torch.multinomial(uniform, bsz, replacement=True, generator=self.generator)[0]
 
     def exponential(self, like: torch.Tensor) -> torch.Tensor:
@@ -71,7 +83,10 @@ class UpstreamRandom:
 
 
 class PerImageRandom:
-    """Draws everything of image ``b`` from ``generators[b]``, on that generator's device."""
+    """Draws everything of image ``b`` from ``generators[b]``, on that generator's device.
+
+    With generators on the CPU a model on any device gets the CPU's noise.
+    """
 
     def __init__(self, generators: Sequence[torch.Generator], device: torch.device) -> None:
         self.generators = list(generators)
@@ -86,22 +101,22 @@ class PerImageRandom:
 
     def classes(self, bsz: int, num_classes: int, device: torch.device) -> torch.Tensor:
         """(bsz,) int64 class indices, all equally likely."""
+        options = {"dtype": torch.int64}
         return self._stack(
-            lambda g: torch.randint(num_classes, (), generator=g, device=g.device)
+            lambda g: torch.randint(num_classes, (), generator=g, device=g.device, **options)
         ).to(device)
 
     def exponential(self, like: torch.Tensor) -> torch.Tensor:
         """Exp(1) variates of the shape (B, ...) of ``like``."""
-        shape = like.shape[1:]
-        return self._stack(
-            lambda g: torch.empty(shape, dtype=like.dtype, device=g.device).exponential_(
-                generator=g
-            )
-        )
+        fill = torch.Tensor.exponential_
+        return self._stack(lambda g: _drawn(fill, like.shape[1:], like.dtype, g))
 
     def orders(self, bsz: int, length: int) -> torch.Tensor:
         """(bsz, length) int64 generation order of the last stage's positions."""
-        return self._stack(lambda g: torch.randperm(length, generator=g, device=g.device))
+        options = {"dtype": torch.int64}
+        return self._stack(
+            lambda g: torch.randperm(length, generator=g, device=g.device, **options)
+        )
 
     def noise_source(self, positions: int):
         """Noise for the diffusion head: ``positions`` rows per image, image after image.
@@ -111,12 +126,24 @@ class PerImageRandom:
         """
 
         def draw(shape: tuple[int, ...], kind: str) -> torch.Tensor:
-            noise = self._stack(
-                lambda g: torch.randn(positions, shape[1], generator=g, device=g.device)
-            ).view(-1, shape[1])
+            one, fill = (positions, shape[1]), torch.Tensor.normal_
+            noise = self._stack(lambda g: _drawn(fill, one, torch.float32, g)).flatten(0, 1)
             return noise.repeat(shape[0] // noise.shape[0], 1)
 
         return draw
+
+
+def _drawn(
+    fill: Callable, shape: Sequence[int], dtype: torch.dtype, generator: torch.Generator
+) -> torch.Tensor:
+    """A tensor that ``fill(tensor, generator=...)`` fills; see :data:`DRAWN_AT_ONCE`."""
+    drawn = torch.empty(shape, dtype=dtype, device=generator.device)
+    pieces = (drawn,)
+    if generator.device.type == "cuda":
+        pieces = drawn.view(-1).split(DRAWN_AT_ONCE)
+    for piece in pieces:
+        fill(piece, generator=generator)
+    return drawn
 
 
 def resolve_random_source(
@@ -134,7 +161,7 @@ def resolve_random_source(
     if generator is None:
         if g_seed is None:
             return UpstreamRandom()
-        model_generator.manual_seed(g_seed)
+        model_generator.manual_seed(integer("g_seed", g_seed))
         return UpstreamRandom(model_generator)
     if g_seed is not None:
         raise ValueError("g_seed and generator exclude each other; give one of them")

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
@@ -23,13 +24,14 @@ from hart.modules.networks.basic_hart import (
     TimestepEmbedder,
 )
 from hart.modules.networks.rope import MaskIndex
+from hart.utils.adapted import compute_device, input_dtype
 
 
 class SharedAdaLin(nn.Linear):
     """Linear layer whose output is six modulation vectors, (-1, 1, 6, C)."""
 
     def forward(self, cond_BD: torch.Tensor) -> torch.Tensor:
-        C = self.weight.shape[0] // 6
+        C = self.out_features // 6
         return super().forward(cond_BD).view(-1, 1, 6, C)
 
 
@@ -39,12 +41,17 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
     The image autoencoder is not a submodule and not part of the state dict: it is attached, or
     found beside the checkpoint when it is first needed.
 
+    Attributes:
+        caches_features: whether it has what :class:`FeatureCachingMixin` adds.
+
     Subclasses call :meth:`_set_sizes`, register their modules between :meth:`_add_positions` and
     :meth:`_add_blocks_and_head`, and end their constructor with :meth:`_finish`.
     """
 
     base_model_prefix = ""
+    caches_features = False
     main_input_name = "label_B"
+    supports_gradient_checkpointing = True
     block_class = AdaLNSelfAttn
 
     def _set_sizes(self, config: PretrainedConfig, first_l: int) -> None:
@@ -69,7 +76,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         self.mlp_type, self.attn_type = config.mlp_type, config.attn_type
         self.cond_drop_rate, self.drop_path_rate = config.cond_drop_rate, config.drop_path_rate
         self.using_fused_add_norm_fn = False
-        self.gradient_checkpointing = False
+        self._set_gradient_checkpointing(False)
 
     def _add_positions(self, config: PretrainedConfig) -> None:
         if config.attn_type == "gpt2":
@@ -80,7 +87,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
             self.lvl_embed = TimestepEmbedder(self.C)
         else:
             self.lvl_embed = nn.Embedding(len(self.patch_nums), self.C)
-        self.register_buffer("lvl_1L", self._levels())
+        self.register_buffer("lvl_1L", self._levels(device=None))
 
     def _add_blocks_and_head(self, config: PretrainedConfig, context_token: int = 0) -> None:
         norm_layer = norm_layer_of(config)
@@ -122,10 +129,11 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         self.post_init()
         self._constructed = True
 
-    def _levels(self) -> torch.Tensor:
+    def _levels(self, device: str | None = "cpu") -> torch.Tensor:
         """(1, N) int64: the stage of every position of the whole sequence."""
-        counts = torch.tensor([end - begin for begin, end in self.begin_ends])
-        levels = torch.arange(len(counts))
+        options = {"dtype": torch.int64, "device": device}
+        counts = torch.tensor([end - begin for begin, end in self.begin_ends], **options)
+        levels = torch.arange(len(counts), **options)
         return levels.repeat_interleave(counts, output_size=self.sequence_length)[None]
 
     @property
@@ -142,6 +150,16 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         return bias.masked_fill(levels[:, None] < levels[None, :], -torch.inf)[None, None]
 
     @property
+    def innermost(self) -> StageTransformer:
+        """The model itself, whatever forwards its attributes; see :func:`innermost`."""
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes: with ``accelerate``'s offload not where its weights lie."""
+        return compute_device(self)
+
+    @property
     def rng(self) -> CopyableGenerator:
         """Generator of ``g_seed`` draws, on the model's device; made when first used."""
         if getattr(self, "_rng", None) is None or self._rng.device.type != self.device.type:
@@ -150,11 +168,11 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
 
     def embed_tokens(self, values: torch.Tensor) -> torch.Tensor:
         """Feature-map values (rows, n, Z) to token embeddings (rows, n, C)."""
-        return self.word_embed(values.to(self.word_embed.weight.dtype))
+        return self.word_embed(values.to(input_dtype(self.word_embed, self)))
 
     def level_embeddings(self) -> torch.Tensor:
         """(S, C), one row per stage."""
-        levels = torch.arange(len(self.patch_nums), device=self.lvl_1L.device)
+        levels = torch.arange(len(self.patch_nums), device=self.device)
         return self.lvl_embed(levels)
 
     def get_logits(
@@ -172,7 +190,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
             h_or_h_and_residual = hidden + residual
         normed = self.head_nm(h_or_h_and_residual.float(), cond_BD)
         if not torch.is_autocast_enabled(normed.device.type):
-            normed = normed.to(self.head.weight.dtype)
+            normed = normed.to(input_dtype(self.head, self))
         return self.head(normed).float()
 
     def _run_training_blocks(
@@ -190,13 +208,36 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         """
         bias = self._stage_mask(x.shape[1], x.dtype)
         cond = self.shared_ada_lin(cond)
-        for block in self.blocks:
-            arguments = (x, cond, bias, visible, context_position_ids, context_mask)
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(block.forward_function, *arguments, use_reentrant=False)
+        checkpointing = self.gradient_checkpointing and self.training
+        for layer, block in enumerate(self.blocks):
+            arguments = (x, cond, bias, -1, context_position_ids, context_mask, visible)
+            if checkpointing and layer % self._checkpointed_every == 0:
+                x = self._gradient_checkpointing_func(block, *arguments)
             else:
-                x = block.forward_function(*arguments)
+                x = block(*arguments)
         return x
+
+    def _set_gradient_checkpointing(
+        self,
+        enable: bool = True,
+        gradient_checkpointing_func: Callable | None = None,
+        every_n_layers: int = 1,
+    ) -> None:
+        """What ``gradient_checkpointing_enable`` and ``_disable`` of ``transformers`` call.
+
+        Setting ``gradient_checkpointing`` to True does it with torch's defaults.
+        """
+        default = partial(checkpoint, use_reentrant=False)
+        self._gradient_checkpointing_func = gradient_checkpointing_func or default
+        self._checkpointed_every = every_n_layers
+        self.gradient_checkpointing = enable
+
+    def get_input_embeddings(self) -> nn.Module:
+        """What embeds the tokens of the maps; adapters look for it here."""
+        return self.word_embed
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.word_embed = value
 
     @torch.no_grad()
     def init_weights(

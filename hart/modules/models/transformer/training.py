@@ -58,7 +58,7 @@ class TrainingMixin:
             )
         rate = self.mask_ratio_generator.rvs(1)[0]
         masked = min(math.ceil(positions * rate), positions - MIN_KEPT_TOKENS)
-        last = torch.zeros(bsz, positions, device=x.device)
+        last = torch.zeros(bsz, positions, dtype=torch.float32, device=x.device)
         last.scatter_(1, orders[:, :masked].to(x.device), 1.0)
         return torch.cat((last.new_zeros(bsz, length - positions), last), dim=1), last
 
@@ -146,7 +146,8 @@ class TrainingMixin:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Visible tokens (B, N', C) and conditioning (B, T, C), in the dtype of a matmul."""
         bsz, device_type = context.shape[0], context.device.type
-        drop = torch.randn(bsz, device=context.device) < self.cond_drop_rate
+        variates = torch.randn(bsz, dtype=torch.float32, device=context.device)
+        drop = variates < self.cond_drop_rate
         with torch.autocast(device_type, enabled=False):
             context = context.float().masked_fill(drop[:, None, None], 0)
             cond = self.embed_context(context)

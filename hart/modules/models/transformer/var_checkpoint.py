@@ -12,10 +12,18 @@ import torch
 from transformers import PretrainedConfig
 
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
-from hart.modules.models.transformer.checkpoint import override_fields, torch_dtype_of
+from hart.modules.models.transformer.checkpoint import (
+    is_used,
+    override_fields,
+    torch_dtype_of,
+    with_loading_info,
+)
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
+from hart.modules.models.transformer.fields import MAX_TOKENS
 from hart.modules.networks.caching.similarity_io import similarity_file_of
-from hart.utils.weights import CheckpointError, read_state_dict
+from hart.utils.hub import local_path, take_hub_options
+from hart.utils.model_sizes import Count, build_on_meta
+from hart.utils.weights import CheckpointError, read_headers, read_state_dict
 
 SUFFIX = ".pth"
 AUTOENCODER_PATTERN = f"vae*{SUFFIX}"
@@ -23,6 +31,10 @@ TRAINING_PATTERN = f"ar-ckpt*{SUFFIX}"
 TRAINING_KEYS = ("trainer", "var_wo_ddp")
 """Where a training checkpoint of VAR holds the transformer."""
 
+_SIZED = (
+    *("class_emb.weight", "word_embed.weight", "head.weight", "lvl_1L"),
+    "blocks.0.ffn.fc1.weight",
+)
 _HEAD_DIM = 64  # of every published model
 _DROP_PATH_RATE_AT_24 = 0.1
 
@@ -64,12 +76,12 @@ def locate_var_files(path: str | Path) -> VARFiles:
     """The transformer and the autoencoder of a VAR checkpoint.
 
     Args:
-        path: the transformer's file, or a folder with one transformer.
+        path: the transformer's file, or a folder with one transformer; on the hub likewise.
 
     Raises:
         CheckpointError: no such file, or no or several transformers in the folder.
     """
-    path = Path(path).expanduser()
+    path = local_path(path)
     transformer = _only_transformer(path) if path.is_dir() else path
     if not transformer.is_file():
         raise CheckpointError(f"{transformer}: no such file")
@@ -109,27 +121,50 @@ def var_config(
     Raises:
         CheckpointError: a weight that tells a size is not there, or no schedule is in ``lvl_1L``.
     """
-    needed = ("class_emb.weight", "word_embed.weight", "head.weight", "lvl_1L")
-    for key in (*needed, "blocks.0.ffn.fc1.weight"):
-        if key not in state:
-            raise CheckpointError(f"{source}: not a transformer of VAR, it has no {key!r}")
-    class_emb, word_embed, head, levels = (state[key] for key in needed)
+    class_emb, word_embed, head, levels, fc1 = (_weight(state, key, source) for key in _SIZED)
     C = class_emb.shape[1]
-    depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
+    depth = Count("blocks.").found(state)
     temperature = state.get("blocks.0.attn.scale_mul_1H11")
-    return VARForC2IConfig(
-        num_classes=class_emb.shape[0] - 1,
-        depth=depth,
-        embed_dim=C,
-        num_heads=max(C // _HEAD_DIM, 1) if temperature is None else temperature.shape[1],
-        mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / C,
-        drop_path_rate=_DROP_PATH_RATE_AT_24 * depth / 24,
-        shared_aln="blocks.0.ada_gss" in state,
-        attn_l2_norm=temperature is not None,
-        patch_nums=_sides(levels, source),
-        vocab_size=head.shape[0],
-        z_channels=word_embed.shape[1],
-    )
+    if temperature is not None:
+        _weight(state, "blocks.0.attn.scale_mul_1H11", source, 4)
+    try:
+        return VARForC2IConfig(
+            num_classes=class_emb.shape[0] - 1,
+            depth=depth,
+            embed_dim=C,
+            num_heads=max(C // _HEAD_DIM, 1) if temperature is None else temperature.shape[1],
+            mlp_ratio=fc1.shape[0] / max(C, 1),
+            drop_path_rate=_DROP_PATH_RATE_AT_24 * depth / 24,
+            shared_aln="blocks.0.ada_gss" in state,
+            attn_l2_norm=temperature is not None,
+            patch_nums=_sides(levels, source),
+            vocab_size=head.shape[0],
+            z_channels=word_embed.shape[1],
+        )
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _weight(
+    state: Mapping[str, torch.Tensor], key: str, source: str | Path, axes: int = 2
+) -> torch.Tensor:
+    if key not in state:
+        raise CheckpointError(f"{source}: not a transformer of VAR, it has no {key!r}")
+    if state[key].ndim != axes:
+        shape = tuple(state[key].shape)
+        raise CheckpointError(f"{source}: {key!r} has shape {shape}, expected {axes} axes")
+    return state[key]
+
+
+def _read_levels(source: Path, header: torch.Tensor) -> torch.Tensor:
+    if header.dtype.is_floating_point or header.numel() > MAX_TOKENS:
+        raise CheckpointError(
+            f"{source}: 'lvl_1L' holds {header.numel()} values of {header.dtype}, expected at most "
+            f"{MAX_TOKENS} whole numbers"
+        )
+    return read_state_dict(source, inside=TRAINING_KEYS, wanted={"lvl_1L"}.__contains__)["lvl_1L"]
 
 
 def _sides(levels: torch.Tensor, source: str | Path) -> tuple[int, ...]:
@@ -165,6 +200,9 @@ class VARCheckpointMixin:
         vae: HARTAutoEncoder | None = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
+        use_ema: bool = False,
+        output_loading_info: bool = False,
         **kwargs,
     ):
         """Load a ``.pth`` file, or a folder with one; others as in :class:`CheckpointMixin`.
@@ -174,34 +212,50 @@ class VARCheckpointMixin:
             vae: autoencoder to attach instead.
             dtype: of the weights in memory, by default as stored.
             device: where they go, CPU by default.
-            kwargs: fields of the configuration to override.
+            use_ema: must be False for ``.pth`` files, which have no averaged weights.
 
         Raises:
             CheckpointError: a file is missing, damaged, of another model, or does not fit.
         """
-        path = Path(pretrained_model_name_or_path)
+        path = local_path(pretrained_model_name_or_path, **take_hub_options(kwargs))
+        dtype = dtype if dtype is not None else torch_dtype
         if not is_var_checkpoint(path):
             return super().from_pretrained(
-                path, *model_args, config=config, vae=vae, dtype=dtype, device=device, **kwargs
+                path,
+                *model_args,
+                config=config,
+                vae=vae,
+                dtype=dtype,
+                device=device,
+                use_ema=use_ema,
+                output_loading_info=output_loading_info,
+                **kwargs,
             )
+        if use_ema:
+            raise CheckpointError(f"{path}: VAR's .pth files have no averaged weights (use_ema)")
         files = locate_var_files(path)
-        state = read_state_dict(
-            files.transformer, dtype=torch_dtype_of(dtype), device=device, inside=TRAINING_KEYS
-        )
-        split_merged_biases(state)
-        implied = var_config(state, files.transformer)
+        source, where = files.transformer, {"inside": TRAINING_KEYS}
+        headers = read_headers(source, **where)
+        split_merged_biases(headers)
+        if "lvl_1L" in headers:
+            headers["lvl_1L"] = _read_levels(source, headers["lvl_1L"])
+        implied = var_config(headers, source)
         config = implied if config is None else copy.deepcopy(config)
         config.name_or_path = str(files.transformer)
         if config.vae_path is None and files.autoencoder is not None:
             config.vae_path = str(files.autoencoder)
         override_fields(config, kwargs)
-        with torch.device("meta"):
-            model = cls(config, *model_args)
-        model._load_checkpoint(state, files.transformer)
+        model = build_on_meta(cls, config, headers, source, *model_args)
+        model._check_headers(headers, source, torch_dtype_of(dtype))
+        state = read_state_dict(
+            source, None, torch_dtype_of(dtype), device, wanted=is_used, **where
+        )
+        split_merged_biases(state)
+        model._load_checkpoint(state, source)
         model.eval()
         if vae is not None:
             model.attach_autoencoder(vae)
-        return model
+        return with_loading_info(model) if output_loading_info else model
 
     @classmethod
     def holds_weights(cls, path: Path) -> bool:

@@ -7,6 +7,7 @@ condition (a class, not text), absolute positions in the input, and the last sta
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -15,13 +16,10 @@ from transformers import AutoModel
 from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.models.transformer.class_generation import ClassGenerationMixin
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
-from hart.modules.models.transformer.stage_transformer import (
-    SharedAdaLin,
-    StageTransformer,
-    check_sides,
-)
+from hart.modules.models.transformer.stage_transformer import StageTransformer, check_sides
 from hart.modules.models.transformer.var_checkpoint import VARCheckpointMixin
 from hart.modules.networks.basic_var import ClassAdaLNSelfAttn
+from hart.utils.model_sizes import Axis, Count
 
 __all__ = ["VARForC2I"]
 
@@ -38,6 +36,12 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
     """
 
     config_class = VARForC2IConfig
+    WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
+        "embed_dim": Axis("word_embed.weight", 0),
+        "z_channels": Axis("word_embed.weight", 1),
+        "vocab_size": Axis("head.weight", 0),
+        "depth": Count("blocks."),
+    }
     block_class = ClassAdaLNSelfAttn
 
     def __init__(self, config: VARForC2IConfig):
@@ -51,7 +55,9 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
         self.class_emb = nn.Embedding(config.num_classes + 1, self.C)
         self._add_positions(config)
         self.shared_ada_lin = (
-            nn.Sequential(nn.SiLU(), SharedAdaLin(self.C, 6 * self.C))
+            nn.Sequential(
+                nn.SiLU(), nn.Linear(self.C, 6 * self.C), nn.Unflatten(-1, (1, 6, self.C))
+            )
             if config.shared_aln
             else nn.Identity()
         )
@@ -61,7 +67,8 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
     @property
     def uniform_prob(self) -> torch.Tensor:
         """(1, K), the probability of every class when classes are drawn."""
-        return torch.full((1, self.num_classes), 1 / self.num_classes, device=self.device)
+        share = 1 / self.num_classes
+        return torch.full((1, self.num_classes), share, dtype=torch.float32, device=self.device)
 
     def forward(self, label_B: torch.Tensor, x_BLCv_wo_first_l: torch.Tensor) -> torch.Tensor:
         """One teacher-forced pass over all stages at once.
@@ -79,7 +86,8 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
         """
         bsz, device_type = len(label_B), label_B.device.type
         if self.training:
-            dropped = torch.rand(bsz, device=label_B.device) < self.cond_drop_rate
+            variates = torch.rand(bsz, dtype=torch.float32, device=label_B.device)
+            dropped = variates < self.cond_drop_rate
             label_B = label_B.masked_fill(dropped, self.num_classes)
         with torch.autocast(device_type, enabled=False):
             cond = self.class_emb(label_B)

@@ -12,6 +12,7 @@ from torch import Tensor
 from .config import CacheConfig
 from .decisions import adapted_threshold, probed_stages
 from .generation_counts import AdaptedThreshold, GenerationCounts
+from .similarity import Table
 from .stages import StageSchedule
 
 
@@ -27,6 +28,10 @@ class CacheRun:
             (rows, tokens, 2 C).
         table_is_assumed: whether the probe has nothing to be compared with, see
             :class:`SimilarityTables`.
+        stored: per site and layer the output kept at the previous stage, (rows, tokens, C), or
+            None. Not given to blocks as an argument: what moves a call's arguments to another
+            device copies lists, and what is stored would be lost.
+        tables: the similarity tables of the sites, or recorders in their place.
     """
 
     config: CacheConfig
@@ -35,6 +40,8 @@ class CacheRun:
     sources: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     keys: dict[int, tuple[int, Tensor]] = field(default_factory=dict)
     table_is_assumed: bool = False
+    stored: dict[str, list[Tensor | None]] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
     _measured: list[tuple[float, Tensor]] = field(default_factory=list)
 
     def probe(self, calibrated: float, measured: Tensor) -> None:
@@ -69,8 +76,8 @@ class CacheRun:
         if self.counts is not None:
             self.counts.hold(_size_bytes(new) - _size_bytes(old))
 
-    def stop_guidance(self, *stored: list[Tensor | None]) -> None:
-        """Forget the half of the rows without text, here and in the blocks' stored outputs."""
+    def stop_guidance(self) -> None:
+        """Forget the half of the rows without text."""
         halves: dict[int, tuple[Tensor, Tensor]] = {}  # by identity: some are in two places
 
         def half(tensor: Tensor | None) -> Tensor | None:
@@ -82,7 +89,7 @@ class CacheRun:
                 halves[id(tensor)] = tensor, kept
             return halves[id(tensor)][1]
 
-        for outputs in stored:
+        for outputs in self.stored.values():
             outputs[:] = map(half, outputs)
         self.sources = {module: half(output) for module, output in self.sources.items()}
         self.keys = {layer: (si, half(keys)) for layer, (si, keys) in self.keys.items()}

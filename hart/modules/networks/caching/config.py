@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
-from .interpolate import INTERPOLATION_MODES
+from .numbers import plain
 from .stages import StageSchedule, format_stages
 from .validation import (
     PruneStages,
@@ -21,6 +21,9 @@ from .validation import (
 
 SITES = ("attn", "mlp")
 """The modules of a block whose outputs can be reused: attention and feed-forward."""
+
+INTERPOLATION_MODES = ("bilinear", "nearest", "bicubic")
+"""How a stored output is resized."""
 
 KEY_VALUE_MODES = ("none", "project", "interpolate")
 """What becomes of the keys and values of tokens whose attention is not computed."""
@@ -93,6 +96,7 @@ class CacheConfig:
         for name, check in _NORMALISED.items():
             object.__setattr__(self, name, check(getattr(self, name), name))
         for name in ("enable_attn_cache", "enable_mlp_cache", "adaptive_threshold"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         one_of(self.interpolation_mode, INTERPOLATION_MODES, "interpolation_mode")

@@ -13,12 +13,31 @@ from .decisions import COMPUTE, Action
 from .multiply_adds import TransformerShape, attention_macs, key_value_macs, mlp_macs
 
 CALLS = ("computed", "reused", "stored", "not_eligible")
-"""The fields of :class:`SiteCounts` that count module calls."""
+"""The fields of :class:`SiteCounts` that count module calls, for every image."""
+
+MULTIPLY_ADDS = "multiply_adds"
+"""How the names of its other fields start."""
+
+SAVINGS = ("guidance", "reuse", "pruning")
+"""What can save multiply-adds, in the order in which :class:`SiteCounts` attributes them."""
 
 
 @dataclass
 class SiteCounts:
-    """Module calls of one site at one stage, summed over layers and generations.
+    """Module calls of one site at one stage, summed over layers.
+
+    In one generation a call is one, whatever the number of images; summed over generations, in
+    :class:`CacheStatistics`, it counts once for each of its images, so that the sums are the same
+    in any batching. Multiply-adds are those of all rows in both.
+
+    What is saved is the difference to computing everything with guidance throughout. Where several
+    things together save a product it is attributed to the first of
+
+    1. ``guidance``: all that the rows without text would have cost after its end;
+    2. ``reuse``: in the other rows what a reused module would have cost, without the keys and
+       values that it computes nevertheless, and a computed attention's products with the keys
+       that earlier, reused attentions did not add;
+    3. ``pruning``: the rest, which left-out tokens and their keys would have cost.
 
     Attributes:
         computed: calls that computed the module.
@@ -27,10 +46,9 @@ class SiteCounts:
         not_eligible: those of the computed calls that could not reuse whatever the similarity,
             because of the configuration or because caching is off.
         pruned: those of the computed calls that left out tokens.
-        multiply_adds_computed: in the computed calls, over all rows of the batch.
-        multiply_adds_saved: what the same calls would have cost more with everything computed;
-            besides reused calls and left-out tokens that is attention to keys that nobody added,
-            and the rows without text after the end of guidance.
+        multiply_adds_computed: what was executed.
+        multiply_adds_saved_by_guidance, multiply_adds_saved_by_reuse,
+            multiply_adds_saved_by_pruning: the parts of what was saved.
     """
 
     computed: int = 0
@@ -39,7 +57,19 @@ class SiteCounts:
     not_eligible: int = 0
     pruned: int = 0
     multiply_adds_computed: int = 0
-    multiply_adds_saved: int = 0
+    multiply_adds_saved_by_guidance: int = 0
+    multiply_adds_saved_by_reuse: int = 0
+    multiply_adds_saved_by_pruning: int = 0
+
+    @property
+    def multiply_adds_saved(self) -> int:
+        """The sum of the parts."""
+        return sum(self.multiply_adds_saved_by.values())
+
+    @property
+    def multiply_adds_saved_by(self) -> dict[str, int]:
+        """The parts by name, see :data:`SAVINGS`."""
+        return {cause: getattr(self, f"multiply_adds_saved_by_{cause}") for cause in SAVINGS}
 
     @property
     def reuse_rate(self) -> float:
@@ -47,12 +77,28 @@ class SiteCounts:
         calls = self.reused + self.computed
         return self.reused / calls if calls else 0.0
 
-    def add(self, other: SiteCounts) -> None:
+    def add(self, other: SiteCounts, images: int = 1) -> None:
+        """Add other counts; their calls as often as they drew ``images``."""
         for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+            times = 1 if field.name.startswith(MULTIPLY_ADDS) else images
+            added = times * getattr(other, field.name)
+            setattr(self, field.name, getattr(self, field.name) + added)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "reuse_rate": self.reuse_rate}
+    def to_dict(self, images: int = 1) -> dict[str, Any]:
+        """JSON-able: the calls of one of ``images``, the multiply-adds of all."""
+        calls, multiply_adds = {}, {}
+        for name, number in asdict(self).items():
+            if name.startswith(MULTIPLY_ADDS):
+                multiply_adds[name] = number
+            else:
+                calls[name] = per_image(number, images)
+        saved = {"multiply_adds_saved": self.multiply_adds_saved}
+        return {**calls, **multiply_adds, **saved, "reuse_rate": self.reuse_rate}
+
+
+def per_image(number: int, images: int) -> int | float:
+    """The mean over images: an integer if it is one, as it is unless images differ."""
+    return number // images if number % images == 0 else number / images
 
 
 class AdaptedThreshold(NamedTuple):
@@ -97,8 +143,9 @@ class GenerationCounts:
         self.held_keys = 0
         self.peak_keys = 0
         self._halves_left_out = 0
+        # Per layer: keys if everything was computed, and those of them that nobody added.
         self._keys = [0] * shape.depth
-        self._keys_without_reuse = [0] * shape.depth
+        self._keys_not_added = {"reuse": [0] * shape.depth, "pruning": [0] * shape.depth}
 
     def count(
         self,
@@ -128,15 +175,18 @@ class GenerationCounts:
         if computed_tokens is None:
             computed_tokens = 0 if action.reuse else tokens
         if site == "attn":
-            self._keys_without_reuse[layer] += tokens
-            self._keys[layer] += computed_tokens + added_keys
-            self._hold_keys(rows * (computed_tokens + added_keys))
-            whole = attention_macs(self.shape, tokens, self._keys_without_reuse[layer])
-            computed = attention_macs(self.shape, computed_tokens, self._keys[layer])
+            own = computed_tokens + added_keys
+            self._keys[layer] += tokens
+            cause = "reuse" if action.reuse else "pruning"
+            self._keys_not_added[cause][layer] += tokens - own
+            self._hold_keys(rows * own)
+            whole, unpruned, computed = self._attention(layer, tokens, computed_tokens)
             computed += key_value_macs(self.shape, projected_keys)
         else:
-            whole = mlp_macs(self.shape, tokens)
+            whole = unpruned = mlp_macs(self.shape, tokens)
             computed = mlp_macs(self.shape, computed_tokens)
+        if action.reuse:  # there is nothing left that pruning could save
+            unpruned = computed
         counts = self.stages[si][site]
         counts.computed += not action.reuse
         counts.reused += action.reuse
@@ -145,7 +195,20 @@ class GenerationCounts:
         counts.not_eligible += not (action.reuse or eligible)
         counts.pruned += 0 < computed_tokens < tokens
         counts.multiply_adds_computed += rows * computed
-        counts.multiply_adds_saved += rows * (whole * (1 + self._halves_left_out) - computed)
+        counts.multiply_adds_saved_by_guidance += rows * whole * self._halves_left_out
+        counts.multiply_adds_saved_by_reuse += rows * (whole - unpruned)
+        counts.multiply_adds_saved_by_pruning += rows * (unpruned - computed)
+
+    def _attention(self, layer: int, tokens: int, computed_tokens: int) -> tuple[int, int, int]:
+        """Multiply-adds of one row: all computed, as earlier reuse leaves it, as it was done."""
+        keys = self._keys[layer]
+        kept = keys - self._keys_not_added["reuse"][layer]
+        attended = kept - self._keys_not_added["pruning"][layer]
+        return (
+            attention_macs(self.shape, tokens, keys),
+            attention_macs(self.shape, tokens, kept),
+            attention_macs(self.shape, computed_tokens, attended),
+        )
 
     def count_uncached(self, si: int, rows: int, tokens: int) -> None:
         """Count all modules of a stage, or of a chunk of it, with caching off."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-INTERPOLATION_MODES = ("bilinear", "nearest", "bicubic")
+from .config import INTERPOLATION_MODES
 
 
 def interpolate_features(x: Tensor, source_side: int, target_side: int, mode: str) -> Tensor:

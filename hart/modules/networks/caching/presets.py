@@ -57,7 +57,7 @@ CACHE_PRESETS: dict[str, CachePreset] = {
         "last four of 14 stages, lower threshold", skip_last=4, threshold=0.6, largest_share=2 / 7
     ),
     "ultra-fast": CachePreset(
-        "last six of 14 stages, lowest threshold, corrected per image",
+        "last six of 14 stages, lowest threshold, adapted to the images of a batch",
         skip_last=6,
         threshold=0.5,
         adaptive_threshold=True,
@@ -87,6 +87,12 @@ CACHE_PRESETS: dict[str, CachePreset] = {
         unguided_last=2,
     ),
 }
+
+
+def preset_name(config: CacheConfig, patch_nums: Iterable[int]) -> str | None:
+    """The first preset that means ``config`` for a model, if there is one."""
+    sides = tuple(patch_nums)
+    return next((name for name in CACHE_PRESETS if preset_config(name, sides) == config), None)
 
 
 def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:

@@ -7,7 +7,8 @@ detail that a stage adds.
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn import functional as F
+
+from hart.utils.resize import average_areas
 
 from .interpolate import map_of, tokens_of
 
@@ -57,7 +58,7 @@ def resize_area(x: Tensor, source_side: int, target_side: int) -> Tensor:
     grid = map_of(x, source_side)
     if target_side == source_side:
         return x
-    return tokens_of(F.adaptive_avg_pool2d(grid, target_side), x.dtype)
+    return tokens_of(average_areas(grid, (target_side, target_side)), x.dtype)
 
 
 def restore_tokens(kept: Tensor, index: Tensor, full: Tensor) -> Tensor:

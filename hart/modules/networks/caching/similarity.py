@@ -61,6 +61,11 @@ class SimilarityRecorder(list):
         """
         self._pending.append((layer, column, similarity.detach(), weight))
 
+    @property
+    def measured_layers(self) -> set[int]:
+        """Blocks of which something was noted since the last :meth:`finish`."""
+        return {layer for layer, *_ in self._pending}
+
     def finish(self) -> Table:
         """Average what was recorded, write it into the rows and return a plain copy of them.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import pickle
 import pickletools
 import zipfile
@@ -19,7 +18,7 @@ from typing import Any
 import torch
 
 from .similarity import SimilarityTables, Table
-from .stages import TABLE_WIDTH, StageSchedule, length2iteration
+from .stages import HART_PATCH_NUMS, TABLE_WIDTH, VAR_PATCH_NUMS, StageSchedule
 
 MAX_FILE_BYTES = 1 << 20
 """Largest file that is read, 1 MiB; tables of 64 blocks need about 50 KiB as JSON."""
@@ -32,14 +31,6 @@ MAX_IMAGES = 10**12
 
 FORMAT_NAME = "hart-cache-similarity"
 FORMAT_VERSION = 1
-
-VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-"""Schedule of the public VAR models at 256 pixels, whose ``.pt`` files have nine columns."""
-
-HART_PATCH_NUMS = tuple(math.isqrt(length) for length in length2iteration)
-"""Schedule of the published HART models at 1024 pixels, which a ``.pkl`` has columns for."""
-
-NAMED_SCHEDULES = {"hart-1024": HART_PATCH_NUMS, "var-256": VAR_PATCH_NUMS}
 
 _JSON_KEYS = {
     "format": str,
@@ -112,7 +103,7 @@ def encode_json(tables: SimilarityTables, provenance: Provenance) -> bytes:
 
 def decode_json(data: bytes) -> DecodedFile:
     """Read :func:`encode_json`'s format; unknown and missing keys are errors."""
-    document = json.loads(data)
+    document = json.loads(data, object_pairs_hook=_without_repetition)
     _require_keys(document, _JSON_KEYS)
     for key, allowed in _JSON_KEYS.items():
         if not isinstance(document[key], allowed) or isinstance(document[key], bool):
@@ -136,6 +127,13 @@ def decode_json(data: bytes) -> DecodedFile:
     names = ("images", "fingerprint", "library_version", "extra")
     provenance = Provenance(schedule.patch_nums, **{name: document[name] for name in names})
     return DecodedFile(document["attn"], document["mlp"], provenance)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ValueError("a key is given twice")
+    return content
 
 
 def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
@@ -234,13 +232,15 @@ def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFil
     """
     if schedule is None or not schedule.is_hart:
         schedule = StageSchedule(HART_PATCH_NUMS)
-    for opcode, argument, _ in pickletools.genops(data):
+    for opcode, argument, place in pickletools.genops(data):  # noqa: B007 (used after the loop)
         if opcode.name not in _PICKLE_OPCODES:
             raise ValueError(
                 f"expected dictionaries, lists, numbers and text only, found {opcode.name}"
             )
         if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):
             raise ValueError("the memo index is larger than the file")  # it would be allocated
+    if place + 1 < len(data):
+        raise ValueError("bytes after the end of the pickle")
     document = _PlainUnpickler(io.BytesIO(data)).load()
     _require_keys(document, {"attn": None, "mlp": None})
     return DecodedFile(document["attn"], document["mlp"], Provenance(schedule.patch_nums))

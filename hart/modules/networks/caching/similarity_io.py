@@ -14,13 +14,13 @@ Reading never executes code from a file, and everything in it is checked before 
 from __future__ import annotations
 
 import os
-import stat
 import tempfile
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from hart.utils.files import make_folder, read_limited, replacing
 
 from .config import SITES
 from .similarity import SimilarityTables, Table, validate_table
@@ -104,7 +104,8 @@ def save_similarity(
 ) -> None:
     """Write both tables; the suffix chooses the format. Folders are created.
 
-    The file is written beside its place and renamed, so that readers never see half of one.
+    The file is written beside its place and renamed, so that readers never see half of one, and
+    would survive a power failure.
 
     Args:
         path: file ending in ``.json``, ``.pt`` or ``.pkl``. Only ``.json`` keeps provenance.
@@ -123,7 +124,10 @@ def save_similarity(
     provenance = Provenance(
         schedule.patch_nums, tables.images, fingerprint, library_version, dict(extra or {})
     )
-    _write_beside_and_rename(path, _encode_checked(path, tables, schedule, provenance))
+    data = _encode_checked(path, tables, schedule, provenance)
+    make_folder(path.parent)
+    with replacing(path, durable=True) as beside:
+        beside.write_bytes(data)
 
 
 def check_destination(path: str | os.PathLike[str], depth: int, schedule: StageSchedule) -> None:
@@ -164,7 +168,7 @@ def read_similarity(
         OSError: the file cannot be read.
     """
     path = Path(path)
-    data = _read_limited(path)
+    data = _read(path)
     try:
         decoded = _decode(path.suffix, data, depth, schedule)
     except Exception as error:  # parsers of hostile bytes fail in many ways
@@ -291,26 +295,8 @@ def _transfer(table: Table, source: StageSchedule, target: StageSchedule) -> Tab
     return rows
 
 
-def _read_limited(path: Path) -> bytes:
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or device has no end
-        raise SimilarityFileError(f"{path}: expected a regular file")
-    with path.open("rb") as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise SimilarityFileError(
-            f"{path}: expected at most {MAX_FILE_BYTES} bytes, found {path.stat().st_size}"
-        )
-    return data
-
-
-def _write_beside_and_rename(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+def _read(path: Path) -> bytes:
     try:
-        with beside.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        return read_limited(path, MAX_FILE_BYTES)
+    except ValueError as error:
+        raise SimilarityFileError(str(error)) from error

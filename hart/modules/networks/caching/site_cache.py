@@ -66,22 +66,34 @@ class SiteCache:
     def __call__(self, compute: Callable[[], Tensor]) -> Tensor:
         """The module's output (rows, n, C): reused, or computed by ``compute``.
 
-        ``compute`` handles the tokens that :meth:`select` chose, in their order.
+        ``compute`` handles the tokens that :meth:`select` chose, in their order. It is all that a
+        compiler sees: what surrounds it is bookkeeping.
         """
+        out = self._reused()
+        return self._finished(compute()) if out is None else out
+
+    @torch.compiler.disable
+    def _reused(self) -> Tensor | None:
+        """The output without computing; None if it must be computed."""
+        if not self.action.reuse:
+            return None
+        return self._noted(self._interpolated(), 0)
+
+    @torch.compiler.disable
+    def _finished(self, out: Tensor) -> Tensor:
+        """The output from what was computed: measured, made complete, counted and kept."""
         if self._calibrates:
-            return self._calibrate(compute)
-        action, computed = self.action, 0
-        if action.reuse:
-            out = self._interpolated()
-        else:
-            out = compute()
-            computed = out.shape[1]
-            if self._split is not None:
-                out = restore_tokens(out, self._split[0], self._source())
-            self._probe(out)
-        self._count(action, out, computed)
-        self._keep(out if action.store else None)
-        if action.store_source:
+            return self._calibrated(out)
+        computed = out.shape[1]
+        if self._split is not None:
+            out = restore_tokens(out, self._split[0], self._source())
+        self._probe(out)
+        return self._noted(out, computed)
+
+    def _noted(self, out: Tensor, computed: int) -> Tensor:
+        self._count(self.action, out, computed)
+        self._keep(out if self.action.store else None)
+        if self.action.store_source:
             self._keep_source(out)
         return out
 
@@ -107,6 +119,7 @@ class SiteCache:
 
     # --- tokens that are left out -------------------------------------------------------------
 
+    @torch.compiler.disable
     def select(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The tokens to compute and which positions of the map they are.
 
@@ -174,6 +187,7 @@ class SiteCache:
         self._added_keys = keys.shape[1]
         return MissingKeys(keys, self._positions(split[1]) if split else self.m_maskgit)
 
+    @torch.compiler.disable
     def keep_keys(self, keys_values: Tensor) -> None:
         """Keep the keys and values (rows, n, 2 C) of a computed attention."""
         kept = self._as_map(keys_values).contiguous()  # not a view that holds the queries too
@@ -186,8 +200,7 @@ class SiteCache:
 
     # --- outputs of the previous stage --------------------------------------------------------
 
-    def _calibrate(self, compute: Callable[[], Tensor]) -> Tensor:
-        out = compute()
+    def _calibrated(self, out: Tensor) -> Tensor:
         if self.stored[self.layer] is not None:
             similarity = cosine_similarity(self._interpolated(), out)
             column = self.run.schedule.column(self.si)

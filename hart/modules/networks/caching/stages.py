@@ -7,11 +7,14 @@ table has one column per transition.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+
+from .numbers import plain
 
 TABLE_WIDTH = 15
 """Number of columns in every row of a HART similarity table."""
@@ -44,9 +47,18 @@ next_patch_size: dict[int, int] = dict(pairwise(length2iteration))
 The last stage, 4096, has no entry.
 """
 
+HART_PATCH_NUMS = tuple(math.isqrt(length) for length in length2iteration)
+"""Schedule of the published HART models at 1024 pixels, which a ``.pkl`` table has columns for."""
+
+VAR_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+"""Schedule of the public VAR models at 256 pixels, whose ``.pt`` tables have nine columns."""
+
+NAMED_SCHEDULES = {"hart-1024": HART_PATCH_NUMS, "var-256": VAR_PATCH_NUMS}
+
 
 def as_integer(value: object, field: str) -> int:
     """``value`` as a plain ``int``; booleans, floats and text raise ``TypeError``."""
+    value = plain(value)
     if isinstance(value, bool):
         raise TypeError(f"{field} must contain integers, got the boolean {value}")
     try:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from .config import SITES
-from .generation_counts import CALLS, GenerationCounts, SiteCounts, no_counts, no_layer_counts
+from .generation_counts import (
+    CALLS,
+    GenerationCounts,
+    SiteCounts,
+    no_counts,
+    no_layer_counts,
+    per_image,
+)
 from .multiply_adds import TransformerShape
 from .similarity import SimilarityTables
 
@@ -36,7 +43,7 @@ class Spread:
 
 
 class CacheStatistics:
-    """Sums over the generations finished since the last reset.
+    """Sums over the images finished since the last reset, the same in any batching.
 
     Args:
         shape: sizes of the model.
@@ -44,7 +51,7 @@ class CacheStatistics:
     Attributes:
         images: images drawn.
         peak_bytes: largest size of the stored outputs.
-        reused_by_layer: per site, stage index and layer the calls that reused.
+        reused_by_layer: per site, stage index and layer the calls that reused, for every image.
         peak_keys: largest number of tokens in the key/value cache, over rows and layers.
     """
 
@@ -80,12 +87,12 @@ class CacheStatistics:
         self.peak_keys = max(self.peak_keys, counts.peak_keys)
         for own, stage in zip(self._stages, counts.stages, strict=True):
             for site in SITES:
-                own[site].add(stage[site])
+                own[site].add(stage[site], images)
         for site in SITES:
             for total, added in zip(
                 self.reused_by_layer[site], counts.reused_by_layer[site], strict=True
             ):
-                total[:] = map(sum, zip(total, added, strict=True))
+                total[:] = [old + images * new for old, new in zip(total, added, strict=True)]
         for si, threshold in counts.thresholds.items():
             spreads = self._thresholds.setdefault(si, {})
             for name, value in threshold._asdict().items():
@@ -122,13 +129,39 @@ class CacheStatistics:
 
     @property
     def saved_share(self) -> float:
-        """Share in [0, 1] of the blocks' multiply-adds that reuse saved, interpolation left out."""
+        """Share in [0, 1] of the blocks' multiply-adds that was saved, interpolation left out."""
         total = self.total()
         whole = total.multiply_adds_computed + total.multiply_adds_saved
         return total.multiply_adds_saved / whole if whole else 0.0
 
+    @property
+    def saved_share_by(self) -> dict[str, float]:
+        """The parts of :attr:`saved_share` by what saved them, see :class:`SiteCounts`."""
+        total = self.total()
+        whole = total.multiply_adds_computed + total.multiply_adds_saved
+        return {
+            cause: saved / whole if whole else 0.0
+            for cause, saved in total.multiply_adds_saved_by.items()
+        }
+
+    def modules(self) -> dict[str, float]:
+        """Module calls of one image: ``all``, and the ``reused`` and ``pruned`` ones of them.
+
+        Every module is called once at every stage, and at a last stage that comes in chunks once
+        for each of them.
+        """
+        total = self.total()
+        sums = {"all": total.computed + total.reused, "reused": total.reused}
+        return {
+            name: per_image(number, self.images or 1)
+            for name, number in {**sums, "pruned": total.pruned}.items()
+        }
+
     def calls(self) -> dict[str, dict[str, dict[str, int]]]:
-        """Number of module calls: token count of the stage -> site -> one of :data:`CALLS`."""
+        """Number of module calls, for every image.
+
+        Token count of the stage -> site -> one of :data:`CALLS`.
+        """
         return {
             length: {site: {kind: getattr(stage[site], kind) for kind in CALLS} for site in SITES}
             for length, stage in zip(self._stage_names, self._stages, strict=True)
@@ -141,22 +174,27 @@ class CacheStatistics:
     def to_dict(self, running: GenerationCounts | None = None) -> dict[str, Any]:
         """Everything, JSON-able; stages are named by their token count. Waits for the device.
 
+        Calls are those of one image, the mean over all; multiply-adds and seconds those of all.
+
         Args:
             running: a generation that is not finished. Only its bytes are included.
         """
         self._read_seconds()
-        names, total = self._stage_names, self.total()
+        names, total, images = self._stage_names, self.total(), self.images or 1
         return {
             "images": self.images,
-            "totals": {site: self.total(site).to_dict() for site in SITES},
+            "modules": self.modules(),
+            "totals": {site: self.total(site).to_dict(images) for site in SITES},
             "stages": {
-                name: {site: stage[site].to_dict() for site in SITES}
+                name: {site: stage[site].to_dict(images) for site in SITES}
                 for name, stage in zip(names, self._stages, strict=True)
             },
             "saved_share": self.saved_share,
+            "saved_share_by": self.saved_share_by,
             "multiply_adds": {
                 "computed": total.multiply_adds_computed,
                 "saved": total.multiply_adds_saved,
+                "saved_by": total.multiply_adds_saved_by,
             },
             "seconds": {
                 "stages": dict(zip(names, self._stages_s, strict=True)),

@@ -6,10 +6,14 @@ import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
 
+from .numbers import plain
 from .stages import as_integer
 
 PruneStages = tuple[tuple[int, float], ...]
 """Token count of a stage and the share of its tokens that is left out, ascending."""
+
+MAX_STAGE = 1 << 40
+"""Token count that is believed to be some model's."""
 
 
 def stage_length(value: object, name: str) -> int:
@@ -19,6 +23,8 @@ def stage_length(value: object, name: str) -> int:
         raise ValueError(
             f"{name} must contain token counts of square maps (1, 4, 9, ...), got {length}"
         )
+    if length > MAX_STAGE:
+        raise ValueError(f"{name} must contain token counts up to {MAX_STAGE}, got more")
     return length
 
 
@@ -114,9 +120,13 @@ def one_of(value: object, allowed: tuple[str, ...], name: str) -> None:
 
 
 def _number(value: object, name: str) -> float:
+    value = plain(value)
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number of a usual size, got {value}") from None
 
 
 def _digits(value: object) -> object:

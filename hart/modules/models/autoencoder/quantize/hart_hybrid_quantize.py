@@ -53,7 +53,7 @@ class HARTHybridQuantizer(VectorQuantizer2):
         results = []
         for si, size in enumerate(sizes):
             rows = to_rows(downsample(rest, size))
-            ids_Bl = nearest_code(rows, self.embedding.weight).view(B, -1)
+            ids_Bl = nearest_code(rows, self.codes()).view(B, -1)
             results.append(ids_Bl)
             if si < S - 1:
                 rest = rest - self._stage_map(si, S, self._code_map(ids_Bl, size), sizes[-1])

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from hart.modules.networks.caching.numbers import plain
+from hart.utils.resize import average_areas
+
 PatchNums = Sequence["int | tuple[int, int]"]
 """Stages of a schedule: sides, or (height, width) pairs, smallest first."""
 
 
 def stage_sizes(patch_nums: PatchNums) -> list[tuple[int, int]]:
     """(height, width) of every stage."""
-    return [(pn, pn) if isinstance(pn, int) else (int(pn[0]), int(pn[1])) for pn in patch_nums]
+    sizes = (plain(pn) for pn in patch_nums)
+    return [(pn, pn) if isinstance(pn, int) else (int(pn[0]), int(pn[1])) for pn in sizes]
 
 
 def square_side(tokens: int) -> int:
@@ -47,4 +51,4 @@ def upsample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def downsample(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Mean over the area of each target cell; always a new tensor."""
-    return F.interpolate(x.float(), size=size, mode="area").to(x.dtype)
+    return average_areas(x.float(), size).to(x.dtype)

@@ -34,7 +34,9 @@ from hart.modules.models.autoencoder.quantize.phi import (
     PhiShared,
     build_phi,
 )
-from hart.modules.models.autoencoder.quantize.training import Quantized, without_autocast
+from hart.modules.models.autoencoder.quantize.training import Quantized
+from hart.utils.adapted import compute_device
+from hart.utils.device import without_autocast
 
 __all__ = ["Phi", "PhiNonShared", "PhiPartiallyShared", "PhiShared", "VectorQuantizer2"]
 
@@ -94,6 +96,10 @@ class VectorQuantizer2(nn.Module):
             bound = abs(eini) / self.vocab_size
             nn.init.uniform_(self.embedding.weight, -bound, bound)
 
+    def codes(self) -> torch.Tensor:
+        """The whole codebook (V, Z)."""
+        return self.embedding(torch.arange(self.vocab_size, device=compute_device(self.embedding)))
+
     def get_next_autoregressive_input(
         self,
         si: int,
@@ -126,7 +132,7 @@ class VectorQuantizer2(nn.Module):
         return self.quant_resi[si / (SN - 1)]
 
     def _nearest_code(self, rows_NC: torch.Tensor) -> torch.Tensor:
-        return nearest_code(rows_NC, self.embedding.weight, self.using_znorm)
+        return nearest_code(rows_NC, self.codes(), self.using_znorm)
 
     def _stage_map(
         self, si: int, SN: int, small_BChw: torch.Tensor, size: tuple[int, int]
@@ -228,7 +234,7 @@ class VectorQuantizer2(nn.Module):
         """
         sizes = stage_sizes(patch_nums or self.v_patch_nums)
         S = len(sizes)
-        B, device = gt_ms_idx_Bl[0].shape[0], self.embedding.weight.device
+        B, device = gt_ms_idx_Bl[0].shape[0], compute_device(self.embedding)
         f_hat = torch.zeros(B, self.Cvae, *sizes[-1], device=device, dtype=torch.float32)
         inputs = []
         for si, (tokens, size) in enumerate(zip(gt_ms_idx_Bl[: S - 1], sizes[:-1], strict=True)):
@@ -259,7 +265,7 @@ class VectorQuantizer2(nn.Module):
         """Quantize with gradients, in float32 also under autocast; see ``Quantized``."""
         sizes = self._checked_sizes(f_BChw, patch_nums)
         S = len(sizes)
-        hits_SV = torch.zeros(S, self.vocab_size, device=f_BChw.device)
+        hits_SV = torch.zeros(S, self.vocab_size, dtype=torch.float32, device=f_BChw.device)
         ids = []
         with without_autocast(f_BChw.device):
             f = f_BChw.float()

@@ -1,0 +1,142 @@
+"""What a batch's own files must look like; anything else is named in one line and left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hart.modules.networks.caching.config import SITES
+from hart.modules.networks.caching.presets import CACHE_PRESETS
+from hart.modules.networks.caching.similarity import validate_table
+from hart.pipeline.options import SEED_LIMIT
+from hart.utils.files import read_limited
+from hart.utils.prompt_files import shortened
+
+MAX_DOCUMENT_BYTES = 2**28
+MAX_ROWS_BYTES = 2**32
+_COUNT_LIMIT = 2**53
+
+_ROW = {
+    "index": int,
+    "line": int,
+    "prompt": str,
+    "seed": int,
+    "cache_preset": (str, type(None)),
+    "bytes": (int, type(None)),
+    "sha256": (str, type(None)),
+    "batch": list,
+}
+
+
+def read_document(file: Path, check: Callable[[Any], None]) -> Any:
+    """A JSON document for which ``check`` raises no ValueError.
+
+    Raises:
+        ValueError: it is none, too large, or no regular file.
+        OSError: it cannot be read.
+    """
+    content = read_limited(file, MAX_DOCUMENT_BYTES)
+    try:
+        value = json.loads(content.decode("utf-8"))
+        check(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: damaged ({error}); restore it or use another folder") from error
+    return value
+
+
+def read_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The rows of ``results.jsonl``.
+
+    Raises:
+        ValueError: a line is damaged, or the file is too large or no regular file.
+        OSError: it cannot be read.
+    """
+    for number, line in enumerate(read_limited(file, MAX_ROWS_BYTES).split(b"\n"), 1):
+        if not line:
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+            check_row(row)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{file}, line {number}: damaged ({error})") from error
+        yield row
+
+
+def check_object(value: Any) -> None:
+    """Raise ValueError unless ``value`` is a JSON object."""
+    if not isinstance(value, dict):
+        raise ValueError(f"expected an object, found {shortened(value)}")
+
+
+def check_row(row: Any) -> None:
+    """Raise ValueError unless ``row`` tells of an image what a resumed run needs to know."""
+    check_object(row)
+    for name, kinds in _ROW.items():
+        if name not in row:
+            raise ValueError(f"a row without {name}")
+        if not isinstance(row[name], kinds) or isinstance(row[name], bool):
+            raise ValueError(f"{name} of a row is {shortened(row[name])}")
+    if not 0 <= row["seed"] < SEED_LIMIT:
+        raise ValueError(f"seed of a row is {shortened(row['seed'])}")
+    if row["cache_preset"] not in (None, *CACHE_PRESETS):
+        raise ValueError(f"cache_preset of a row is {shortened(row['cache_preset'])}")
+    row["prompt"].encode("utf-8")  # halves of surrogate pairs, which nothing can be drawn of
+    batch = row["batch"]
+    whole = all(type(index) is int for index in batch) and len(set(batch)) == len(batch)
+    if not whole or row["index"] < 0 or row["index"] not in batch:
+        raise ValueError(f"batch of the row of image {row['index']} is {shortened(batch)}")
+
+
+def check_record(value: Any, first: int, count: int) -> None:
+    """Raise ValueError unless ``value`` is the record of ``count`` images from ``first`` on."""
+    _check_names(value, {"rows", "extra"})
+    rows = value["rows"]
+    if not isinstance(rows, list) or len(rows) != count:
+        raise ValueError(f"expected {count} rows, found {shortened(rows)}")
+    for row in rows:
+        check_row(row)
+    if not rows or rows[0]["index"] != first:
+        raise ValueError(f"expected image {first} first")
+    _check_tables(value["extra"])
+
+
+def check_start(value: Any) -> None:
+    """Raise ValueError unless ``value`` is what a run's records add to."""
+    _check_names(value, {"start"})
+    _check_tables(value["start"])
+
+
+def _check_tables(value: Any) -> None:
+    if value is None:
+        return
+    _check_names(value, {*SITES, "images"})
+    images = value["images"]
+    if isinstance(images, bool) or not isinstance(images, int) or not 0 < images < _COUNT_LIMIT:
+        raise ValueError(f"images is {shortened(images)}")
+    for site in SITES:
+        table = value[site]
+        if not isinstance(table, list) or not table or not isinstance(table[0], list):
+            raise ValueError(f"{site} is {shortened(table)}")
+        validate_table(table, len(table), len(table[0]), site)
+
+
+def _check_names(value: Any, names: set[str]) -> None:
+    check_object(value)
+    if set(value) != names:
+        raise ValueError(f"expected {', '.join(sorted(names))}, found {shortened(sorted(value))}")
+
+
+def differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], inside: str = ""
+) -> Iterator[str]:
+    """One phrase per field that differs, also of objects within objects."""
+    for name in sorted({*before, *now}):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f" of {name}{inside}")
+        elif old != new or (name in before) != (name in now):
+            was = shortened(old) if name in before else "not noted"
+            now_it_is = shortened(new) if name in now else "not there"
+            yield f"{name}{inside} was {was}, now it is {now_it_is}"

@@ -1,0 +1,338 @@
+"""Reading prompts: one reader for ``hart generate``, ``hart batch`` and the page.
+
+A file's ending names its format, and content of another format is an error, so that nothing is
+drawn that was not meant as a prompt:
+
+========================== ==================================================================
+ending                     content
+========================== ==================================================================
+``.txt``, ``.text``, none  one prompt per line, but for empty lines and lines that start with #
+``.jsonl``, ``.ndjson``    an object per line, with fields of :data:`FIELDS`
+``.json``                  one array of prompts or such objects
+``.csv``, ``.tsv``         a header with these names, and a row per prompt
+========================== ==================================================================
+
+A bad row is told by its line and keeps its place, so that it moves no other row.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hart.utils.text_files import (
+    MAX_CHARACTERS,
+    MAX_LINE_BYTES,
+    Text,
+    has_control_characters,
+    line_at,
+    refuse_control_characters,
+)
+
+FIELDS = ("prompt", "seed", "cache_preset")
+MAX_PROMPTS = 1_000_000
+MAX_ROW_LINES = 100
+"""Lines that one row of CSV may have; a quote that is still open then was forgotten."""
+
+_TEXT, _OBJECTS = ("", ".txt", ".text"), (".jsonl", ".ndjson")
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+_ENDINGS = (*_TEXT, *_OBJECTS, ".json", *_SEPARATORS)
+_JSON_SPACE = re.compile(r"[ \t\n\r]*")
+
+
+@dataclass(frozen=True)
+class PromptRow:
+    """What a file says about one prompt.
+
+    Attributes:
+        line: where it starts, from 1.
+        fields: those of :data:`FIELDS` that it has; ``prompt`` is checked, the others are not.
+        error: why it cannot be drawn, None if it can.
+    """
+
+    line: int
+    fields: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+def read_prompt_file(file: Path) -> Iterator[PromptRow]:
+    """The rows of a file, good and bad ones, in their order.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not a regular file, too large, without a prompt, in an unknown encoding or
+            format, or in another format than its ending says.
+    """
+    ending = file.suffix.lower()
+    if ending not in _ENDINGS:
+        known = ", ".join(filter(None, _ENDINGS))
+        raise ValueError(f"{file}: the ending {ending!r} is unknown; known are {known} and none")
+    text = Text.of_file(file)
+    count = 0
+    for count, row in enumerate(_rows_of(text, ending), 1):
+        if count > MAX_PROMPTS:
+            raise ValueError(f"{file}: more than {MAX_PROMPTS} prompts; split it")
+        yield row
+    if not count:
+        how = "" if text.encoding == "UTF-8" else f" (read as {text.encoding}, not UTF-8)"
+        raise ValueError(f"{file}: no prompt in this file{how}")
+
+
+def read_prompt_text(text: str) -> Iterator[PromptRow]:
+    """The rows of a text with one prompt per line, as in a file.
+
+    Raises:
+        ValueError: it has too many lines.
+    """
+    return _text_rows(Text.of(text))
+
+
+def shortened(value: object, limit: int = 60) -> str:
+    """``repr`` for a message."""
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _rows_of(text: Text, ending: str) -> Iterator[PromptRow]:
+    if ending in _OBJECTS:
+        return _object_rows(text)
+    if ending == ".json":
+        return _array_rows(text)
+    if ending in _SEPARATORS:
+        return _cell_rows(text, _SEPARATORS[ending])
+    return _rows_that_are_text(text)
+
+
+def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> PromptRow:
+    try:
+        fields = parse(content)
+        unknown = sorted(set(fields) - set(FIELDS))
+        if unknown:
+            raise ValueError(
+                f"unknown field {shortened(unknown[0])}; known are {', '.join(FIELDS)}"
+            )
+        _check_prompt(fields.get("prompt"))
+    except ValueError as error:
+        return PromptRow(line, error=str(error))
+    return PromptRow(line, fields)
+
+
+def _check_prompt(value: object) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"prompt must be a text, got {shortened(value)}")
+    if not value.strip():
+        raise ValueError("prompt is empty")
+    if len(value) > MAX_CHARACTERS:
+        raise ValueError(f"prompt has more than {MAX_CHARACTERS} characters")
+    refuse_control_characters(value)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"prompt is not UTF-8 text (at character {error.start})") from None
+
+
+# --- a prompt per line ------------------------------------------------------------------------
+
+
+def _text_rows(text: Text) -> Iterator[PromptRow]:
+    def parse(line: bytes) -> dict[str, Any]:
+        return {"prompt": text.decoded(line).strip()}
+
+    for number, line in enumerate(text.lines(), 1):
+        readable = line[:MAX_LINE_BYTES].decode("utf-8", "replace")
+        bare = readable.strip()
+        if not bare.startswith("#") and (bare or has_control_characters(readable)):
+            yield _row(number, parse, line)
+
+
+def _rows_that_are_text(text: Text) -> Iterator[PromptRow]:
+    """Refuse another format under the name of text; the first row tells."""
+    for count, row in enumerate(_text_rows(text)):
+        if not count and row.error is None:
+            other = _other_format(row.fields["prompt"])
+            if other:
+                found = shortened(row.fields["prompt"])
+                raise ValueError(f"{text.name}, line {row.line}: {found} is no prompt, but {other}")
+        yield row
+
+
+def _other_format(first: str) -> str | None:
+    cells = {cell.strip(" \"'").lower() for cell in re.split("[,;\t]", first)}
+    if "prompt" in cells and cells <= set(FIELDS):
+        return "a header as in CSV, whose file ends in .csv or .tsv"
+    if first[0] in "[{" and (len(first) == 1 or _is_json(first.rstrip(","))):
+        return "JSON, whose file ends in .json or, with an object per line, in .jsonl"
+    return None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+# --- JSON -------------------------------------------------------------------------------------
+
+
+class _Object(list):
+    """Names and values of a JSON object; a name that comes twice is still there twice."""
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_Object)
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    if not isinstance(value, _Object):
+        raise ValueError(f"expected an object, found {type(value).__name__}")
+    fields: dict[str, Any] = {}
+    for name, content in value:
+        if name in fields:
+            raise ValueError(f"field {shortened(name)} comes twice")
+        fields[name] = content
+    return fields
+
+
+def _object_rows(text: Text) -> Iterator[PromptRow]:
+    def parse(line: bytes) -> dict[str, Any]:
+        decoded = text.decoded(line)
+        try:
+            value = _DECODER.decode(decoded)
+        except RecursionError:
+            raise ValueError("not JSON (nested too deeply)") from None
+        except ValueError as error:
+            raise ValueError(f"not JSON ({error})") from None
+        return _fields(value)
+
+    for number, line in enumerate(text.lines(), 1):
+        if line.strip(b" \t"):
+            yield _row(number, parse, line)
+
+
+def _array_rows(text: Text) -> Iterator[PromptRow]:
+    def parse(value: Any) -> dict[str, Any]:
+        return {"prompt": value} if isinstance(value, str) else _fields(value)
+
+    content = text.whole()
+    line = counted = 0
+    for start, value in _array_values(text.name, content):
+        line += line_at(content[counted:start], start) - (counted > 0)
+        counted = start
+        yield _row(line, parse, value)
+
+
+def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
+    """Where each value of an array starts, and the value."""
+
+    def broken(reason: object, at: int) -> ValueError:
+        return ValueError(f"{name}, line {line_at(content, at)}: not JSON ({reason})")
+
+    def skip_space(at: int) -> int:
+        return _JSON_SPACE.match(content, at).end()
+
+    at = skip_space(0)
+    if content[at : at + 1] != "[":
+        raise broken("expected an array of prompts; objects line by line are .jsonl", at)
+    at = skip_space(at + 1)
+    more = content[at : at + 1] != "]"
+    while more:
+        try:
+            value, end = _DECODER.raw_decode(content, at)
+        except json.JSONDecodeError as error:
+            raise broken(error.msg, error.pos) from None
+        except RecursionError:
+            raise broken("nested too deeply", at) from None
+        except ValueError as error:  # an integer of thousands of digits
+            raise broken(error, at) from None
+        yield at, value
+        at = skip_space(end)
+        more = content[at : at + 1] == ","
+        if more:
+            at = skip_space(at + 1)
+        elif content[at : at + 1] != "]":
+            raise broken("expected a comma or the array's end", at)
+    at = skip_space(at + 1)
+    if at < len(content):
+        raise broken("there is something behind the array", at)
+
+
+# --- CSV --------------------------------------------------------------------------------------
+
+
+def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
+    lines = [_decoded_or_error(text, line) for line in text.lines(keep_ends=True)]
+    header: list[str] = []
+
+    def parse(cells: list[str]) -> dict[str, Any]:
+        if len(cells) != len(header):
+            raise ValueError(f"{len(cells)} cells, but the header has {len(header)}")
+        named = zip(header, cells, strict=True)
+        return {name: cell for name, cell in named if cell or name == "prompt"}
+
+    start = 0
+    while start < len(lines):
+        row = lines[start : start + _count_lines(lines, start)]
+        try:
+            cells = _cells(row, separator)
+        except ValueError as error:
+            if not header:
+                raise ValueError(f"{text.name}, line {start + 1}: {error}") from error
+            yield PromptRow(start + 1, error=str(error))
+            start += 1  # a forgotten quote spoils its own line; what it ran into are rows again
+            continue
+        if cells and not header:
+            header += _header(text.name, cells)
+        elif cells:
+            yield _row(start + 1, parse, cells)
+        start += len(row)
+
+
+def _decoded_or_error(text: Text, line: bytes) -> str | ValueError:
+    try:
+        return text.decoded(line)
+    except ValueError as error:
+        return error
+
+
+def _count_lines(lines: list[str | ValueError], start: int) -> int:
+    """How many lines the row that starts there has: until its quotes are closed."""
+    quotes = 0
+    for count, line in enumerate(lines[start : start + MAX_ROW_LINES], 1):
+        if isinstance(line, ValueError):
+            return max(1, count - 1)
+        quotes += line.count('"')
+        if quotes % 2 == 0:
+            return count
+    return min(MAX_ROW_LINES, len(lines) - start)
+
+
+def _cells(row: list[str | ValueError], separator: str) -> list[str]:
+    for line in row:
+        if isinstance(line, ValueError):
+            raise line
+    try:
+        found = list(csv.reader(row, delimiter=separator, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"not CSV ({error})") from None
+    cell = f'(?:"[^"]*(?:""[^"]*)*"|[^"{separator}\r\n]*)'
+    if not re.fullmatch(f"{cell}(?:{separator}{cell})*[\r\n]*", "".join(row)):
+        raise ValueError('not CSV (a quote within a cell; "" in a cell in quotes stands for one)')
+    return found[0]
+
+
+def _header(name: str, cells: list[str]) -> list[str]:
+    header = [cell.strip() for cell in cells]
+    if "prompt" not in header or len(set(header)) < len(header) or set(header) - set(FIELDS):
+        raise ValueError(
+            f"{name}: the header must name the column prompt and may name seed and cache_preset, "
+            f"found {', '.join(map(shortened, header))[:300]}"
+        )
+    return header

@@ -1,0 +1,101 @@
+"""``hart generate`` overwrites nothing, and every picture is in the report of its run."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+from PIL import Image
+
+from hart.cli.output import _take_number, keep_earlier
+
+QUICK = ("--benchmark_runs", "1", "--benchmark_warmup", "0")
+
+
+def content(folder) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_a_later_run_numbers_its_pictures_on_and_keeps_the_earlier_report(cli):
+    assert cli("--seed", "5") == 0
+    before = content(cli.output)
+    (cli.output / "000041.png").write_bytes(b"somebody's")
+    assert cli("--seed", "7", "--num_samples", "2") == 0
+    after = content(cli.output)
+    assert after.pop("000041.png") == b"somebody's"
+    earlier = after.pop("generation_results_1.json")
+    assert earlier == before.pop("generation_results.json")
+    assert [image["file"] for image in json.loads(earlier)["images"]] == sorted(before)
+    assert {name: after[name] for name in before} == before
+    drawn = {image["file"]: image for image in cli.results["images"]}
+    assert list(drawn) == [f"0000{number}.png" for number in (42, 43, 44, 45)]
+    assert {*after} == {*before, *drawn, "generation_results.json"}
+    for file, image in drawn.items():
+        with Image.open(cli.output / file) as picture:
+            assert picture.text["seed"] == str(image["seed"])
+            assert picture.text["prompt"] == image["prompt"]
+
+
+def test_measuring_overwrites_nothing_either(cli):
+    for mode in (("--benchmark",), ("--compare_configs", "no-cache")):
+        assert cli(*mode, *QUICK) == 0
+        before = content(cli.output)
+        assert cli(*mode, *QUICK) == 0
+        after = content(cli.output)
+        assert {*before.values()} <= {*after.values()}
+        assert len(after) == len(before) + (3 if mode[0] == "--benchmark" else 4)
+
+
+def test_the_numbers_of_a_runs_files_are_the_same(tmp_path):
+    for name in ("a.json", "a.md", "a_4.md", "a_7.png", "other_9.json"):
+        (tmp_path / name).write_text(name)
+    keep_earlier(tmp_path, "a.json", "a.md")
+    assert content(tmp_path) == {
+        "a_5.json": b"a.json",
+        "a_5.md": b"a.md",
+        "a_4.md": b"a_4.md",
+        "a_7.png": b"a_7.png",
+        "other_9.json": b"other_9.json",
+    }
+    keep_earlier(tmp_path, "a.json")  # nothing to keep
+    assert len(content(tmp_path)) == 5
+
+
+def test_several_runs_at_once_take_different_numbers(tmp_path):
+    folder, ready = tmp_path / "out", threading.Barrier(4)
+    folder.mkdir()
+
+    def save(own: int) -> None:
+        ready.wait()
+        for index in range(25):
+            file = tmp_path / f"{own}-{index}"
+            file.write_text(file.name)
+            _take_number(file, folder)
+
+    threads = [threading.Thread(target=save, args=(own,)) for own in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(content(folder)) == [f"{number:06d}.png" for number in range(100)]
+    assert len({*content(folder).values()}) == 100
+
+
+def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    (tmp_path / "000009.png").write_text("earlier")
+    (tmp_path / "new").write_text("new")
+    assert _take_number(tmp_path / "new", tmp_path) == tmp_path / "000010.png"
+    assert content(tmp_path) == {"000009.png": b"earlier", "000010.png": b"new"}
+
+
+def test_help_says_what_becomes_of_earlier_files(capsys):
+    from hart.cli.main import main
+
+    with pytest.raises(SystemExit):
+        main(["generate", "--help"])
+    assert "nothing there is overwritten" in " ".join(capsys.readouterr().out.split())

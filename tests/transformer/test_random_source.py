@@ -1,0 +1,62 @@
+"""Noise: an image's own, whatever else is drawn, and the same on every GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hart.modules.models.transformer import random_source
+from hart.modules.models.transformer.random_source import DRAWN_AT_ONCE, PerImageRandom, _drawn
+
+CPU = torch.device("cpu")
+
+
+class FakeGenerator:
+    """Of a CUDA device, for code that only asks where the generator is."""
+
+    device = torch.device("cuda")
+
+
+def generators(n: int) -> list[torch.Generator]:
+    return [torch.Generator("cpu").manual_seed(i) for i in range(n)]
+
+
+def test_a_gpu_draws_no_more_at_once_than_every_gpu_draws_alike(monkeypatch):
+    real, sizes = torch.empty, []
+    monkeypatch.setattr(torch, "empty", lambda shape, dtype, device: real(shape, dtype=dtype))
+
+    def fill(piece: torch.Tensor, generator) -> None:
+        sizes.append(piece.numel())
+        piece.fill_(len(sizes))
+
+    n = 2 * DRAWN_AT_ONCE + 5
+    drawn = _drawn(fill, (n, 1), torch.float32, FakeGenerator())
+    assert sizes == [DRAWN_AT_ONCE, DRAWN_AT_ONCE, 5]
+    assert drawn.shape == (n, 1)
+    assert drawn[:, 0].unique_consecutive().tolist() == [1, 2, 3]
+
+
+def test_a_cpu_draws_as_torch_does():
+    like = torch.empty(2, 50, 700)
+    found = PerImageRandom(generators(2), CPU).exponential(like)
+    noise = PerImageRandom(generators(2), CPU).noise_source(50)((100, 3), "initial")
+    for i, generator in enumerate(generators(2)):
+        assert found[i].equal(torch.empty(50, 700).exponential_(generator=generator))
+    for i, generator in enumerate(generators(2)):
+        assert noise[50 * i : 50 * (i + 1)].equal(torch.randn(50, 3, generator=generator))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_every_variate_comes_from_a_thread_of_its_own(monkeypatch):
+    """So half as many at once change only what comes after them."""
+    like = torch.empty(1, 3 * DRAWN_AT_ONCE, device="cuda")
+
+    def noise(at_once: int) -> torch.Tensor:
+        monkeypatch.setattr(random_source, "DRAWN_AT_ONCE", at_once)
+        generator = torch.Generator("cuda").manual_seed(3)
+        return PerImageRandom([generator], like.device).exponential(like)[0]
+
+    whole, half = noise(DRAWN_AT_ONCE), noise(DRAWN_AT_ONCE // 2)
+    assert whole[: DRAWN_AT_ONCE // 2].equal(half[: DRAWN_AT_ONCE // 2])
+    assert whole.unique().numel() > 0.9 * whole.numel()
