@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
 from hart.demo.scene import ATTRIBUTES
 from hart.utils.errors import CheckpointError, one_line
-from hart.utils.fields import Items, Text
+from hart.utils.fields import Items, Text, Whole
 from hart.utils.json_files import read_json_object
 from hart.utils.weights import load_into, read_state_dict
 
@@ -23,17 +24,22 @@ IMAGE_SIZE = 128
 BUNDLED_READER = Path(__file__).parent / "assets" / "reader" / "model.safetensors"
 _WIDTHS = (32, 48, 64, 80)
 _HIDDEN = 96
-_CLASSES = Items(Text(1), 1, 64)
+_CLASSES = Items(Text(1), 1, 1024)
+_SIDE = Whole(16, 4096)
 
 
 class AttributeReader(nn.Module):
     """Four stride-2 convolutions, two wide-view layers, pooling, and one head per attribute.
 
-    ``attributes`` maps each attribute to the names of its classes, in label order.
+    ``attributes`` maps each attribute to the names of its classes, in label order. Pictures have
+    ``image_size`` pixels a side; large ones are averaged down to between 128 and 255.
     """
 
-    def __init__(self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES) -> None:
+    def __init__(
+        self, attributes: Mapping[str, Sequence[str]] = ATTRIBUTES, image_size: int = IMAGE_SIZE
+    ) -> None:
         super().__init__()
+        self.image_size = image_size
         self.attributes = {name: tuple(values) for name, values in attributes.items()}
         first, second, third, last = _WIDTHS
         self.features = nn.Sequential(
@@ -47,15 +53,16 @@ class AttributeReader(nn.Module):
         )
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Class logits (B, classes) by attribute, for RGB images (B, 3, 128, 128) in [-1, 1].
+        """Class logits (B, classes) by attribute, for RGB images (B, 3, side, side) in [-1, 1].
 
         Raises ``ValueError`` for any other shape.
         """
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, IMAGE_SIZE, IMAGE_SIZE):
+        side = self.image_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise ValueError(
-                f"images have shape {tuple(images.shape)}, "
-                f"must be (B, 3, {IMAGE_SIZE}, {IMAGE_SIZE})"
+                f"images have shape {tuple(images.shape)}, must be (B, 3, {side}, {side})"
             )
+        images = F.avg_pool2d(images, max(1, side // IMAGE_SIZE))
         fine = self.features(torch.cat([images, _contrast(images)], dim=1))
         coarse = self.view(self.place(torch.cat([fine, _coordinates(fine)], dim=1)))
         # Texture is told by small patches, shape and size by the whole: both maps are pooled.
@@ -108,7 +115,8 @@ def save_reader(reader: AttributeReader, path: str | Path) -> None:
     """Write the weights to ``path`` (safetensors) and the class names to ``config.json`` beside."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    config = json.dumps({"attributes": reader.attributes}, indent=2) + "\n"
+    known = {"attributes": reader.attributes, "image_size": reader.image_size}
+    config = json.dumps(known, indent=2) + "\n"
     (path.parent / "config.json").write_text(config)
     partial = path.with_name(path.name + ".partial")
     save_file({k: v.contiguous() for k, v in reader.state_dict().items()}, partial)
@@ -126,11 +134,14 @@ def load_reader(path: str | Path = BUNDLED_READER) -> AttributeReader:
     for file in (path, config_path):
         if not file.is_file():
             raise FileNotFoundError(f"no attribute reader file at {file}")
-    attributes = read_json_object(config_path).get("attributes")
+    config = read_json_object(config_path)
+    attributes, image_size = config.get("attributes"), config.get("image_size", IMAGE_SIZE)
     if not isinstance(attributes, dict) or not all(map(_CLASSES.allows, attributes.values())):
         raise CheckpointError(f"{config_path}: attributes must map names to {_CLASSES}")
+    if not _SIDE.allows(image_size):
+        raise CheckpointError(f"{config_path}: image_size must be {_SIDE}, got {image_size!r}")
     try:
-        reader = AttributeReader(attributes)
+        reader = AttributeReader(attributes, image_size)
     except (KeyError, TypeError) as error:  # a name that no module can have
         raise CheckpointError(f"{config_path}: attributes: {one_line(error)}") from error
     load_into(reader, read_state_dict(path), source=path)

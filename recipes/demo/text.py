@@ -17,18 +17,18 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
 
-from hart.demo.captions import all_words, canonical_caption, caption, corpus
-from hart.demo.data import scene_labels
 from hart.demo.reader import accuracy
-from hart.demo.scene import ATTRIBUTES, Scene, sample_scene
-from hart.demo.training_loop import Phase, run_phase
 from hart.utils.files import write_json
 from hart.utils.prompts import encode_prompts, tokenize_fn
+from recipes.demo.captions import all_words, canonical_caption, caption, corpus
+from recipes.demo.data import scene_labels
+from recipes.demo.loop import Phase, run_phase
+from recipes.demo.scene import ATTRIBUTES, Scene, sample_scene
 
 CONTEXT_TOKENS = 32
 """Text positions of the demo."""
 
-DEMO_SYSTEM_PROMPT = "Describe a picture of one shape on a background.\nUser Prompt:\n"
+DEMO_SYSTEM_PROMPT = "Describe a picture of one thing on a background.\nUser Prompt:\n"
 """Instruction that the demo puts before a prompt; see ``encode_prompts``."""
 
 PAD_TOKEN = "<|endoftext|>"
@@ -40,10 +40,10 @@ _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_VOCABULARY = 1500
+_VOCABULARY = 4000
 _CORPUS, _CORPUS_SEED = 20_000, 3
 _BATCH = 64
-_PHASE = Phase(name="text", steps=1200, learning_rate=3e-3, seed=5)
+_PHASE = Phase(name="text", steps=1600, learning_rate=3e-3, seed=5)
 _INSTRUCTED_SHARE = 0.75  # of the batches; the others go without the instruction
 _CANONICAL_SHARE = 0.15  # of the captions
 _STRANGE_SHARE = 0.1  # of the captions get a token that no caption has

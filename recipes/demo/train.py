@@ -1,8 +1,8 @@
-"""Train the bundled demo from nothing: ``python -m hart.demo.train --run-dir RUN --out FOLDER``.
+"""Train the bundled demo from nothing: ``python -m recipes.demo.train --run-dir RUN --out FOLDER``.
 
-Phases: text encoder, autoencoder, transformer, attribute reader, then the checkpoint folder with
-calibrated similarity data. A run that is interrupted continues where it was when the command is
-given again. The manifest beside the checkpoint says what was done.
+Phases: text encoder, encoder and codebook, transformer, decoder, attribute reader, then the
+checkpoint folder with calibrated similarity data. A run that is interrupted continues where it was
+when the command is given again. The manifest beside the checkpoint says what was done.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import torch
 from torch import nn
 
 from hart.demo import DEMO_ASSETS
-from hart.demo.captions import corpus
-from hart.demo.train_autoencoder import train_autoencoder
-from hart.demo.train_reader import train_reader
-from hart.demo.train_text import DEMO_SYSTEM_PROMPT, save_text_model, train_text
-from hart.demo.train_transformer import train_transformer
-from hart.demo.training_loop import PhaseReport
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.caching.similarity_io import SIMILARITY_FILE
 from hart.pipeline import HARTPipeline
+from recipes.demo.autoencoder import train_decoder, train_encoder
+from recipes.demo.captions import corpus
+from recipes.demo.loop import PhaseReport
+from recipes.demo.reader import train_reader
+from recipes.demo.text import DEMO_SYSTEM_PROMPT, save_text_model, train_text
+from recipes.demo.transformer import train_transformer
 
 STORED_DTYPE = torch.float16
-CALIBRATION_PROMPTS, CALIBRATION_SEED = 32, 77
-READER_STEPS = 3600
+CALIBRATION_PROMPTS, CALIBRATION_SEED = 64, 77
+READER_STEPS = 2000
 
 
 def train_demo(
@@ -52,20 +52,18 @@ def train_demo(
         compile_blocks: faster transformer steps, see :func:`train_transformer`.
     """
     text_model, tokenizer, text_report = train_text(run_dir / "text", scale, quiet, device)
-    vae, vae_reports = train_autoencoder(run_dir / "autoencoder", scale, quiet, device)
-    text_model.requires_grad_(False).eval()
-    model, report = train_transformer(
+    vae, reports = train_encoder(run_dir / "autoencoder", scale, quiet, device)
+    model, reports["transformer"] = train_transformer(
         vae, text_model, tokenizer, run_dir / "transformer", scale, quiet, device, compile_blocks
     )
+    reports["decoder"] = train_decoder(vae, run_dir / "autoencoder", scale, quiet, device)
     reader_file = out / "reader" / "model.safetensors"
     if not reader_file.is_file():
         train_reader(reader_file, max(2, round(READER_STEPS * scale)), seed=0)
     checkpoint = out / "checkpoint"
     save_checkpoint(model, vae, text_model, tokenizer, checkpoint)
     calibrate_checkpoint(checkpoint, max(1, round(CALIBRATION_PROMPTS * min(1.0, scale))), quiet)
-    reports = {"text": text_report, **vae_reports, "transformer": report}
-    manifest = write_manifest(out, reports, scale, device)
-    return manifest
+    return write_manifest(out, {"text": text_report, **reports}, scale, device)
 
 
 def save_checkpoint(
@@ -95,7 +93,7 @@ def write_manifest(out: Path, reports: dict[str, PhaseReport], scale: float, dev
     """``manifest.json`` beside the checkpoint: steps, seconds, losses, versions and file hashes."""
     files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json")
     manifest = {
-        "recipe": "python -m hart.demo.train",
+        "recipe": "python -m recipes.demo.train",
         "scale": scale,
         "phases": {name: _plain(report) for name, report in reports.items()},
         "device": device,
@@ -124,7 +122,7 @@ def _plain(report: PhaseReport | dict) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m hart.demo.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m recipes.demo.train", description=__doc__)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/demo"))
     parser.add_argument("--out", type=Path, default=DEMO_ASSETS)
     parser.add_argument("--scale", type=float, default=1.0, help="factor of all step counts")

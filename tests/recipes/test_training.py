@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from hart.demo.muon import ConvMuon, muon_and_adamw, orthogonalised
-from hart.demo.token_data import Supply, TokenData
-from hart.demo.train_autoencoder import (
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from recipes.demo.autoencoder import (
     PATCH_NUMS,
     coarsened,
     contrast_weights,
@@ -19,9 +19,11 @@ from hart.demo.train_autoencoder import (
     stage_residuals,
     start_codebook,
 )
-from hart.demo.train_transformer import EncodedText, demo_transformer_config
-from hart.demo.training_loop import Phase, run_phase
-from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from recipes.demo.loop import Phase, run_phase
+from recipes.demo.muon import ConvMuon, muon_and_adamw, orthogonalised
+from recipes.demo.teacher_forcing import TeacherForcedPass, keep_tokens
+from recipes.demo.tokens import Supply, TokenData
+from recipes.demo.transformer import EncodedText, demo_transformer_config
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="training needs torch.optim.Muon (torch 2.9)"
@@ -51,7 +53,7 @@ class InterruptedTrainingError(Exception):
 
 
 def test_an_interrupted_phase_ends_like_an_uninterrupted_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("hart.demo.training_loop.SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr("recipes.demo.loop.SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     phase = Phase("toy", steps=12, learning_rate=0.01, seed=4)
     whole = fresh_module()
     run_phase(phase, whole, regression(whole), tmp_path / "a", True, optimizers(whole))
@@ -101,24 +103,36 @@ def vae():
     return HARTAutoEncoder(demo_autoencoder_config()).eval().requires_grad_(False)
 
 
+@pytest.fixture
+def painted(monkeypatch):
+    """Things of one colour each in place of the package's pictures."""
+
+    def sprite(name: str, side: int) -> np.ndarray:
+        thing = np.zeros((side, side, 4), np.float32)
+        thing[side // 4 : -side // 4, side // 4 : -side // 4] = (0.1, 0.2, 0.3, 1.0)
+        return thing
+
+    monkeypatch.setattr("recipes.demo.render.sprite", sprite)
+
+
 @pytest.fixture(scope="module")
 def latents():
     generator = torch.Generator().manual_seed(1)
     coarse = torch.randn(12, 8, 4, 4, generator=generator)
-    fine = torch.randn(12, 8, 16, 16, generator=generator)
-    return nn.functional.interpolate(coarse, size=16, mode="bicubic") + 0.1 * fine
+    fine = torch.randn(12, 8, 36, 36, generator=generator)
+    return nn.functional.interpolate(coarse, size=36, mode="bicubic") + 0.1 * fine
 
 
 def test_k_means_start_explains_most_of_the_latents(vae, latents):
     start_codebook(vae.quantize, latents)
     last = stage_residuals(vae.quantize, latents)[-1]
-    assert len(last) == 12 * 256
+    assert len(last) == 12 * 1296
     assert last.square().mean() < 0.2 * latents.square().mean()
 
 
 def test_rescaling_changes_no_picture_and_fits_the_residuals(vae, latents):
     start_codebook(vae.quantize, latents)
-    images = torch.rand(1, 3, 128, 128) * 2 - 1
+    images = torch.rand(1, 3, 96, 96) * 2 - 1
     before = vae.decoder(vae.post_quant_conv(vae.quant_conv(vae.encoder(images))))
     ids_before = vae.quantize.f_to_idxBl_or_fhat(latents, to_fhat=False)
     factor = rescale_latents(vae, latents)
@@ -132,47 +146,33 @@ def test_rescaling_changes_no_picture_and_fits_the_residuals(vae, latents):
 
 
 def test_latents_are_coarsened_to_each_pictures_own_grid():
-    maps = torch.randn(3, 8, 16, 16, generator=torch.Generator().manual_seed(0))
-    full, half, one = coarsened(maps, (16, 8, 1))
-    assert torch.allclose(full, maps[0], atol=1e-6)  # a picture's map has 16 cells a side
-    cells = torch.nn.functional.interpolate(maps[1:2], size=(8, 8), mode="area")
-    resized = torch.nn.functional.interpolate(cells, size=(16, 16), mode="bicubic")
+    maps = torch.randn(3, 8, 36, 36, generator=torch.Generator().manual_seed(0))
+    full, half, one = coarsened(maps, (36, 18, 1))
+    assert torch.allclose(full, maps[0], atol=1e-6)  # a picture's map has 36 cells a side
+    cells = torch.nn.functional.interpolate(maps[1:2], size=(18, 18), mode="area")
+    resized = torch.nn.functional.interpolate(cells, size=(36, 36), mode="bicubic")
     assert torch.allclose(half, resized[0], atol=1e-6)
-    assert torch.allclose(one, maps[2].mean(dim=(1, 2), keepdim=True).expand(-1, 16, 16), atol=1e-6)
+    assert torch.allclose(one, maps[2].mean(dim=(1, 2), keepdim=True).expand(-1, 36, 36), atol=1e-6)
 
 
 def test_a_crop_is_coarsened_in_proportion_to_its_size():
-    crop = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(coarsened(crop, (16,)), crop, atol=1e-6)
+    crop = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(coarsened(crop, (36,)), crop, atol=1e-6)
     assert coarsened(crop, (1,)).std(dim=(2, 3)).max() < 1e-6
 
 
-def test_tokens_are_computed_once_and_read_back(vae, tmp_path, monkeypatch):
-    supply = Supply(seed=3, chunk=6, chunks=2)
+def test_tokens_are_computed_once_and_read_back(vae, tmp_path, monkeypatch, painted):
+    supply = Supply(seed=3, chunk=2, chunks=2)
     data = TokenData(vae, tmp_path, supply, True, "cpu")
     ids, rest, captions = data.sample(np.random.default_rng(0), 5)
     assert [i.shape for i in ids] == [(5, side**2) for side in PATCH_NUMS]
-    assert rest.shape == (5, 256, 8)
+    assert rest.shape == (5, 1296, 8)
     assert len(captions) == 5
-    assert len(data.ids) == len(data.captions) == 12
+    assert len(data.ids) == len(data.captions) == 4
     monkeypatch.setattr(TokenData, "_tokenise", None)  # a second run only reads
     again = TokenData(vae, tmp_path, supply, True, "cpu")
     assert data.ids.equal(again.ids)
     assert data.captions == again.captions
-    assert list(data.hard) == list(again.hard)
-
-
-def test_hard_pictures_can_be_drawn_more_often(vae, tmp_path):
-    data = TokenData(vae, tmp_path, Supply(seed=3, chunk=24, chunks=1), True, "cpu")
-    small = {"small", "little", "tiny"}
-    said = [{word for text in captions for word in text.split()} for captions in data.captions]
-    assert 0 < len(data.hard) < 24
-    assert all(said[i] & small for i in data.hard)
-    captions_of_hard = {text for i in data.hard for text in data.captions[i]}
-    for share, expected in ((0.0, len(data.hard) / 24), (0.5, 0.5 + len(data.hard) / 48), (1, 1)):
-        captions = data.sample(np.random.default_rng(0), 2000, share)[2]
-        found = sum(text in captions_of_hard for text in captions) / 2000
-        assert found == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 2)])
@@ -183,10 +183,38 @@ def test_muon_moves_every_singular_value_near_one(shape):
     assert values.max() < 1.3
 
 
-def test_demo_transformer_drops_a_tenth_of_the_texts(vae):
-    config = demo_transformer_config(vae, 128)
-    dropped = torch.randn(20000, generator=torch.Generator().manual_seed(0)) < config.cond_drop_rate
-    assert dropped.float().mean().item() == pytest.approx(0.1, abs=0.01)
+@pytest.fixture(scope="module")
+def model(vae):
+    torch.manual_seed(3)
+    model = HARTForT2I(demo_transformer_config(vae, 128))
+    model.init_weights(init_std=-1)
+    model.attach_autoencoder(vae)
+    model.cond_drop_rate = -torch.inf  # nothing is dropped
+    return model.float().train()
+
+
+def test_the_pass_on_kept_tokens_is_the_model_s_own_where_all_are_kept(vae, model, monkeypatch):
+    off = torch.autocast("cpu", enabled=False)
+    monkeypatch.setattr("recipes.demo.teacher_forcing.training_autocast", lambda device: off)
+    ids = [torch.randint(2048, (2, side**2)) for side in PATCH_NUMS]
+    maps = vae.quantize.idxBl_to_var_input(ids)
+    context, positions = torch.randn(2, 32, 128), torch.arange(32).repeat(2, 1)
+    kept = keep_tokens(PATCH_NUMS, (1.0,) * 9, 32)
+    hidden, cond = TeacherForcedPass(model, compile_blocks=False)(context, positions, maps, kept)
+    logits = model.get_logits(hidden, cond)
+    own = model.early_logits(context, maps, positions, torch.ones(2, 32), 9)
+    assert len(kept.segments) == 3  # both ways of attending are compared
+    torch.testing.assert_close(logits, own, atol=1e-5, rtol=1e-4)
+
+
+def test_a_share_of_a_stage_is_kept_and_later_stages_see_only_that():
+    generator = torch.Generator().manual_seed(0)
+    kept = keep_tokens((1, 2, 4, 8), (1.0, 1.0, 0.5, 0.25), 3, generator)
+    assert [len(tokens) for tokens in kept.of_stage] == [1, 4, 8, 16]
+    assert kept.levels.tolist() == [0] * 3 + [1] * 4 + [2] * 8 + [3] * 16
+    assert kept.places[:4].tolist() == [0, 1, 2, 3]
+    assert (kept.places[4:12] - 4).equal(kept.of_stage[2])
+    assert (kept.places[12:] - 20).equal(kept.of_stage[3])
 
 
 def test_pixels_near_something_weigh_more_in_the_decoder_s_loss():

@@ -22,42 +22,45 @@ import torch.nn.functional as F
 from torch import nn
 from tqdm import tqdm
 
-from hart.demo.data import render_batch
-from hart.demo.muon import muon_and_adamw
-from hart.demo.training_loop import (
+from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.modules.models.autoencoder.quantize.maps import downsample, upsample
+from hart.utils.files import replacing
+from recipes.demo.data import render_batch
+from recipes.demo.loop import (
     Phase,
     PhaseReport,
     image_layout,
     run_phase,
     training_autocast,
 )
-from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
-from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
-from hart.modules.models.autoencoder.quantize.maps import downsample, upsample
+from recipes.demo.muon import muon_and_adamw
+from recipes.demo.render import RESOLUTION
 
-PATCH_NUMS = (1, 2, 3, 4, 5, 7, 9, 12, 16)
-RESOLUTION, CROP, CANDIDATES = 128, 64, 6
+PATCH_NUMS = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36)
+CROP, CANDIDATES = 96, 6
 LATENT_NOISE = 0.15
 # The grids that latents are coarsened to, and for which share of the pictures.
-COARSE_SIDES, COARSE_SHARES = (7, 9, 12, 16), (0.15, 0.25, 0.25, 0.35)
+COARSE_SIDES, COARSE_SHARES = (12, 16, 21, 27, 36), (0.15, 0.2, 0.2, 0.15, 0.3)
 DECODER_NOISE = 0.05
 # Shares of continuous maps, of discrete ones, and of those without their last stage.
 DECODED_SHARES = (0.4, 0.4, 0.2)
 # Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
 RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
 
-CROPS = Phase("crops", steps=1800, learning_rate=2e-3, seed=11)
-WHOLE = Phase("whole", steps=500, learning_rate=8e-4, seed=14)
+CROPS = Phase("crops", steps=900, learning_rate=2e-3, seed=11)
+WHOLE = Phase("whole", steps=60, learning_rate=8e-4, seed=14)
 MUON_SHARE = 2.0  # its rate, as a multiple of AdamW's
-CODEBOOK = Phase("codebook", steps=1000, learning_rate=3e-3, seed=12)
-DECODER = Phase("decoder", steps=1000, learning_rate=8e-4, seed=13)
-LATENT_IMAGES = 1536
+CODEBOOK = Phase("codebook", steps=400, learning_rate=3e-3, seed=12)
+DECODER = Phase("decoder", steps=300, learning_rate=8e-4, seed=13)
+LATENT_IMAGES = 512
+LATENTS_AT_ONCE = 16
 
 
 def demo_autoencoder_config() -> HARTAutoEncoderConfig:
-    """128-pixel pictures to 16x16 maps of 8 channels, 1024 codes, hybrid quantizer."""
+    """288-pixel pictures to 36x36 maps of 8 channels, 2048 codes, hybrid quantizer."""
     return HARTAutoEncoderConfig(
-        vocab_size=1024,
+        vocab_size=2048,
         z_channels=8,
         ch=64,  # fewer would leave one channel per group and lose the colours of flat areas
         ch_mult=(1, 1, 1, 2),
@@ -67,16 +70,22 @@ def demo_autoencoder_config() -> HARTAutoEncoderConfig:
     )
 
 
-def train_autoencoder(
+def train_encoder(
     folder: Path, scale: float = 1.0, quiet: bool = False, device: str = "cpu"
 ) -> tuple[HARTAutoEncoder, dict[str, PhaseReport]]:
-    """Train from nothing, or go on where ``folder`` left off.
+    """Encoder, codebook and a first decoder: all that tokens depend on.
 
-    Args:
-        scale: factor of all step counts (tests use a small one).
+    Goes on where ``folder`` left off. ``scale`` is a factor of all step counts (tests use a small
+    one).
     """
     torch.manual_seed(CROPS.seed)
     vae = HARTAutoEncoder(demo_autoencoder_config()).to(device)
+    finished = folder / "encoder-finished.pt"
+    if finished.is_file():
+        state = torch.load(finished, weights_only=True)
+        vae.load_state_dict(state["module"])
+        reports = {name: PhaseReport(**report) for name, report in state["reports"].items()}
+        return vae.requires_grad_(False).eval(), reports
     vae.train()
     reports = {}
     vae.quantize.requires_grad_(False)
@@ -89,31 +98,41 @@ def train_autoencoder(
             quiet,
             _autoencoder_optimizers(vae, phase),
         )
-    if not (folder / "codebook.pt").is_file():
-        latents = _latents(vae, max(64, round(LATENT_IMAGES * scale)), folder, quiet, device)
-        start_codebook(vae.quantize, latents)
-    else:
+    if (folder / "latents.pt").is_file():
         latents = torch.load(folder / "latents.pt", weights_only=True).to(device)
+    else:
+        latents = _latents(vae, max(64, round(LATENT_IMAGES * scale)), folder, quiet, device)
+    if not (folder / "codebook.pt").is_file():
+        start_codebook(vae.quantize, latents)
     vae.requires_grad_(False)
     vae.quantize.requires_grad_(True)
     reports["codebook"] = run_phase(
         _scaled(CODEBOOK, scale), vae, _codebook_loss(vae.quantize, latents), folder, quiet
     )
-    if not (folder / "decoder.pt").is_file():
-        rescale_latents(vae, latents)
     vae.requires_grad_(False)
+    rescale_latents(vae, latents)
+    plain = {name: vars(report) for name, report in reports.items()}
+    with replacing(finished) as beside:
+        torch.save({"module": vae.state_dict(), "reports": plain}, beside)
+    return vae.eval(), reports
+
+
+def train_decoder(
+    vae: HARTAutoEncoder,
+    folder: Path,
+    scale: float = 1.0,
+    quiet: bool = False,
+    device: str = "cpu",
+) -> PhaseReport:
+    """Train the decoder of a finished encoder in place; tokens do not change by it."""
+    vae.requires_grad_(False).train()
     vae.decoder.requires_grad_(True)
     vae.post_quant_conv.requires_grad_(True)
-    reports["decoder"] = run_phase(
-        _scaled(DECODER, scale),
-        vae,
-        _decoder_loss(vae, device),
-        folder,
-        quiet,
-        _autoencoder_optimizers(vae, DECODER),
-    )
-    vae.requires_grad_(False)
-    return vae.eval(), reports
+    optimizers = _autoencoder_optimizers(vae, DECODER)
+    loss = _decoder_loss(vae, device)
+    report = run_phase(_scaled(DECODER, scale), vae, loss, folder, quiet, optimizers)
+    vae.requires_grad_(False).eval()
+    return report
 
 
 def _scaled(phase: Phase, scale: float) -> Phase:
@@ -174,11 +193,11 @@ def _autoencoder_optimizers(vae: HARTAutoEncoder, phase: Phase) -> list[torch.op
 
 
 def _whole(rng: np.random.Generator, device: str) -> torch.Tensor:
-    return _images(rng, 4, device)
+    return _images(rng, 3, device)
 
 
 def _crops(rng: np.random.Generator, device: str) -> torch.Tensor:
-    """(8, 3, 64, 64): of six random crops of each picture the one with the most contrast."""
+    """(8, 3, CROP, CROP): of six random crops of each picture the one with the most contrast."""
     images, crops = _images(rng, 8, device), []
     for image in images:
         corners = rng.integers(0, RESOLUTION - CROP + 1, (CANDIDATES, 2))
@@ -215,11 +234,13 @@ def _pixel_loss(vae: HARTAutoEncoder, draw_images, device: str):
 
 @torch.no_grad()
 def _latents(vae, n: int, folder: Path, quiet: bool, device: str) -> torch.Tensor:
-    """Continuous maps (n, Z, 16, 16) of fresh pictures, kept in the run folder."""
+    """Continuous maps (n, Z, 36, 36) of fresh pictures, kept in the run folder."""
     rng = np.random.default_rng([CODEBOOK.seed, n])
     maps = [
-        _encode(vae, _images(rng, 32, device))
-        for _ in tqdm(range(0, n, 32), desc="latents", disable=None if not quiet else True)
+        _encode(vae, _images(rng, LATENTS_AT_ONCE, device))
+        for _ in tqdm(
+            range(0, n, LATENTS_AT_ONCE), desc="latents", disable=None if not quiet else True
+        )
     ]
     latents = torch.cat(maps).contiguous()
     torch.save(latents.cpu(), folder / "latents.pt")
@@ -275,7 +296,7 @@ def _k_means(
 
 def _codebook_loss(quantizer: nn.Module, latents: torch.Tensor):
     def loss(step: int, rng: np.random.Generator):
-        f = latents[torch.from_numpy(rng.integers(0, len(latents), 32)).to(latents.device)]
+        f = latents[torch.from_numpy(rng.integers(0, len(latents), 16)).to(latents.device)]
         ids = quantizer.f_to_idxBl_or_fhat(f, to_fhat=False)
         maps = [_as_map(quantizer.embedding(i)) for i in ids]
         steps = quantizer.embed_to_fhat(maps, all_to_max_scale=True, last_one=False)
@@ -329,7 +350,7 @@ def _decoder_loss(vae: HARTAutoEncoder, device: str):
     quantizer = vae.quantize
 
     def loss(step: int, rng: np.random.Generator):
-        images = _images(rng, 6, device)
+        images = _images(rng, 4, device)
         with torch.no_grad():
             f = _encode(vae, images)
             *ids, rest = quantizer.f_to_idxBl_and_frest(f)

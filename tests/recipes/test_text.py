@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, Qwen2Model
 
-from hart.demo.captions import all_words, corpus
-from hart.demo.scene import ATTRIBUTES
-from hart.demo.train_text import (
+from hart.utils.prompts import encode_prompts
+from recipes.demo.captions import all_words, corpus
+from recipes.demo.scene import ATTRIBUTES
+from recipes.demo.text import (
     CONTEXT_TOKENS,
     DEMO_SYSTEM_PROMPT,
     PAD_TOKEN,
@@ -18,9 +19,8 @@ from hart.demo.train_text import (
     train_text,
     train_tokenizer,
 )
-from hart.utils.prompts import encode_prompts
 
-TINY = 3 / 1200  # three training steps
+TINY = 3 / 1600  # three training steps
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_captions_and_the_instruction_fit_the_text_context(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "text", ["a small red star", "zygote: 42%!", "日本 and é", "a\x00\n\tb", "🦊🦊", ""]
+    "text", ["a small red fox", "zygote: 42%!", "日本 and é", "a\x00\n\tb", "🦊🦊", ""]
 )
 def test_any_text_comes_back_from_its_tokens(tokenizer, text):
     assert tokenizer.decode(tokenizer(text).input_ids) == text
@@ -116,7 +116,7 @@ def test_training_reports_every_attribute_and_freezes_the_model(trained):
     model, tokenizer, report = trained
     assert report["steps"] == 3
     assert report["vocabulary"] == len(tokenizer) == model.config.vocab_size
-    assert report["parameters"] == sum(p.numel() for p in model.parameters()) < 1_000_000
+    assert report["parameters"] == sum(p.numel() for p in model.parameters()) < 1_500_000
     assert len(report["accuracy"]) == 16
     assert all(set(scores) == set(ATTRIBUTES) for scores in report["accuracy"].values())
     assert not model.training
@@ -148,7 +148,7 @@ def test_a_saved_folder_loads_by_itself_and_gives_the_same_features(trained, tmp
     loaded, loaded_tokenizer = (c.from_pretrained(tmp_path) for c in (AutoModel, AutoTokenizer))
     assert isinstance(loaded, Qwen2Model)
     assert loaded_tokenizer.padding_side == "right"
-    prompts = ["a small RED star with white stripes on a green background", ""]
+    prompts = ["a small RED star at the top left of a green background", ""]
     ours, theirs = _encode(prompts, model, tokenizer), _encode(prompts, loaded, loaded_tokenizer)
     assert ours[3].shape == (2, CONTEXT_TOKENS, 128)
     assert torch.isfinite(ours[3]).all()

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from hart.demo.captions import caption
-from hart.demo.data import render_batch
-from hart.demo.scene import Scene
-from hart.demo.training_loop import image_layout, training_autocast
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.utils.files import replacing
+from recipes.demo.captions import caption
+from recipes.demo.data import render_batch
+from recipes.demo.loop import image_layout, training_autocast
 
 CAPTIONS_PER_PICTURE = 4
-PICTURES_AT_ONCE = 64
+PICTURES_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class TokenData:
         ids: (n, tokens before the last stage + last stage) int16.
         rest: (n, last stage, Z) float16, what the last stage has to express.
         captions: per picture a list of captions.
-        hard: indices of the pictures that are hardest to draw, see :func:`is_hard`.
     """
 
     def __init__(
@@ -58,17 +56,10 @@ class TokenData:
         self.ids = torch.cat([chunk["ids"] for chunk in chunks])
         self.rest = torch.cat([chunk["rest"] for chunk in chunks])
         self.captions = [captions for chunk in chunks for captions in chunk["captions"]]
-        self.hard = torch.cat([chunk["hard"] for chunk in chunks]).nonzero()[:, 0].numpy()
 
-    def sample(self, rng: np.random.Generator, n: int, hard_share: float = 0.0):
-        """Ids per stage, last-stage values (n, last, Z) and captions of random pictures.
-
-        ``hard_share`` of them, on average, are random hard ones, the others any.
-        """
+    def sample(self, rng: np.random.Generator, n: int):
+        """Ids per stage, last-stage values (n, last, Z) and captions of random pictures."""
         rows = rng.integers(0, len(self.ids), n)
-        if hard_share and len(self.hard):
-            picked = rng.random(n) < hard_share
-            rows[picked] = rng.choice(self.hard, picked.sum())
         ids = self.ids[rows].long().to(self.device).split([side**2 for side in self.sides], dim=1)
         captions = [self.captions[r][rng.integers(CAPTIONS_PER_PICTURE)] for r in rows]
         return list(ids), self.rest[rows].float().to(self.device), captions
@@ -86,7 +77,7 @@ class TokenData:
 
     @torch.no_grad()
     def _tokenise(self, rng: np.random.Generator) -> dict:
-        all_ids, all_rest, captions, hard = [], [], [], []
+        all_ids, all_rest, captions = [], [], []
         for start in range(0, self.supply.chunk, PICTURES_AT_ONCE):
             batch = render_batch(rng, min(PICTURES_AT_ONCE, self.supply.chunk - start))
             images = batch.images.to(self.device, memory_format=image_layout(self.device))
@@ -97,15 +88,8 @@ class TokenData:
             all_rest.append(rest.to("cpu", torch.float16))
             for scene in batch.scenes:
                 captions.append([caption(scene, rng) for _ in range(CAPTIONS_PER_PICTURE)])
-                hard.append(is_hard(scene))
         return {
             "ids": torch.cat(all_ids),
             "rest": torch.cat(all_rest),
             "captions": captions,
-            "hard": torch.tensor(hard),
         }
-
-
-def is_hard(scene: Scene) -> bool:
-    """Whether the scene's first stages are a mixture of two colours: small, with a texture."""
-    return scene.size == "small" and scene.texture != "plain"

@@ -1,4 +1,4 @@
-"""Train the attribute reader on fresh renders: ``python -m hart.demo.train_reader --out FILE``.
+"""Train the attribute reader on fresh renders: ``python -m recipes.demo.reader --out FILE``.
 
 Half of each batch is softened and made noisy, as pictures from an autoencoder are, so that
 the reader judges generated pictures by what they show. It trains on every attribute
@@ -17,12 +17,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hart.demo.data import DemoBatch, render_batch
 from hart.demo.reader import AttributeReader, accuracy, save_reader
-from hart.demo.training_loop import training_autocast
+from recipes.demo.data import DemoBatch, render_batch
+from recipes.demo.loop import training_autocast
+from recipes.demo.render import RESOLUTION
+from recipes.demo.scene import ATTRIBUTES
 
 _BATCH = 32
-_HELD_OUT_EVERY = 10  # the held-out triples' natural share
+_HELD_OUT_EVERY = 10  # the held-out combinations' natural share
 _PEAK_LR = 4e-3
 _WEIGHT_DECAY = 0.02
 _CHECK_SEED = 2**31  # far from the training stream, whose seeds a user chooses small
@@ -45,7 +47,9 @@ def train_reader(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        reader = AttributeReader().to(memory_format=torch.channels_last).train()
+        reader = (
+            AttributeReader(ATTRIBUTES, RESOLUTION).to(memory_format=torch.channels_last).train()
+        )
     optimiser = torch.optim.AdamW(reader.parameters(), lr=_PEAK_LR, weight_decay=_WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, _PEAK_LR, total_steps=steps + 1, pct_start=0.15
@@ -112,9 +116,9 @@ def main(argv: list[str] | None = None) -> None:
     """Train, then print one JSON line with the accuracies measured on fresh renders."""
     parser = argparse.ArgumentParser(description="Train the demo's attribute reader.")
     parser.add_argument("--out", required=True, help="safetensors file to write")
-    parser.add_argument("--steps", type=int, default=3600, help="batches of 32 pictures")
+    parser.add_argument("--steps", type=int, default=2000, help="batches of 32 pictures")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--check", type=int, default=2048, help="fresh pictures per measurement")
+    parser.add_argument("--check", type=int, default=1024, help="fresh pictures per measurement")
     arguments = parser.parse_args(argv)
     start = time.perf_counter()
     reader = train_reader(arguments.out, arguments.steps, arguments.seed, log=print)
