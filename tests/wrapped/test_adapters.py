@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import accelerate
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from hart.engine.bare import blocks_are_bare
@@ -21,6 +20,8 @@ from hart.utils.adapted import compute_device
 from tests.tiny_models import HART_SIDES, text, tiny_model
 from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw, put
 
+peft = pytest.importorskip("peft")
+
 
 def linears(model) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -29,10 +30,10 @@ def linears(model) -> list[str]:
 def with_lora(model, targets=None, strength: float = 1.0):
     """LoRA that does something at once."""
     torch.manual_seed(5)
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=2, lora_alpha=strength, target_modules=targets or linears(model), init_lora_weights=False
     )
-    return get_peft_model(model, config)
+    return peft.get_peft_model(model, config)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 
 from hart.engine import Engine
 from hart.evaluation.random_weights import RandomTextEncoder, WordTokenizer
 from hart.modules.models.transformer.wrappers import innermost
 from hart.pipeline import HARTPipeline, VARPipeline
 from tests.wrapped.models import FAMILIES, HART, arguments, assert_same, build, draw, reused
+
+peft = pytest.importorskip("peft")
 
 
 class Forwarding:
@@ -100,8 +101,8 @@ def test_a_wrapper_can_take_the_models_place_and_stays_there():
     assert pipeline.transformer is wrapped.wrapped
     pipeline.model.set_cache_config("original")
     assert pipeline("a fox", quiet=True).images[0].tobytes() == expected
-    adapted = pipeline.model = get_peft_model(
-        pipeline.transformer, LoraConfig(r=2, target_modules=["qkv_proj"])
+    adapted = pipeline.model = peft.get_peft_model(
+        pipeline.transformer, peft.LoraConfig(r=2, target_modules=["qkv_proj"])
     )
     assert pipeline.model is adapted
     assert pipeline("a fox", quiet=True).images[0].tobytes() == expected  # it starts without effect
