@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from hart.modules.diffusion import network
+from hart.modules.diffusion.diffloss import DiffLoss
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.networks import (
@@ -23,6 +24,7 @@ from hart.modules.networks.cross_attention import MultiHeadCrossAttention
 from hart.modules.networks.utils import DropPath
 from hart.utils.adapted import has_own_methods, is_bare, is_bare_tree
 
+_ROTARY = (rope.LlamaRotaryEmbedding, rope.LlamaRotaryEmbedding1D)
 _OF_BLOCKS = (
     attention.LlamaAttention,
     attention.SelfAttention,
@@ -37,8 +39,7 @@ _OF_BLOCKS = (
     basic_var.ClassAdaLNSelfAttn,
     basic_var.ClassAdaLNSelfAttnEnhanced,
     norms.LlamaRMSNormFused,
-    rope.LlamaRotaryEmbedding,
-    rope.LlamaRotaryEmbedding1D,
+    *_ROTARY,
     DropPath,
     MultiHeadCrossAttention,
     nn.Dropout,
@@ -50,6 +51,7 @@ _OF_BLOCKS = (
     nn.SiLU,
 )
 _OF_DIFFUSION = (
+    DiffLoss,
     network.FinalLayer,
     network.ResBlock,
     network.SimpleMLPAdaLN,
@@ -82,7 +84,18 @@ def blocks_are_bare(model: StageTransformer) -> bool:
         and has_own_methods(model, "run_blocks")
         and is_bare_tree(model.blocks, *_OF_BLOCKS)
         and all(block.attn.qkv_is_bare for block in model.blocks)
+        and _are_in_place(model)
     )
+
+
+def _are_in_place(model: StageTransformer) -> bool:
+    """Whether a block's place is its number, and one table of positions serves all of them."""
+    settings = {
+        tuple((r.base, r.scaling_factor) for r in block.attn.children() if is_bare(r, *_ROTARY))
+        for block in model.blocks
+    }
+    numbers = [block.block_idx for block in model.blocks]
+    return numbers == list(range(model.depth)) and len(settings) <= 1
 
 
 def head_is_bare(model: StageTransformer) -> bool:
@@ -94,7 +107,7 @@ def head_is_bare(model: StageTransformer) -> bool:
 def denoiser_is_bare(model: StageTransformer) -> bool:
     """Whether the diffusion head's network may be run without what is the same in every step."""
     own = has_own_methods(model, "residual", "residual_condition")
-    return own and is_bare_tree(model.diffloss.net, *_OF_DIFFUSION)
+    return own and is_bare_tree(model.diffloss, *_OF_DIFFUSION)
 
 
 def decoder_is_bare(vae: HARTAutoEncoder) -> bool:
@@ -104,4 +117,11 @@ def decoder_is_bare(vae: HARTAutoEncoder) -> bool:
         and not vae.decoder.training
         and is_bare_tree(vae.decoder, *_OF_DECODER)
         and is_bare(vae.post_quant_conv, nn.Conv2d)
+        and all(_keeps_size(m) for m in vae.decoder.modules() if isinstance(m, nn.Conv2d))
     )
+
+
+def _keeps_size(conv: nn.Conv2d) -> bool:
+    """Whether it is as the decoder makes it; some pad with the other border, for seamless tiles."""
+    plain = conv.padding_mode == "zeros" and conv.groups == 1
+    return plain and conv.stride == conv.dilation == (1, 1)

@@ -108,8 +108,8 @@ def typical_map(vae: HARTAutoEncoder) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _state(vae: HARTAutoEncoder) -> list[tuple]:
-    """Tells whether the weights that a copy is made of have changed.
+def _state(vae: HARTAutoEncoder) -> list:
+    """Tells whether the weights or settings (a norm's epsilon) that a copy is made of have changed.
 
     The version that torch counts does not rise with a change through ``.data`` or of a tensor that
     was made in inference mode, and an address may be another tensor's later; the sums see such.
@@ -120,7 +120,8 @@ def _state(vae: HARTAutoEncoder) -> list[tuple]:
         for t in tensors
     ]
     sums = torch.stack([_sum_of_bits(t) for t in tensors]).tolist() if tensors else []
-    return list(zip(where, sums, strict=True))
+    settings = str(vae.post_quant_conv), str(vae.decoder)
+    return [*settings, *zip(where, sums, strict=True)]
 
 
 def _tensors(vae: HARTAutoEncoder) -> Iterator[torch.Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -148,7 +148,8 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
         ValueError: there is no prompt, or one is empty or not Unicode text.
         TypeError: a prompt is not a string.
     """
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    several = isinstance(prompts, Iterable) and not isinstance(prompts, str | bytes | Mapping)
+    prompts = list(prompts) if several else [prompts]
     if not prompts:
         raise ValueError("prompts is empty; at least one prompt is needed")
     for index, prompt in enumerate(prompts):

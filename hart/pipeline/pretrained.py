@@ -96,8 +96,8 @@ class PretrainedPipeline:
 
         Raises:
             TypeError: the text encoder or its tokenizer has no ``save_pretrained``.
-            ValueError: the folder has averaged weights of another model, or the transformer does
-                not save itself as a whole.
+            ValueError: the folder has averaged weights of another model, or a part is offloaded or
+                has adapters or other parts that its class does not have.
             OSError: the folder cannot be written.
         """
         save_hart(self, folder)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hart.modules.models.autoencoder.vqvae import vqvae_config
-from hart.modules.models.transformer.checkpoint import EMA_FILE, has_weights
+from hart.modules.models.transformer.checkpoint import EMA_FILE
 from hart.modules.models.transformer.var_checkpoint import SUFFIX, TRAINING_PATTERN, var_config
 from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.pipeline.folders import SYSTEM_PROMPT_FILE, PathLike
 from hart.utils.files import replacing
+from hart.utils.weights import CheckpointError, check_fit
 
 if TYPE_CHECKING:
     from hart.pipeline.pipeline import HARTPipeline
@@ -43,19 +44,38 @@ def save_hart(pipeline: HARTPipeline, folder: PathLike) -> None:
             "remove it or choose another folder"
         )
     model = pipeline.transformer
+    vae = model.vae_proxy[0]
+    for part in (model, vae, pipeline.text_model):
+        _check_at_hand(part)
+    for part in (model, vae):
+        _check_whole(part)
     use_cache = model.config.use_cache if model.use_cache else False
     with _as_saved(model, use_cache=use_cache, vae_path=None):
         model.save_pretrained(folder / "llm")
-    if not has_weights(folder / "llm"):
-        raise ValueError(
-            f"a {type(model).__name__} does not save a whole transformer; merge adapters first"
-        )
     similarity_file_of(folder).unlink(missing_ok=True)  # the table is in llm now
-    model.vae_proxy[0].save_pretrained(folder / "tokenizer")
+    vae.save_pretrained(folder / "tokenizer")
     pipeline.text_model.save_pretrained(folder / "text_model")
     pipeline.text_tokenizer.save_pretrained(folder / "text_model")
     with replacing(folder / "llm" / SYSTEM_PROMPT_FILE) as beside:
         beside.write_bytes(pipeline.system_prompt.encode("utf-8"))
+
+
+def _check_at_hand(part: torch.nn.Module) -> None:
+    if any(tensor.is_meta for tensor in part.parameters()):
+        raise ValueError(
+            f"the {type(part).__name__} is offloaded; call accelerate's "
+            "hooks.remove_hook_from_submodules on it first"
+        )
+
+
+def _check_whole(part: torch.nn.Module) -> None:
+    """Refuse what loading would refuse: adapters and other parts that the class does not have."""
+    with torch.device("meta"):
+        own = type(part)(part.config)
+    try:
+        check_fit(own, part.state_dict(), source="what would be saved")
+    except CheckpointError as error:
+        raise ValueError(f"{error}; merge adapters and unwrap compiled parts first") from None
 
 
 @contextmanager
@@ -79,6 +99,9 @@ def save_var(pipeline: VARPipeline, folder: PathLike) -> None:
     sizes = f"ch{vae.config.ch}v{vae.config.vocab_size}z{vae.config.z_channels}"
     autoencoder = folder / f"vae_{sizes}{SUFFIX}"
     state, vae_state = model.state_dict(), vae.state_dict()
+    for part in (model, vae):
+        _check_at_hand(part)
+        _check_whole(part)
     _check_told(model.config, var_config(state), _TOLD)
     _check_told(vae.config, vqvae_config(vae_state, model.patch_nums), _TOLD_OF_AUTOENCODER)
     others = {file.name for file in folder.glob(f"*{SUFFIX}")}

@@ -84,8 +84,8 @@ class VARPipeline(HARTPipeline):
         They hold weights alone, no cache configuration: give :meth:`from_pretrained` its ``cache``.
 
         Raises:
-            ValueError: the model has sizes that weights do not tell, or the folder holds other
-                ``.pth`` files.
+            ValueError: the model has sizes that weights do not tell, or is not as its class makes
+                it (adapters, offload), or the folder holds other ``.pth`` files.
             OSError: the folder cannot be written.
         """
         save_var(self, folder)

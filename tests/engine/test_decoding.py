@@ -115,6 +115,17 @@ def test_the_copy_follows_every_change_of_the_weights(change, mode):
 
 
 @torch.no_grad()
+def test_the_copy_follows_a_change_of_a_setting():
+    model, decoder = tiny_model(HARTForT2IEnhanced), EngineDecoder()
+    maps = smooth_maps(model, 1, 7)
+    before = decoder.decode(model, maps)
+    model.vae_proxy[0].decoder.norm_out.eps = 1.0
+    changed = decoder.decode(model, maps)
+    assert changed.equal(decode(model, maps))
+    assert not changed.equal(before)
+
+
+@torch.no_grad()
 def test_weights_that_were_made_in_inference_mode_may_change_there():
     with torch.inference_mode():
         model, decoder = tiny_model(HARTForT2IEnhanced), EngineDecoder()

@@ -64,9 +64,13 @@ def test_an_empty_prompt_is_an_error_that_says_which(empty):
         plan_images(["a cat", empty], GenerationOptions())
 
 
-def test_a_prompt_that_is_no_string_is_an_error():
-    with pytest.raises(TypeError, match=r"prompts\[0\] must be a string, got int"):
-        plan_images([3], GenerationOptions())
+@pytest.mark.parametrize(
+    ("prompts", "kind"),
+    [([3], "int"), (None, "NoneType"), (b"a", "bytes"), ({"a": 1}, "dict")],
+)
+def test_a_prompt_that_is_no_string_is_an_error(prompts, kind):
+    with pytest.raises(TypeError, match=rf"prompts\[0\] must be a string, got {kind}"):
+        plan_images(prompts, GenerationOptions())
 
 
 def test_batches_cover_every_image_once_in_order():

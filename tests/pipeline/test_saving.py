@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import accelerate
+import peft
 import pytest
 import torch
 
@@ -117,6 +119,30 @@ def test_what_cannot_be_saved_says_so(tmp_path):
     with pytest.raises(TypeError, match="RandomTextEncoder cannot be saved"):
         random_pipeline("tiny", 0, "cpu", "float32").save_pretrained(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def adapt(part: torch.nn.Module) -> None:
+    name = next(
+        n for n, m in part.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)
+    )
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=[name]), part)
+
+
+def offload(part: torch.nn.Module) -> None:
+    accelerate.cpu_offload(part, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("change", [adapt, offload])
+@pytest.mark.parametrize("kind", ["hart", "var"])
+@pytest.mark.parametrize("part", ["transformer", "autoencoder"])
+def test_what_could_not_be_loaded_again_is_not_saved(pipeline, tmp_path, part, kind, change):
+    if kind == "var":
+        pipeline = VARPipeline.from_pretrained(make_var_checkpoint(tmp_path / "var"), device="cpu")
+    model = pipeline.transformer
+    change(model if part == "transformer" else model.vae_proxy[0])
+    with pytest.raises(ValueError, match=r"is offloaded|is missing.*merge adapters"):
+        pipeline.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
 
 
 # --- VAR ----------------------------------------------------------------------------------------

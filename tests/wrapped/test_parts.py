@@ -191,6 +191,49 @@ def test_a_replaced_method_of_the_model(name):
     assert_acts("hart-llama", model, name)
 
 
+def swapped(model) -> None:
+    model.blocks = nn.ModuleList(reversed(model.blocks))
+
+
+def other_positions(model) -> None:
+    model.blocks[1].attn.rotary_emb.scaling_factor = 3.0
+
+
+def other_text_positions(model) -> None:
+    model.blocks[1].attn.context_rotary_emb.base = 3.0
+
+
+@pytest.mark.parametrize("alter", [swapped, other_positions, other_text_positions])
+def test_blocks_in_another_place_or_with_positions_of_their_own(alter):
+    model = build("hart-llama")
+    alter(model)
+    assert_acts("hart-llama", model, alter.__name__)
+
+
+def test_a_block_less():
+    model = build("var")
+    del model.blocks[1]
+    assert_same(draw(model, engine=True), draw(model, engine=False))
+
+
+def test_a_decoder_that_pads_with_the_other_border():
+    """As people do it for seamless tiles."""
+    model = build("hart-llama")
+    for module in model.vae_proxy[0].decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            module.padding_mode = "circular"
+    assert_acts("hart-llama", model, "padding")
+
+
+def test_a_diffusion_heads_own_way_of_sampling():
+    model = build("hart-llama")
+    original = model.diffloss.sample
+    model.diffloss.sample = lambda z, temperature=1.0, cfg=1.0, noise_source=None: bent(
+        original(z, temperature, cfg, noise_source=noise_source)
+    )
+    assert_acts("hart-llama", model, "sample")
+
+
 @pytest.mark.parametrize("family", ["hart-llama", "var"])
 def test_hooks_for_all_modules_act(family):
     expected, model = unchanged(family), build(family)
