@@ -226,7 +226,8 @@ class BatchFolder:
         """The jobs without a row or, if there are to be ``images``, without the row's picture.
 
         Raises:
-            ValueError: a row tells of another prompt, seed or preset than the job.
+            ValueError: a row tells of another prompt, seed or preset than the job, or a folder has
+                a picture's name.
             OSError: a picture cannot be read.
         """
         undrawn, lost = set(), {}
@@ -251,6 +252,8 @@ class BatchFolder:
         except OSError as error:
             return "missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
         except ValueError:
+            if file.is_dir():
+                raise  # it cannot be replaced, and is named before anything is drawn
             return "no regular file"
         if size < expected:
             return f"cut, {size} of {expected} bytes" if size else "empty"

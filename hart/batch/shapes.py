@@ -12,6 +12,7 @@ from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity import validate_table
 from hart.pipeline.options import SEED_LIMIT
 from hart.utils.files import read_limited
+from hart.utils.json_files import parse_json
 from hart.utils.prompt_files import shortened
 
 MAX_DOCUMENT_BYTES = 2**28
@@ -39,9 +40,9 @@ def read_document(file: Path, check: Callable[[Any], None]) -> Any:
     """
     content = read_limited(file, MAX_DOCUMENT_BYTES)
     try:
-        value = json.loads(content.decode("utf-8"))
+        value = parse_json(content)
         check(value)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ValueError(f"{file}: damaged ({error}); restore it or use another folder") from error
     return value
 
@@ -57,9 +58,9 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
         if not line:
             continue
         try:
-            row = json.loads(line.decode("utf-8"))
+            row = parse_json(line)
             check_row(row)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise ValueError(f"{file}, line {number}: damaged ({error})") from error
         yield row
 
@@ -82,7 +83,8 @@ def check_row(row: Any) -> None:
         raise ValueError(f"seed of a row is {shortened(row['seed'])}")
     if row["cache_preset"] not in (None, *CACHE_PRESETS):
         raise ValueError(f"cache_preset of a row is {shortened(row['cache_preset'])}")
-    row["prompt"].encode("utf-8")  # halves of surrogate pairs, which nothing can be drawn of
+    # It will be written again: halves of surrogate pairs and infinite numbers cannot be.
+    json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
     batch = row["batch"]
     whole = all(type(index) is int for index in batch) and len(set(batch)) == len(batch)
     if not whole or row["index"] < 0 or row["index"] not in batch:

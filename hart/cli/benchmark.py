@@ -37,7 +37,7 @@ def run_benchmark_command(args: argparse.Namespace) -> int:
         "files": files,
     }
     keep_earlier(run.folder, BENCHMARK_FILE)
-    write_json(run.folder / BENCHMARK_FILE, report)
+    write_json(run.folder / BENCHMARK_FILE, report, durable=True)
     for line in benchmark_lines(report, report["configuration"]):
         run.say(line)
     run.say(f"{BENCHMARK_FILE} in {run.folder}")

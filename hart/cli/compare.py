@@ -118,16 +118,16 @@ def _report(run: Run, comparison: Comparison, similarity: SimilaritySource) -> d
 
 def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
     keep_earlier(run.folder, JSON_FILE, TABLE_FILE, GRID_FILE, PLOT_FILE)
-    write_json(run.folder / JSON_FILE, report)
+    write_json(run.folder / JSON_FILE, report, durable=True)
     table = markdown_table(report)
-    with replacing(run.folder / TABLE_FILE) as beside:
+    with replacing(run.folder / TABLE_FILE, durable=True) as beside:
         beside.write_text(table, encoding="utf-8")
     finished = {
         name: entry for name, entry in report["configurations"].items() if entry["status"] == "ok"
     }
     written = [JSON_FILE, TABLE_FILE]
     if finished:
-        save_png(_grid(comparison, finished), run.folder / GRID_FILE)
+        save_png(_grid(comparison, finished), run.folder / GRID_FILE, durable=True)
         written.append(GRID_FILE)
         try:
             save_figure(speed_quality_plot(finished), run.folder / PLOT_FILE)

@@ -47,7 +47,7 @@ def draw_prompts(args: argparse.Namespace) -> int:
     finally:
         report = run_report(run, entries, similarity, complete)
         keep_earlier(run.folder, RESULTS_FILE)
-        write_json(run.folder / RESULTS_FILE, report)
+        write_json(run.folder / RESULTS_FILE, report, durable=True)
     if not complete:
         run.say(f"interrupted after {len(entries)} images")
     if args.calibration:

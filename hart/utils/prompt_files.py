@@ -50,7 +50,7 @@ class PromptRow:
     """What a file says about one prompt.
 
     Attributes:
-        line: where it starts, from 1.
+        line: where it starts, or is wrong, from 1.
         fields: those of :data:`FIELDS` that it has; ``prompt`` is checked, the others are not.
         error: why it cannot be drawn, None if it can.
     """
@@ -163,20 +163,23 @@ def _rows_that_are_text(text: Text) -> Iterator[PromptRow]:
 
 def _other_format(first: str) -> str | None:
     cells = {cell.strip(" \"'").lower() for cell in re.split("[,;\t]", first)}
-    if "prompt" in cells and cells <= set(FIELDS):
+    if "prompt" in cells and all(re.fullmatch(r"\w+", cell) for cell in cells):
         return "a header as in CSV, whose file ends in .csv or .tsv"
-    if first[0] in "[{" and (len(first) == 1 or _is_json(first.rstrip(","))):
+    if first[0] in "[{" and _is_json(first.rstrip(",")):
         return "JSON, whose file ends in .json or, with an object per line, in .jsonl"
     return None
 
 
 def _is_json(text: str) -> bool:
+    """Whether it is, or is how JSON of several lines begins."""
     try:
         json.loads(text)
     except RecursionError:
         return True
-    except ValueError:
-        return False
+    except json.JSONDecodeError as error:
+        return error.pos >= len(text)  # nothing is wrong but that it ends
+    except ValueError:  # an integer of thousands of digits
+        return True
     return True
 
 
@@ -268,7 +271,7 @@ def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
 
 
 def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
-    lines = [_decoded_or_error(text, line) for line in text.lines(keep_ends=True)]
+    lines = [_Line.of(text, line) for line in text.lines(keep_ends=True)]
     header: list[str] = []
 
     def parse(cells: list[str]) -> dict[str, Any]:
@@ -280,44 +283,52 @@ def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
     start = 0
     while start < len(lines):
         row = lines[start : start + _count_lines(lines, start)]
+        wrong = next((n for n, line in enumerate(row, start + 1) if line.error), None)
+        cells, error = [], wrong and lines[wrong - 1].error
         try:
-            cells = _cells(row, separator)
-        except ValueError as error:
+            cells = _cells([line.text for line in row], separator)
+        except ValueError as no_row:
+            row = row[:1]  # a forgotten quote spoils its own line; what it ran into are rows again
+            wrong, error = start + 1, row[0].error or str(no_row)
+        if error:
             if not header:
-                raise ValueError(f"{text.name}, line {start + 1}: {error}") from error
-            yield PromptRow(start + 1, error=str(error))
-            start += 1  # a forgotten quote spoils its own line; what it ran into are rows again
-            continue
-        if cells and not header:
+                raise ValueError(f"{text.name}, line {wrong}: {error}")
+            yield PromptRow(wrong, error=error)
+        elif cells and not header:
             header += _header(text.name, cells)
         elif cells:
             yield _row(start + 1, parse, cells)
         start += len(row)
 
 
-def _decoded_or_error(text: Text, line: bytes) -> str | ValueError:
-    try:
-        return text.decoded(line)
-    except ValueError as error:
-        return error
+@dataclass(frozen=True)
+class _Line:
+    """A line with its end, and what is wrong with it; its quotes count all the same."""
+
+    text: str
+    error: str | None = None
+
+    @classmethod
+    def of(cls, text: Text, line: bytes) -> _Line:
+        try:
+            return cls(text.decoded(line))
+        except ValueError as error:
+            end = line[len(line.rstrip(b"\r\n")) :].decode()
+            readable = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r\n")
+            return cls(readable.replace("\0", "") + end, str(error))
 
 
-def _count_lines(lines: list[str | ValueError], start: int) -> int:
+def _count_lines(lines: list[_Line], start: int) -> int:
     """How many lines the row that starts there has: until its quotes are closed."""
     quotes = 0
     for count, line in enumerate(lines[start : start + MAX_ROW_LINES], 1):
-        if isinstance(line, ValueError):
-            return max(1, count - 1)
-        quotes += line.count('"')
+        quotes += line.text.count('"')
         if quotes % 2 == 0:
             return count
     return min(MAX_ROW_LINES, len(lines) - start)
 
 
-def _cells(row: list[str | ValueError], separator: str) -> list[str]:
-    for line in row:
-        if isinstance(line, ValueError):
-            raise line
+def _cells(row: list[str], separator: str) -> list[str]:
     try:
         found = list(csv.reader(row, delimiter=separator, strict=True))
     except csv.Error as error:

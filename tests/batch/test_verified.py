@@ -90,6 +90,16 @@ def test_a_lost_picture_is_found_and_its_whole_batch_drawn(batch, drawn, fault):
     assert drawn == []
 
 
+def test_a_folder_in_a_pictures_place_is_named_before_anything_is_drawn(batch, drawn):
+    assert batch() == 1
+    drawn.clear()
+    file = batch.output / "000000.png"
+    file.unlink()
+    file.mkdir()
+    assert f"{file}: expected a regular file, found a folder" in batch.refuse()
+    assert drawn == []
+
+
 def test_size_and_digest_are_those_of_the_file(batch):
     batch()
     for row in rows(batch.output):
@@ -408,6 +418,9 @@ def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
         ("records/000000x1.json", record(seed=2**63)),
         ("records/000000x1.json", record(cache_preset="fast")),
         ("records/000000x1.json", record(prompt="\ud800")),
+        ("results.jsonl", {**ROW, "seconds": "\ud800"}),
+        ("results.jsonl", {**ROW, "seconds": [float("nan")]}),
+        ("records/000000x1.json", record(seconds={"text": float("inf")})),
         ("records/000000x1.json", {"rows": [], "extra": None}),
         ("records/000000x1.json", {"rows": {}, "extra": None}),
         ("records/000000x1.json", {"rows": [ROW], "extra": []}),

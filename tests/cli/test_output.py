@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 
 import pytest
 from PIL import Image
 
 from hart.cli.output import _take_number, keep_earlier
+from hart.pipeline import HARTPipeline
 
 QUICK = ("--benchmark_runs", "1", "--benchmark_warmup", "0")
 
@@ -45,6 +47,22 @@ def test_measuring_overwrites_nothing_either(cli):
         after = content(cli.output)
         assert {*before.values()} <= {*after.values()}
         assert len(after) == len(before) + (3 if mode[0] == "--benchmark" else 4)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [(), ("--no-save_images",), ("--benchmark", *QUICK), ("--compare_configs", "no-cache", *QUICK)],
+)
+def test_a_folder_that_vanishes_is_not_made_anew(cli, monkeypatch, mode):
+    decode = HARTPipeline.decode
+
+    def vanishing(pipeline, f_hat):
+        shutil.rmtree(cli.output, ignore_errors=True)
+        return decode(pipeline, f_hat)
+
+    monkeypatch.setattr(HARTPipeline, "decode", vanishing)
+    assert "there is no such folder (any more)" in cli.refuse(*mode)
+    assert not cli.output.exists()
 
 
 def test_the_numbers_of_a_runs_files_are_the_same(tmp_path):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-SHARE = float(os.environ.get("HART_FUZZ", "1"))
-"""How much of it: 1 in the test run; docs/reliability.md tells what more of it found."""
+from tests.reliability import SHARE
 
 
 def examples(count: int):

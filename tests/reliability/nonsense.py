@@ -1,13 +1,13 @@
 """Tiny checkpoints of every kind, and everything that can be wrong with their texts.
 
 What can be wrong with their weights is in ``nonsense_weights.py``. A :class:`Case` changes one
-file. Cases are the same on every run and machine.
+file. Cases are the same on every run and machine; of them all a test run takes a :func:`share`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from tests.pipeline.checkpoint_folder import TEXT_MODEL, copy_model
+from tests.reliability import SHARE
 from tests.tiny_models import tiny_model
 
 SIDES = (1, 2)
@@ -49,6 +50,24 @@ class Case:
 
     def __str__(self) -> str:
         return f"{self.file} {self.what}"
+
+
+def share(cases: Iterable[Case], start: int = 0, keep: tuple[str, ...] = ()) -> list[Case]:
+    """Every fourth case, and those that ``keep`` names; ``HART_FUZZ=4`` takes all of them.
+
+    A field has 17 cases, so that every field is among them, each with other values.
+
+    Args:
+        cases: all of them.
+        start: shifts which ones are taken, so that similar lists do not all leave out the same.
+        keep: what the cases to take in any case end in.
+    """
+    part = min(SHARE / 4, 1)
+    return [
+        case
+        for index, case in enumerate(cases, start)
+        if int((index + 1) * part) > int(index * part) or case.what.endswith(keep)
+    ]
 
 
 def make_checkpoints(root: Path) -> Path:

@@ -190,6 +190,10 @@ def test_the_whole_of_a_text_names_the_line(tmp_path):
         ('{"prompt": "a fox"}\n', ".txt", "but JSON"),
         ('[\n"a fox"]\n', ".txt", "but JSON"),
         ('["a fox"]\n', "", "but JSON"),
+        ('[{"prompt": "a fox"},\n{"prompt": "a cat"}]', ".txt", "but JSON"),
+        ('["a fox",\n"a cat"]', ".txt", "but JSON"),
+        ('{"prompt":\n"a fox"}', ".txt", "but JSON"),
+        ("id,prompt,style\n1,a fox,red\n", ".txt", "a header as in CSV"),
         ("[" * 100_000, ".txt", "but JSON"),
         ("a fox\n", ".json", "line 1: not JSON .expected an array"),
         ('{"prompt": "a fox"}\n', ".json", "line 1: not JSON .expected an array"),
@@ -217,7 +221,17 @@ def test_another_format_than_the_ending_says_is_refused(read, content, ending, s
 
 
 @pytest.mark.parametrize(
-    "text", ["[photo] a fox", "{a|b} fox", '"a fox"', "prompt engineering", "(a)"]
+    "text",
+    [
+        "[photo] a fox",
+        '["red" fox]',
+        '{"red" fox',
+        "a prompt, a fox",
+        "{a|b} fox",
+        '"a fox"',
+        "prompt engineering",
+        "(a)",
+    ],
 )
 def test_prompts_that_only_look_like_it_are_drawn(read, text):
     assert read(text) == [(1, prompt(text))]
@@ -265,6 +279,13 @@ def test_a_bad_row_of_csv_moves_no_other(read, bad, after):
     assert len(rows) == len(good)
     assert rows[1][0] == 3
     assert rows[1][1].startswith(BAD_ROWS[bad])
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"a\0b", b'""\xc3'])
+def test_a_bad_line_of_a_cell_spoils_one_row(read, bad):
+    rows = read(b'prompt,seed\n"a fox,\n' + bad + b'\nred",1\na cat,2\n', ".csv")
+    assert [row[0] for row in rows] == [3, 5]
+    assert rows[1][1] == {"prompt": "a cat", "seed": "2"}
 
 
 def test_a_forgotten_quote_far_from_the_next_one_spoils_one_row(read):

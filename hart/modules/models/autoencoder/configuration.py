@@ -26,7 +26,7 @@ AUTOENCODER_FIELDS: dict[str, Field] = {
     "quant_resi": Number(-1, 1),
     "share_quant_resi": Whole(0, 64),
     "default_qresi_counts": Whole(0, 64),
-    "v_patch_nums": Items(Whole(1, 512), 1, 64),
+    "v_patch_nums": Items(Whole(1, 512), 2, 64),
     "test_mode": _FLAG,
     "ch_mult": Items(Whole(1, 64), 1, 8),
     "levels": Items(Whole(1, 1 << 24), 0, 64),
