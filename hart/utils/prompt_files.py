@@ -236,7 +236,8 @@ def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
         return ValueError(f"{name}, line {line_at(content, at)}: not JSON ({reason})")
 
     def skip_space(at: int) -> int:
-        return _JSON_SPACE.match(content, at).end()
+        space = _JSON_SPACE.match(content, at)
+        return space.end() if space else at
 
     at = skip_space(0)
     if content[at : at + 1] != "[":
@@ -315,15 +316,17 @@ def _count_lines(lines: list[str | ValueError], start: int) -> int:
 
 
 def _cells(row: list[str | ValueError], separator: str) -> list[str]:
+    lines = []
     for line in row:
         if isinstance(line, ValueError):
             raise line
+        lines.append(line)
     try:
-        found = list(csv.reader(row, delimiter=separator, strict=True))
+        found = list(csv.reader(lines, delimiter=separator, strict=True))
     except csv.Error as error:
         raise ValueError(f"not CSV ({error})") from None
     cell = f'(?:"[^"]*(?:""[^"]*)*"|[^"{separator}\r\n]*)'
-    if not re.fullmatch(f"{cell}(?:{separator}{cell})*[\r\n]*", "".join(row)):
+    if not re.fullmatch(f"{cell}(?:{separator}{cell})*[\r\n]*", "".join(lines)):
         raise ValueError('not CSV (a quote within a cell; "" in a cell in quotes stands for one)')
     return found[0]
 
