@@ -164,6 +164,7 @@ LOOSE = ("transformers_version", "architectures", "dtype", "vocab_size", "z_chan
 """Fields that may be null, or that nobody reads."""
 
 
+@pytest.mark.slow
 def test_every_field_of_every_configuration(bench):
     cases = list(nonsense.field_cases(bench.root))
     messages = refusals(bench, cases)
@@ -222,6 +223,7 @@ def test_weights(bench, file):
     assert works <= harmless
 
 
+@pytest.mark.slow
 def test_bytes_of_weight_files(bench):
     files = weights.WEIGHTS + weights.PICKLES + weights.VAR_FILES
     messages = refusals(bench, [*weights.byte_cases(files), *weights.header_cases()])
