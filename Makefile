@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 OUTPUT ?= outputs
 
-.PHONY: demo test test-oldest bench lint
+.PHONY: demo test test-slow test-all test-oldest bench lint types docs
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -15,8 +15,17 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed
 	$(BIN)/python enhanced_inference_cli.py --cache-preset hybrid --output_dir $(OUTPUT)
 
+# Two tiers: `test` is for every change, `test-slow` what takes longer, `test-all` both.
+PYTEST = $(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-slow: $(VENV)/.installed
+	$(PYTEST) -m slow
+
+test-all: $(VENV)/.installed
+	$(PYTEST)
 
 # The oldest versions that are supported, on the oldest Python; the page and its tests are left out.
 OLDEST_PYTHON ?= python3.10
@@ -39,3 +48,19 @@ bench: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+# The API reference, of every module from its docstrings; what pdoc cannot resolve is an error.
+# Packages bring modules that the list names as well, which is none. hart.modules.utils is there to
+# say why it cannot be imported.
+SITE ?= site
+MODULES = $(shell find hart -name '*.py' ! -name __main__.py | LC_ALL=C sort \
+	| sed -e 's|/|.|g' -e 's|\.py$$||' -e 's|\.__init__$$||')
+PDOC = $(BIN)/python -W error::UserWarning:pdoc.doc -W error::UserWarning:pdoc.doc_ast \
+	-W error::UserWarning:pdoc.doc_types -W ignore::UserWarning:pdoc.extract \
+	-W "ignore:Couldn't import hart.modules.utils" -m pdoc
+
+docs: $(VENV)/.installed
+	@$(PDOC) $(MODULES) '!hart.modules.utils' --output-directory $(SITE)

@@ -1,4 +1,4 @@
-"""Programs written for HART import from these paths; every one works as it does there."""
+"""Importing does nothing, and every path that programs written for HART import from works."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,54 +65,114 @@ PATHS = {
     "hart.utils.safety_check": "is_dangerous",
 }
 
-# Each line in a namespace of its own, as a program has it; failures by line.
+TO_TRANSFORMERS = [
+    "from transformers import AutoConfig, AutoModel; "
+    f"AutoModel.from_config(AutoConfig.for_model({kind!r}, {sizes}))"
+    for kind, sizes in (
+        ("hart_transformer_t2i", "depth=1, embed_dim=32, num_heads=2, diff_width=32"),
+        ("hart_autoencoder", "ch=32, ch_mult=(1, 1)"),
+        ("hart_autoencoder_with_disc", "ch=32, ch_mult=(1, 1)"),
+    )
+]
+NAMES = [f"from {path} import {name}" for path, names in PATHS.items() for name in names.split()]
+MISSING = ["import hart.modules.utils", "from hart.modules.utils.network import anything"]
+
+# One fresh interpreter for all checks, what imports least first. Each line of a step runs in a
+# namespace of its own, as a program has it. After a step: what failed, by line, what was printed,
+# and which of the watched modules are loaded.
+STEPS = {
+    "package": ["import hart"],
+    "utilities": [
+        "import hart.utils, hart.utils.images, hart.modules.diffusion.diffloss; "
+        "from hart.utils import safety_check"
+    ],
+    "model": ["import hart.modules.models.transformer.hart_transformer_t2i_enhanced"],
+    "transformers": TO_TRANSFORMERS,
+    "names": NAMES,
+    "missing": MISSING,
+}
+WATCHED = ("torch", "transformers", "numpy", "PIL", "matplotlib", "gradio")
 PROGRAM = """
-import json, sys
-failures = {}
-for line in json.load(sys.stdin):
-    try:
-        exec(line, {})
-    except Exception as error:
-        failures[line] = f"{type(error).__name__}: {error}"
-print(json.dumps(failures))
+import contextlib, io, json, os, sys
+
+steps, watched = json.load(sys.stdin)
+files = set(os.listdir())
+done = {}
+
+def refuse():
+    raise SystemExit("a device was asked for")
+
+def run(lines):
+    failures, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        for line in lines:
+            try:
+                exec(line, {})
+            except (Exception, SystemExit) as error:
+                failures[line] = f"{type(error).__name__}: {error}"
+    loaded = [name for name in watched if name in sys.modules]
+    return {"failures": failures, "printed": printed.getvalue(), "loaded": loaded}
+
+for name, lines in steps.items():
+    if name == "utilities":  # transformers, which the next step imports, asks for devices itself
+        import torch
+        asked = torch.cuda.is_available, torch.backends.mps.is_available
+        torch.cuda.is_available = torch.backends.mps.is_available = refuse
+    done[name] = run(lines)
+    if name == "utilities":
+        torch.cuda.is_available, torch.backends.mps.is_available = asked
+    if name == "model":
+        done[name]["cuda"] = torch.cuda.is_initialized()
+        done[name]["new_files"] = sorted(set(os.listdir()) - files)
+print(json.dumps(done))
 """
 
 
-def failures_of(lines: list[str]) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def imports() -> dict[str, dict]:
+    """What every step did."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        input=json.dumps(lines),
+        input=json.dumps([STEPS, WATCHED]),
         cwd=ROOT,
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
-    return json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)  # nothing else was printed
 
 
-def test_every_public_name_can_be_imported_from_its_path():
-    lines = [
-        f"from {path} import {name}" for path, names in PATHS.items() for name in names.split()
-    ]
-    assert failures_of(lines) == {}
+def test_importing_the_package_imports_nothing_heavy(imports):
+    assert imports["package"] == {"failures": {}, "printed": "", "loaded": []}
 
 
-def test_what_cannot_be_imported_there_says_why():
-    lines = ["import hart.modules.utils", "from hart.modules.utils.network import anything"]
-    failures = failures_of(lines)
-    assert list(failures) == lines
+def test_importing_the_utilities_asks_for_no_device_and_leaves_transformers_out(imports):
+    assert imports["utilities"]["failures"] == {}
+    assert imports["utilities"]["printed"] == ""
+    assert "transformers" not in imports["utilities"]["loaded"]
+
+
+def test_importing_the_model_does_nothing(imports):
+    """No output, no file, no optional package, no CUDA context."""
+    model = imports["model"]
+    assert model["failures"] == {}
+    assert model["printed"] == ""
+    assert not {"matplotlib", "gradio"} & set(model["loaded"])
+    assert model["cuda"] is False
+    assert model["new_files"] == []
+
+
+def test_importing_the_model_makes_the_classes_known_to_transformers(imports):
+    assert imports["transformers"]["failures"] == {}
+
+
+def test_every_public_name_can_be_imported_from_its_path(imports):
+    assert imports["names"]["failures"] == {}
+
+
+def test_what_cannot_be_imported_there_says_why(imports):
+    failures = imports["missing"]["failures"]
+    assert list(failures) == MISSING
     for reason in failures.values():
         assert reason.startswith("ImportError: hart.modules.utils does not exist here")
-
-
-def test_importing_the_package_makes_the_classes_known_to_transformers():
-    lines = [
-        "import hart.modules.models.transformer; from transformers import AutoConfig, AutoModel; "
-        f"AutoModel.from_config(AutoConfig.for_model({kind!r}, {sizes}))"
-        for kind, sizes in (
-            ("hart_transformer_t2i", "depth=1, embed_dim=32, num_heads=2, diff_width=32"),
-            ("hart_autoencoder", "ch=32, ch_mult=(1, 1)"),
-            ("hart_autoencoder_with_disc", "ch=32, ch_mult=(1, 1)"),
-        )
-    ]
-    assert failures_of(lines) == {}

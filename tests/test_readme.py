@@ -6,7 +6,6 @@ On the demo checkpoint, and shortened by parameters where they would take long.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import shutil
@@ -180,7 +179,8 @@ class Reader:
         done = subprocess.run([*pip, *offline], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         files = {file.name for file in target.rglob("*")}
-        assert {"generate.py", "cache_similarity.json", "system_prompt.txt", "style.css"} <= files
+        data = {"cache_similarity.json", "system_prompt.txt", "style.css", "py.typed"}
+        assert {"generate.py", *data} <= files
 
 
 @pytest.fixture
@@ -191,6 +191,7 @@ def reader(tmp_path, monkeypatch) -> Reader:
     return Reader(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", [README, MANUAL], ids=lambda file: file.stem)
 def test_everything_in_it_runs(reader, document):
     with warnings.catch_warnings():
@@ -254,11 +255,41 @@ def rows(text: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_paths_in_the_readmes_exist():
-    for document in (README, MANUAL):
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+
+
+def test_paths_in_the_documents_exist():
+    missing = []
+    for document in DOCUMENTS:
         text = document.read_text("utf-8")
-        links = re.findall(r"\]\(([^)#:]+)\)", text)
-        files = re.findall(r"`(hart/[\w/.]+)`", text)
-        assert links
-        for name in [*links, *files]:
-            assert os.path.exists(ROOT / name), f"{document.name}: {name}"
+        links = [document.parent / name for name in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)]
+        files = [ROOT / name for name in re.findall(r"`((?:hart|tests)/[\w/.]+)`", text)]
+        missing += [f"{document.name}: {path}" for path in links + files if not path.exists()]
+    assert missing == []
+    assert {"README.md", "CONTRIBUTING.md", "architecture.md"} <= {file.name for file in DOCUMENTS}
+
+
+def test_make_has_the_targets_that_the_documents_name():
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    named = {
+        name
+        for document in DOCUMENTS
+        for name in re.findall(r"`make ([\w-]+)`", document.read_text("utf-8"))
+    }
+    assert {"test", "test-slow", "test-all"} <= named <= targets
+
+
+def test_the_architecture_lists_classes_that_are_there():
+    listed = rows((ROOT / "docs" / "architecture.md").read_text("utf-8"))[2:]
+    names = [(file.strip("`"), re.findall(r"`(\w+)`", classes)) for file, classes in listed]
+    for file, classes in names:
+        text = (ROOT / file).read_text("utf-8")
+        assert [name for name in classes if f"class {name}" not in text] == [], file
+    number = sum(len(classes) for _, classes in names)
+    assert f"all of its ways, {number}:" in (ROOT / "docs" / "architecture.md").read_text("utf-8")
+
+
+def test_one_version_of_ruff_checks_the_code():
+    pinned = re.search(r"^ruff==(\S+)$", (ROOT / "constraints.txt").read_text("utf-8"), re.M)[1]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    assert set(re.findall(r"ruff==([\d.]+)", hooks)) == {pinned}

@@ -20,6 +20,7 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ class BatchFolder:
         """The finished batches, in the order of their first images."""
         found = []
         for first, count, file in sorted((*self._extent(f), f) for f in self._record_files()):
-            content = read_document(file, lambda v, f=first, c=count: check_record(v, f, c))
+            content = read_document(file, partial(check_record, first=first, count=count))
             found.append(Record(**content))
         return found
 
@@ -277,7 +278,7 @@ class BatchFolder:
 
     @staticmethod
     def _extent(file: Path) -> tuple[int, int]:
-        first, count = _RECORD_NAME.fullmatch(file.name).groups()
+        first, count = file.stem.split("x")
         return int(first), int(count)
 
 

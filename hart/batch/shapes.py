@@ -19,7 +19,7 @@ MAX_DOCUMENT_BYTES = 2**28
 MAX_ROWS_BYTES = 2**32
 _COUNT_LIMIT = 2**53
 
-_ROW = {
+_ROW: dict[str, type | tuple[type, ...]] = {
     "index": int,
     "line": int,
     "prompt": str,

@@ -70,6 +70,7 @@ def _is_unpatched(kind: type[nn.Module]) -> bool:
 
 def _is_untouched(module: nn.Module) -> bool:
     """Whether the object, other than its class, is as it was made."""
+    kind: type = type(module)
     hooked = (
         module._forward_hooks
         or module._forward_pre_hooks
@@ -79,7 +80,7 @@ def _is_untouched(module: nn.Module) -> bool:
     return (
         not hooked
         and module._compiled_call_impl is None
-        and _method_names(type(module)).isdisjoint(vars(module))
+        and _method_names(kind).isdisjoint(vars(module))
         and all(p is None or is_plain(p) for p in module._parameters.values())
     )
 
@@ -91,7 +92,7 @@ def has_own_methods(thing: object, *names: str) -> bool:
 
 
 @functools.cache
-def _method_names(kind: type[nn.Module]) -> frozenset[str]:
+def _method_names(kind: type) -> frozenset[str]:
     return frozenset(name for name in dir(kind) if callable(getattr(kind, name, None)))
 
 

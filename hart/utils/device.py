@@ -53,7 +53,7 @@ def resolve_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch
     if dtype in ("auto", "fast"):
         dtype = "float16" if device.type == "cuda" else "float32"
     resolved = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if resolved not in _DTYPES.values():
+    if resolved is None or resolved not in _DTYPES.values():
         raise ValueError(f"dtype is {dtype!r}; allowed are {', '.join(_DTYPES)}, auto and fast")
     _probe(resolved, device)
     return resolved

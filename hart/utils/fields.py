@@ -41,8 +41,9 @@ class Whole:
     step: int = 1
 
     def allows(self, value: object) -> bool:
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
-        return is_whole and self.low <= value <= self.high and not (value - self.low) % self.step
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return self.low <= value <= self.high and not (value - self.low) % self.step
 
     def __str__(self) -> str:
         steps = f" in steps of {self.step}" if self.step > 1 else ""
@@ -102,8 +103,9 @@ class Text:
     high: int = 4096
 
     def allows(self, value: object) -> bool:
-        is_text = isinstance(value, str) and self.low <= len(value) <= self.high
-        return is_text and (value.isprintable() or not value)
+        if not isinstance(value, str) or not self.low <= len(value) <= self.high:
+            return False
+        return value.isprintable()
 
     def __str__(self) -> str:
         return f"printable text of {self.low} to {self.high} characters"
@@ -118,8 +120,9 @@ class Items:
     high: int
 
     def allows(self, value: object) -> bool:
-        is_list = isinstance(value, (list, tuple)) and self.low <= len(value) <= self.high
-        return is_list and all(map(self.entry.allows, value))
+        if not isinstance(value, (list, tuple)) or not self.low <= len(value) <= self.high:
+            return False
+        return all(map(self.entry.allows, value))
 
     def __str__(self) -> str:
         return f"a list of {self.low} to {self.high} entries, each {self.entry}"

@@ -39,8 +39,8 @@ def local_path(path: str | os.PathLike, *, subfolder: str | None = None, **optio
         known = ", ".join(("subfolder", *HUB_OPTIONS))
         raise TypeError(f"unknown option {unknown[0]!r}; known are {known}")
     place = Path(path).expanduser()
-    if is_hub_name(path):
-        match = _HUB_NAME.fullmatch(os.fspath(path))
+    match = _HUB_NAME.fullmatch(os.fspath(path))
+    if match and is_hub_name(path):
         place = _fetch(match["name"], match["file"], options)
     if subfolder:
         place = place / subfolder

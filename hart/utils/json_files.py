@@ -6,6 +6,7 @@ import copy
 import functools
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Which of two values of a key counts, readers disagree about."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        numbers = Counter(key for key, _ in pairs)
+        twice = next(key for key, number in numbers.items() if number > 1)
         raise ValueError(f"the key {twice[:80]!r} is given twice")
     return content
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from torch import nn
 from transformers import PretrainedConfig
 
 from hart.utils.errors import CheckpointError, one_line
 from hart.utils.fields import CONFIG_FILE
 
 Headers = Mapping[str, torch.Tensor]
-Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,17 @@ class Count:
         found = self.found(headers)
         kind = f"no {self.prefix}{found}" if asked > found else f"a {self.prefix}{asked}"
         return f"there is {kind}."
+
+
+class Sized(Protocol):
+    """A model class that says which of its configuration's fields are sizes of weights."""
+
+    WEIGHT_SIZES: ClassVar[Mapping[str, Axis | Count]]
+
+    def __init__(self, config: Any, *args: Any) -> None: ...
+
+
+Model = TypeVar("Model", bound=Sized)
 
 
 def build_on_meta(

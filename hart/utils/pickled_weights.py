@@ -88,7 +88,7 @@ def _check_archive(file: Path) -> None:
 
 def _check_pickle(file: Path, data: bytes) -> None:
     *_, (_, _, stop) = pickletools.genops(data)
-    if stop + 1 < len(data):
+    if (stop or 0) + 1 < len(data):
         raise CheckpointError(f"{file}: bytes after the end of its pickle")
 
 

@@ -35,6 +35,6 @@ def average_areas(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _touched(source: int, target: int, device: torch.device) -> Tensor:
     """(target, source) float32: 1 where a target cell overlaps a source cell at all, else 0."""
-    options = {"dtype": torch.int64, "device": device}
-    i, j = torch.arange(target, **options)[:, None], torch.arange(source, **options)
+    i = torch.arange(target, dtype=torch.int64, device=device)[:, None]
+    j = torch.arange(source, dtype=torch.int64, device=device)
     return ((j * target < (i + 1) * source) & ((j + 1) * target > i * source)).float()

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import (
@@ -126,7 +126,15 @@ def load_part(kind: str, folder: Path, load: Callable[..., Any], **options: Any)
         ) from error
 
 
-def load_text_model(kind: str, folder: Path, auto_class: type, **options: Any) -> Any:
+class AutoClass(Protocol):
+    """A class of transformers' that finds the model class in a configuration."""
+
+    def from_pretrained(self, *args: Any, **options: Any) -> Any: ...
+
+    def from_config(self, *args: Any, **options: Any) -> Any: ...
+
+
+def load_text_model(kind: str, folder: Path, auto_class: AutoClass, **options: Any) -> Any:
     """``auto_class.from_pretrained(folder)`` with options, after the folder is checked.
 
     Raises:
@@ -242,7 +250,7 @@ def _check_built(
     kind: str,
     folder: Path,
     config: PretrainedConfig,
-    auto_class: type,
+    auto_class: AutoClass,
     headers: Mapping[str, torch.Tensor],
 ) -> None:
     """Compare what the configuration asks for with what the files hold, without allocating it."""

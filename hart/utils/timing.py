@@ -30,8 +30,9 @@ class Timeline:
 
     def seconds(self) -> list[tuple[str, float]]:
         """Name and seconds of every part so far, in order; on CUDA waits for the last of them."""
-        if self._device.type == "cuda":
-            self._times[-1].synchronize()
+        last = self._times[-1]
+        if isinstance(last, torch.cuda.Event):
+            last.synchronize()
         lengths = map(self._between, self._times, self._times[1:])
         return list(zip(self._names, lengths, strict=True))
 

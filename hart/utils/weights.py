@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -268,11 +269,12 @@ def _safetensors_headers(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _safetensors_header(key: str, entry: object) -> torch.Tensor:
-    dtype = entry.get("dtype") if isinstance(entry, dict) else None
+    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
+    dtype = fields.get("dtype")
     if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
         known = ", ".join(_SAFETENSORS_DTYPES)
         raise ValueError(f"'{key[:200]}' has dtype {dtype!r:.80}, expected one of {known}")
-    shape = entry.get("shape")
+    shape: Any = fields.get("shape")
     if not Items(Whole(0, 1 << 40), 0, 8).allows(shape):
         raise ValueError(f"'{key[:200]}' has shape {shape!r:.80}")
     return torch.empty(shape, dtype=_SAFETENSORS_DTYPES[dtype], device="meta")
@@ -285,4 +287,4 @@ def _pickled(
     for key in list(content):
         # Popping releases each tensor of a file that was read whole once its copy exists.
         tensor = content.pop(key)
-        yield key, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), lambda t=tensor: t
+        yield key, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"), tensor.detach

@@ -16,6 +16,8 @@ pytest.importorskip("accelerate", reason="the extra distributed is not installed
 if not hasattr(os, "fork"):
     pytest.skip("the processes are forks", allow_module_level=True)
 
+pytestmark = pytest.mark.slow
+
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 TIMELESS = ("images", "rows", "others")
 
@@ -72,7 +74,6 @@ def test_a_process_that_dies_is_reported_and_the_next_run_does_its_work(scenario
     assert lost["images"] == scenarios["whole"]["images"]
 
 
-@pytest.mark.slow
 def test_torchrun_around_the_same_command(tmp_path):
     make_checkpoint(tmp_path / "checkpoint")
     prompts = write_prompts(tmp_path / "prompts.txt", ("a red fox", "two boats", "a tree"))

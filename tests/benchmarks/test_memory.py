@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from benchmarks.memory import main, markdown
 
 
+@pytest.mark.slow
 def test_every_path_is_measured_by_itself(tmp_path, capsys):
     output = tmp_path / "memory.json"
     names = ["as published", "no-cache"]

@@ -97,6 +97,7 @@ def test_in_the_first_moments(checkpoint, tmp_path, delay_s):
         assert process.returncode != INTERRUPTED or errors == "interrupted\n"
 
 
+@pytest.mark.slow
 def test_while_it_loads(checkpoint, tmp_path):
     out = tmp_path / "out"
     with start(*drawing(checkpoint, out)) as process:
@@ -113,6 +114,7 @@ def test_while_it_calibrates(checkpoint, tmp_path):
     assert not list(checkpoint.rglob("cache_similarity*"))
 
 
+@pytest.mark.slow
 def test_while_it_draws(checkpoint, tmp_path):
     out = tmp_path / "out"
     with start(*drawing(checkpoint, out)) as process:

@@ -8,6 +8,7 @@ from benchmarks import page_soak
 from benchmarks.page_soak import PERIOD, PageError, Visitor, drawing, growth, run, tiny_page
 
 
+@pytest.mark.slow
 def test_many_visitors_leave_nothing_behind(tmp_path, monkeypatch):
     pytest.importorskip("gradio")
     pytest.importorskip("skimage")

@@ -27,6 +27,7 @@ def test_turns_draw_every_image_once_and_change_all_the_time():
     assert any(turn.calibrates for turn in drawn)
 
 
+@pytest.mark.slow
 def test_a_sound_model_passes(used):
     memory = run(used, 16, quiet=True)
     assert [images for images, _ in memory] == [1, 3, 7, 10, 11, 13, 16]

@@ -26,6 +26,8 @@ from tests.pipeline.checkpoint_folder import STAGES
 from tests.web.browser import Person, open_chromium
 from tests.web.conftest import similar_pipeline
 
+pytestmark = pytest.mark.slow
+
 PROMPT, OTHER = "a red fox", "two boats"
 MANY = "\n".join(f"prompt {i}" for i in range(600))
 OPTIONS = PageOptions([PROMPT, OTHER], [PROMPT, OTHER], max_waiting=1)

@@ -143,6 +143,8 @@ class DiffLoss(nn.Module):
             raise ValueError(f"guidance needs an even number of rows of z, got {rows}")
         shape = (rows, self.in_channels)
         initial, step_source = _starting_noise(shape, copies, z.device, noise_source)
+        model: Callable[..., Tensor]
+        model_kwargs: dict[str, Tensor | float]
         if denoiser is not None:
             model, model_kwargs = denoiser, {}
         elif cfg == 1.0:

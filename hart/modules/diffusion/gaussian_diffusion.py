@@ -5,9 +5,10 @@ from __future__ import annotations
 import collections
 import math
 from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from hart.modules.diffusion.diffusion_utils import discretized_gaussian_log_likelihood, normal_kl
@@ -94,6 +95,7 @@ class GaussianDiffusion(DiffusionProcess):
         mean = estimate["mean"]
         if cond_fn is not None:
             mean = self.condition_mean(cond_fn, estimate, x, t, model_kwargs)
+        not_last: float | Tensor
         if not isinstance(t, Tensor):
             not_last = float(t != 0)
         else:
@@ -160,7 +162,8 @@ class GaussianDiffusion(DiffusionProcess):
     ) -> Iterator[dict[str, Tensor]]:
         """As ``p_sample_loop``, but yields the result of ``p_sample`` after every step."""
         if device is None:
-            device = noise.device if noise is not None else next(model.parameters()).device
+            holder = cast(nn.Module, model)  # a bare function needs ``noise`` or ``device``
+            device = noise.device if noise is not None else next(holder.parameters()).device
         if noise_source is None:
             noise_source = _global_noise(device)
         x = noise if noise is not None else noise_source(tuple(shape), "initial")

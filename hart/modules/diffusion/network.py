@@ -145,11 +145,12 @@ class SimpleMLPAdaLN(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        for layer in (self.time_embed.mlp[0], self.time_embed.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
-        modulations = [block.adaLN_modulation[1] for block in self.res_blocks]
-        for layer in (*modulations, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
-            nn.init.zeros_(layer.weight)
+        for index in (0, 2):
+            nn.init.normal_(self.time_embed.mlp[index].get_parameter("weight"), std=0.02)
+        final = self.final_layer
+        zeroed = [block.get_submodule("adaLN_modulation.1") for block in self.res_blocks]
+        for layer in (*zeroed, final.adaLN_modulation[1], final.linear):
+            nn.init.zeros_(layer.get_parameter("weight"))
 
     @property
     def dtype(self) -> torch.dtype:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-from hart.modules.models.transformer.fingerprint import fingerprint_of
 from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
 from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
 from hart.modules.networks.basic_hart import mlp_hidden_size
@@ -32,19 +31,13 @@ from hart.modules.networks.caching.numbers import plain_list
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.prune_plan import guidance_stop
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
-from hart.modules.networks.caching.similarity_io import (
-    LoadedSimilarity,
-    load_similarity,
-    save_similarity,
-    similarity_file_of,
-)
+from hart.modules.networks.caching.similarity_io import load_similarity
 from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
-from hart.version import __version__
 
 
 class FeatureCachingMixin(SavedSimilarityMixin):
@@ -175,57 +168,6 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         replaced = SimilarityTables(**{**current, **tables}, images=self.similarity.images)
         replaced.validate(self.depth, self.schedule)
         self.similarity = replaced
-
-    def save_similarity_data(self, path: str | Path | None = None) -> Path:
-        """Write the similarity data; the suffix chooses the format (.json, .pt or .pkl).
-
-        Args:
-            path: by default ``config.sim_path``, else the file of :func:`similarity_file_of`
-                for the checkpoint that the model came from, else in the current folder.
-        """
-        path = Path(path or self.config.sim_path or self._default_similarity_file())
-        save_similarity(
-            path,
-            self.similarity,
-            self.schedule,
-            fingerprint=self.weight_fingerprint(),
-            library_version=__version__,
-        )
-        return path
-
-    def load_similarity_data(self, path: str | Path) -> LoadedSimilarity:
-        """Read similarity data; transitions of another schedule are matched by stage size.
-
-        Warns when the file was measured with other weights.
-
-        Raises:
-            OSError: the file cannot be read.
-            SimilarityFileError: it is damaged or does not fit this model.
-        """
-        loaded = load_similarity(Path(path), self.depth, self.schedule)
-        fingerprint = getattr(loaded.provenance, "fingerprint", None)
-        if fingerprint and self.weight_fingerprint() not in (fingerprint, None):
-            warnings.warn(f"{path}: measured with other weights than this model's", stacklevel=2)
-        self.similarity = loaded.tables
-        self.similarity_path = Path(path)
-        self._warned_empty = False
-        return loaded
-
-    def clear_similarity_data(self) -> None:
-        """Forget the similarity data, so that a calibration starts from nothing.
-
-        A generation that is running keeps what it began with.
-        """
-        self.similarity = SimilarityTables.empty(self.depth, self.schedule)
-        self.similarity_path = None
-
-    def _default_similarity_file(self) -> Path:
-        checkpoint = Path(self.config.name_or_path or ".")
-        return similarity_file_of(checkpoint if checkpoint.exists() else Path())
-
-    def weight_fingerprint(self) -> str | None:
-        """Identifies the weights, whatever their dtype; None where they cannot be read."""
-        return fingerprint_of(self)
 
     # --- what it does and did -----------------------------------------------------------------
 

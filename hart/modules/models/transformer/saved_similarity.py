@@ -1,15 +1,20 @@
-"""The calibrated similarity table as part of a saved model: one file beside the weights."""
+"""The calibrated similarity table of a model in files: its own one beside the weights, others."""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
 
+from hart.modules.models.transformer.fingerprint import fingerprint_of
+from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.similarity_io import (
     LoadedSimilarity,
     SimilarityFileError,
+    load_similarity,
+    save_similarity,
     similarity_file_of,
 )
+from hart.version import __version__
 
 
 def warn_about_missing(loaded: LoadedSimilarity, path: str | Path) -> None:
@@ -23,7 +28,7 @@ def warn_about_missing(loaded: LoadedSimilarity, path: str | Path) -> None:
 
 
 class SavedSimilarityMixin:
-    """``save_pretrained`` and ``from_pretrained`` that keep the table.
+    """Reads and writes the table; ``save_pretrained`` and ``from_pretrained`` keep it.
 
     Attributes:
         similarity_path: the file that the model's similarity data were read from; None if they
@@ -82,3 +87,54 @@ class SavedSimilarityMixin:
             file.unlink(missing_ok=True)
         else:
             self.save_similarity_data(file)
+
+    def save_similarity_data(self, path: str | Path | None = None) -> Path:
+        """Write the similarity data; the suffix chooses the format (.json, .pt or .pkl).
+
+        Args:
+            path: by default ``config.sim_path``, else the file of :func:`similarity_file_of`
+                for the checkpoint that the model came from, else in the current folder.
+        """
+        path = Path(path or self.config.sim_path or self._default_similarity_file())
+        save_similarity(
+            path,
+            self.similarity,
+            self.schedule,
+            fingerprint=self.weight_fingerprint(),
+            library_version=__version__,
+        )
+        return path
+
+    def load_similarity_data(self, path: str | Path) -> LoadedSimilarity:
+        """Read similarity data; transitions of another schedule are matched by stage size.
+
+        Warns when the file was measured with other weights.
+
+        Raises:
+            OSError: the file cannot be read.
+            SimilarityFileError: it is damaged or does not fit this model.
+        """
+        loaded = load_similarity(Path(path), self.depth, self.schedule)
+        fingerprint = getattr(loaded.provenance, "fingerprint", None)
+        if fingerprint and self.weight_fingerprint() not in (fingerprint, None):
+            warnings.warn(f"{path}: measured with other weights than this model's", stacklevel=2)
+        self.similarity = loaded.tables
+        self.similarity_path = Path(path)
+        self._warned_empty = False
+        return loaded
+
+    def clear_similarity_data(self) -> None:
+        """Forget the similarity data, so that a calibration starts from nothing.
+
+        A generation that is running keeps what it began with.
+        """
+        self.similarity = SimilarityTables.empty(self.depth, self.schedule)
+        self.similarity_path = None
+
+    def _default_similarity_file(self) -> Path:
+        checkpoint = Path(self.config.name_or_path or ".")
+        return similarity_file_of(checkpoint if checkpoint.exists() else Path())
+
+    def weight_fingerprint(self) -> str | None:
+        """Identifies the weights, whatever their dtype; None where they cannot be read."""
+        return fingerprint_of(self)
