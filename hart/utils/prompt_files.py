@@ -239,7 +239,8 @@ def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
         return ValueError(f"{name}, line {line_at(content, at)}: not JSON ({reason})")
 
     def skip_space(at: int) -> int:
-        return _JSON_SPACE.match(content, at).end()
+        space = _JSON_SPACE.match(content, at)
+        return space.end() if space else at
 
     at = skip_space(0)
     if content[at : at + 1] != "[":
@@ -283,8 +284,10 @@ def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
     start = 0
     while start < len(lines):
         row = lines[start : start + _count_lines(lines, start)]
-        wrong = next((n for n, line in enumerate(row, start + 1) if line.error), None)
-        cells, error = [], wrong and lines[wrong - 1].error
+        wrong, error = next(
+            ((n, line.error) for n, line in enumerate(row, start + 1) if line.error), (0, None)
+        )
+        cells: list[str] = []
         try:
             cells = _cells([line.text for line in row], separator)
         except ValueError as no_row:
