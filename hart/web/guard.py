@@ -93,6 +93,8 @@ class Guard:
             await _answer(send, refused)
             return
         headers = _FILE_HEADERS if path.startswith(_FILE) else _HEADERS
+        # Files are answered whole, which HTTP allows: gradio fails at several ranges.
+        scope = {**scope, "headers": [(k, v) for k, v in scope["headers"] if k.lower() != b"range"]}
         with self._connection(scope):
             await self._app(scope, receive, _with_headers(send, headers))
 
@@ -149,6 +151,8 @@ class Guard:
                 raise RefusedError(413, f"A request may have {MAX_BODY_BYTES} bytes.")
         if path.rstrip("/") in _CALLS:
             check_call(bytes(body), self._functions)
+        elif path.startswith(_API):
+            _json_object(bytes(body))
         whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def handed_on() -> Message:
@@ -175,11 +179,8 @@ def check_call(body: bytes, functions: Mapping[int, int]) -> None:
     Raises:
         RefusedError: it has others, or is no call.
     """
-    try:
-        call = json.loads(body)
-    except (ValueError, RecursionError):
-        raise RefusedError(400, "The request is not JSON.") from None
-    if not isinstance(call, dict) or not isinstance(call.get("data"), list):
+    call = _json_object(body)
+    if not isinstance(call.get("data"), list):
         raise RefusedError(422, "The request must be an object with a list called data.")
     session = call.get("session_hash")
     if not isinstance(session, str) or not _SESSION.fullmatch(session):
@@ -194,6 +195,16 @@ def check_call(body: bytes, functions: Mapping[int, int]) -> None:
             raise RefusedError(
                 422, f"Value {place} must be text, a number, true, false or a list of them."
             )
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RefusedError(400, "The request is not JSON.") from None
+    if not isinstance(content, dict):
+        raise RefusedError(422, "The request must be an object.")
+    return content
 
 
 def _is_plain(value: object) -> bool:

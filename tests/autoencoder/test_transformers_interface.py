@@ -37,6 +37,11 @@ def test_auto_config_round_trip_keeps_every_field(tmp_path, config_class):
     assert loaded.to_dict().keys() >= config.to_dict().keys() - {"_name_or_path"}
 
 
+def test_one_stage_is_refused():
+    with pytest.raises(ValueError, match="v_patch_nums must be a list of 2 to 64 entries"):
+        HARTAutoEncoder(HARTAutoEncoderConfig(v_patch_nums=(4,)))
+
+
 def test_repeated_registration_is_harmless():
     AutoConfig.register("hart_autoencoder", HARTAutoEncoderConfig, exist_ok=True)
     AutoModel.register(HARTAutoEncoderConfig, HARTAutoEncoder, exist_ok=True)

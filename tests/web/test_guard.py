@@ -244,7 +244,23 @@ def test_a_value_cannot_name_a_file(site):
     assert site.files() == before
 
 
+@pytest.mark.parametrize("ranges", ["bytes=0-1,2-3", "bytes=x", "bytes=99999999-", "bytes=0-9"])
+def test_a_file_is_answered_whole(site, ranges):
+    Visitor(site.address).call(site.draw, drawing(0))
+    file = next(site.handlers.folder.rglob("*.png"))
+    status, _, body = site.visitor.ask("GET", f"/gradio_api/file={file}", Range=ranges)
+    assert (status, body) == (200, file.read_bytes())
+
+
 # Calls
+
+
+@pytest.mark.parametrize("path", ["queue/join", "run/predict", "cancel", "reset"])
+@pytest.mark.parametrize("body", [b"\xff", b"", b"[]", b"[" * 100_000])
+def test_a_call_that_is_no_json_object_is_refused(site, path, body):
+    for kind in ("application/json", "text/plain"):
+        answer = site.visitor.ask("POST", f"/gradio_api/{path}", body, **{"Content-Type": kind})
+        assert answer[0] in (400, 422)
 
 
 def last_words(site, values) -> str:
