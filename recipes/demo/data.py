@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
+from hart.demo.data import DemoBatch
 from recipes.demo.captions import caption
 from recipes.demo.render import RESOLUTION, render
 from recipes.demo.scene import ATTRIBUTES, Scene, sample_scene
-
-
-@dataclass(frozen=True)
-class DemoBatch:
-    """Pictures with what is known about them; every field has one entry per picture.
-
-    ``images`` is RGB float32 (B, 3, H, W) in [-1, 1]; ``labels`` maps each attribute of
-    :data:`recipes.demo.scene.ATTRIBUTES` to class indices, int64 (B,).
-    """
-
-    images: torch.Tensor
-    captions: list[str]
-    scenes: list[Scene]
-    labels: dict[str, torch.Tensor]
 
 
 def render_batch(
