@@ -7,7 +7,7 @@ import re
 import pytest
 
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import (
+from hart.modules.networks.caching.plan import (
     Action,
     adapted_threshold,
     decide_all,

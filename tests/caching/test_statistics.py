@@ -9,7 +9,7 @@ import pickle
 import pytest
 
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import Action, decide_all
+from hart.modules.networks.caching.plan import Action, decide_all
 from hart.modules.networks.caching.generation_counts import (
     AdaptedThreshold,
     GenerationCounts,

@@ -22,17 +22,15 @@ from hart.modules.networks.caching.cache_options import (
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
+from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.multiply_adds import TransformerShape
 from hart.modules.networks.caching.numbers import plain_list
+from hart.modules.networks.caching.plan import Plan, decide_all, guidance_stop
 from hart.modules.networks.caching.presets import preset_config
-from hart.modules.networks.caching.prune_plan import guidance_stop
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
 from hart.modules.networks.caching.similarity_io import load_similarity
-from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.modules.networks.rope import MaskIndex
@@ -183,29 +181,16 @@ class FeatureCachingMixin(SavedSimilarityMixin):
             patch_nums=self.patch_nums,
         )
 
-    def decision_plan(self) -> DecisionPlan:
+    def decision_plan(self) -> Plan:
         """Every decision of the next generation, from configuration and similarity data."""
-        off = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
-        config = self.cache_config if self.use_cache and not self.calibration else off
-        return decide_all(config, self.schedule, self.similarity_in_use)
-
-    @property
-    def similarity_in_use(self) -> SimilarityTables:
-        """What the running generation began with, whatever was set since; else the next one's."""
-        return self.similarity if self._similarity_at_start is None else self._similarity_at_start
-
-    @property
-    def decides_while_running(self) -> bool:
-        """Whether the next generation decides about single modules or tokens while it runs.
-
-        If not, :meth:`decision_plan` holds every decision, and they are about whole modules.
-        """
-        if self.calibration or not self.use_cache:
-            return False
         config = self.cache_config
-        measured = not self.similarity_in_use.assumed
-        adapts = config.adaptive_threshold and config.caches_anything and measured
-        return adapts or not config.decides_whole_modules
+        if self.calibration or not self.use_cache:
+            config = CacheConfig(
+                enable_attn_cache=False,
+                enable_mlp_cache=False,
+                interpolation_mode=config.interpolation_mode,
+            )
+        return decide_all(config, self.schedule, self.similarity)
 
     def get_cache_statistics(self) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.
@@ -242,27 +227,10 @@ class FeatureCachingMixin(SavedSimilarityMixin):
 
     # --- one generation -----------------------------------------------------------------------
 
-    def site_cache(
-        self, site: str, layer: int, si: int, m_maskgit: MaskIndex | None = None
-    ) -> SiteCache:
-        """The cache of the running generation as one module sees it, see :class:`SiteCache`."""
-        run = self._cache_run
-        return SiteCache(run, site, layer, si, run.stored[site], run.tables[site], m_maskgit)
-
-    def running_threshold(self, si: int) -> float:
-        """Threshold of stage ``si`` in the generation that is running, see :class:`CacheRun`."""
-        return self._cache_run.threshold(si)
-
-    @property
-    def generation_counts(self) -> GenerationCounts | None:
-        """Counts of the generation that is running; None without one or without statistics."""
-        return self._counts
-
     def _release(self) -> None:
         self.cache_attn: list[torch.Tensor | None] = [None] * self.depth
         self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
-        self._cache_run: CacheRun | None = None
-        self._similarity_at_start: SimilarityTables | None = None
+        self._cache: GenerationCache | None = None
         self._counts: GenerationCounts | None = None
 
     @contextlib.contextmanager
@@ -271,43 +239,30 @@ class FeatureCachingMixin(SavedSimilarityMixin):
 
         A generation that fails is not in the statistics.
         """
-        calibrating = self.calibration
+        recorders = None
+        if self.calibration:
+            width = self.schedule.width
+            recorders = {site: SimilarityRecorder(self.depth, width) for site in SITES}
         self._release()  # a copy that was made in the middle of a generation holds part of it
-        self._similarity_at_start = self.similarity
         try:
             if self.collect_cache_statistics:
                 self._counts = GenerationCounts(self.cache_statistics.shape)
                 timeline = timeline or Timeline(self.device)
-            if calibrating or (self.use_cache and self.cache_config.changes_anything):
-                self._start_run(calibrating)
+            plan = self.decision_plan()
+            if recorders or plan.config.changes_anything or self._counts is not None:
+                self._cache = GenerationCache(plan, self.similarity, recorders, self._counts)
+            self._warn_if_empty(plan.config)
             yield timeline
-            if calibrating:
-                self.similarity = self.similarity.including(self._cache_run.tables, bsz)
+            if recorders:
+                self.similarity = self.similarity.including(recorders, bsz)
             if self._counts is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
                 self.cache_statistics.add(self._counts, bsz, seconds)
         finally:
             self._release()
 
-    def _start_run(self, calibrating: bool) -> None:
-        width = self.schedule.width
-        self._cache_run = CacheRun(
-            self.cache_config,
-            self.schedule,
-            self._counts,
-            table_is_assumed=self.similarity_in_use.assumed,
-            stored={"attn": self.cache_attn, "mlp": self.cache_mlp},
-            tables={
-                site: SimilarityRecorder(self.depth, width)
-                if calibrating
-                else self.similarity_in_use.site(site)
-                for site in SITES
-            },
-        )
-        if calibrating:
-            return
-        needs_table = self.cache_config.caches_anything
-        if needs_table and self.similarity_in_use.is_empty and not self._warned_empty:
+    def _warn_if_empty(self, config: CacheConfig) -> None:
+        if config.caches_anything and self.similarity.is_empty and not self._warned_empty:
             self._warned_empty = True
             warnings.warn(
                 "the similarity table is empty, so reuse saves nothing: calibrate first or load "
@@ -316,22 +271,25 @@ class FeatureCachingMixin(SavedSimilarityMixin):
             )
 
     def _guidance_stop(self) -> int | None:
-        if self._cache_run is None or self.calibration:
+        if self._cache is None:
             return None
-        return guidance_stop(self.cache_config, self.schedule)
+        return guidance_stop(self._cache.plan.config, self.schedule)
 
     def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
-        self._cache_run.stop_guidance()
+        self._cache.stop_guidance(run.bsz)
         return super()._stop_guidance(x, run)
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """As in the plain model. With caching off, what the blocks compute is counted here."""
-        if self._counts is not None and self._cache_run is None:
-            rows, tokens = x.shape[:2]
-            self._counts.count_uncached(si, rows, tokens)
-        return super().run_blocks(x, run, si, m_maskgit)
+        """As in the plain model, with what the cache says and counts."""
+        if self._cache is None:
+            return super().run_blocks(x, run, si, m_maskgit)
+        rows, tokens = x.shape[:2]
+        self._cache.begin_stage(si, rows)
+        x = super().run_blocks(x, run, si, m_maskgit)
+        self._cache.end_stage(si, rows, tokens)
+        return x
 
     def _block_options(self, layer: int) -> dict:
-        return {} if self._cache_run is None else {"cache_run": self._cache_run}
+        return {"cache": self._cache} if self._cache is not None and self._cache.acts else {}

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from hart.modules.models.transformer.random_source import PerImageRandom, UpstreamRandom
+from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer, plain
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
@@ -113,6 +114,7 @@ class Generation:
     random: UpstreamRandom | PerImageRandom
     callback: StageCallback | None
     timeline: Timeline | None  # None: nobody wants to know
+    cache: GenerationCache | None = None  # None: nothing is cached or counted
     on_feature_map: FeatureMapCallback | None = None
     guided: bool = True  # False: guidance has ended, only the rows with text are left
 
