@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from hart.modules.models.transformer.random_source import PerImageRandom, UpstreamRandom
-from hart.modules.networks.caching.numbers import integer, plain
+from hart.modules.networks.caching.numbers import plain
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
@@ -58,27 +58,24 @@ class SamplingOptions:
         cfg: guidance scale; stage ``si`` of S uses ``cfg * si / (S - 1)``.
         top_p: nucleus mass, 0 means off.
         more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
-        residual_diffusion: add the diffusion head's residual in the last stage.
-        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
         top_k: candidates kept at every stage, 0 means all; None those that HART's sampler fixes.
-
-    Raises:
-        ValueError: ``num_maskgit_iters`` or ``top_k`` is not an integer from 0.
+        in_chunks: whether the last stage is predicted in chunks, in a random order, and added to
+            the feature map without phi.
+        num_maskgit_iters: how many chunks; 0 leaves the stage out.
+        residual_diffusion: add the diffusion head's residual in the last stage.
     """
 
     cfg: float
     top_p: float
     more_smooth: bool
-    residual_diffusion: bool
-    num_maskgit_iters: int
     top_k: int | None = None
+    in_chunks: bool = False
+    num_maskgit_iters: int = 1
+    residual_diffusion: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
-        integer("num_maskgit_iters", self.num_maskgit_iters, 0)
-        if self.top_k is not None:
-            integer("top_k", self.top_k, 0)
 
 
 def check_chunks(num_maskgit_iters: int, patch_nums: Sequence[int]) -> None:
