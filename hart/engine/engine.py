@@ -30,26 +30,23 @@ class Engine:
     def __init__(self, model: StageTransformer, compile: bool = False) -> None:
         self.model = innermost(model)
         self._token_wise = compiled() if compile else TokenWise()
-        self._executor: Executor | None = None
-        self._head_is_bare = False
 
     def begin(self, run: Generation) -> None:
         """See ``GenerationSteps``."""
-        self._head_is_bare = head_is_bare(self.model)
-        bare = blocks_are_bare(self.model)
-        self._executor = Executor(self.model, run, self._token_wise) if bare else None
+        if blocks_are_bare(self.model):
+            run.executor = Executor(self.model, run, self._token_wise)
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
         """See ``GenerationSteps``; may change ``x``. Of the text, only the last position."""
-        if self._executor is None:
+        if run.executor is None:
             return self.model.run_blocks(x, run, si, m_maskgit)
-        return self._executor.stage(x, si, m_maskgit)
+        return run.executor.stage(x, si, m_maskgit)
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See ``GenerationSteps``. Guidance is linear, and so is the head: one half is enough."""
-        if not run.guided or not self._head_is_bare:
+        if not run.guided or not head_is_bare(self.model):
             return self.model.guided_logits(hidden, run, t)
         with_text, without = self.model.head_nm(hidden.float(), run.cond).chunk(2)
         guided = (1 + t) * with_text - t * without

@@ -78,7 +78,7 @@ class Executor:
         for each in streams:
             self._run(each, si, actions, m_maskgit)
         self.cache.end_stage(si, rows, tokens)
-        if streams == [stream]:
+        if streams[0] is stream:
             return x
         return _whole_batch([each.x[:, -1:] for each in streams], self.run.bsz)
 
@@ -112,6 +112,7 @@ class Executor:
                 self.store.keep_source(module, si, self._flush(stream, si, m_maskgit))
             else:
                 self.store.defer(module)
+            self.cache.note(module, action)
             stream.halves_equal = False
             self._cross_attend(stream, si, module, m_maskgit)
         self._flush(stream, si, m_maskgit)

@@ -329,7 +329,6 @@ class HARTPipeline(PretrainedPipeline):
             timeline=timeline,
             steps=Engine(self.transformer, self.compile) if self.use_engine else None,
             on_feature_map=on_feature_map if preview else None,
-            wait=True,
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)

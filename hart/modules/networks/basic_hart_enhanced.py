@@ -120,7 +120,9 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
                 "attn": (cache_attn, cache_similarity_attn),
                 "mlp": (cache_mlp, cache_similarity_mlp),
             }
-            stored = {site: lists for site, (lists, table) in given.items() if None not in (lists, table)}
+            stored = {
+                site: lists for site, (lists, table) in given.items() if None not in (lists, table)
+            }
             tables = {site: given[site][1] for site in stored}
             sites, cache = tuple(stored), self._own_cache(len(x), si, stored, tables)
         turns = {

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
-from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
+from hart.modules.models.transformer.generation_state import GenerationSeconds
 from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
 from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_options import (
@@ -27,15 +30,19 @@ from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.multiply_adds import TransformerShape
 from hart.modules.networks.caching.numbers import plain_list
-from hart.modules.networks.caching.plan import Plan, decide_all, guidance_stop
+from hart.modules.networks.caching.plan import Plan, decide_all, module_of
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
 from hart.modules.networks.caching.similarity_io import load_similarity
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
-from hart.modules.networks.rope import MaskIndex
 from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
+
+_running: ContextVar[tuple[nn.Module, GenerationCache | None] | None] = ContextVar(
+    "running generation", default=None
+)
+_finishing = threading.Lock()
 
 
 class FeatureCachingMixin(SavedSimilarityMixin):
@@ -54,7 +61,6 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         similarity: calibrated similarities of both sites.
         cache_statistics: what was computed, reused and stored since the last reset.
         collect_cache_statistics: False counts nothing and takes no times from the next image on.
-        cache_attn, cache_mlp: stored outputs per block while a generation runs, else None.
     """
 
     caches_features = True
@@ -67,7 +73,6 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         self.collect_cache_statistics = True
         self.use_cache = resolve_use_cache(None, config)
         self.calibration = bool(config.calibration)
-        self._release()
         self._install(resolve_cache_config(None, config, self.patch_nums))
         if config.sim_path and Path(config.sim_path).is_file():
             self.similarity_path = Path(config.sim_path)
@@ -120,14 +125,11 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         Raises:
             TypeError: neither a CacheConfig nor a name.
             ValueError: unknown preset.
-            RuntimeError: a generation is running.
         """
         if isinstance(config, str):
             config = preset_config(config, self.patch_nums)
         if not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig or a preset name, got {config!r}")
-        if self._generating:
-            raise RuntimeError("the cache configuration cannot change while an image is generated")
         self._install(config)
         values = config.to_dict()
         for field, name in OPTION_NAMES.items():
@@ -218,7 +220,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         return {
             "cache_config": self.cache_config.to_dict(),
             "similarity_stats": similarity_stats(self.similarity),
-            **self.cache_statistics.to_dict(self._counts),
+            **self.cache_statistics.to_dict(self._running_cache and self._running_cache.counts),
         }
 
     def reset_cache_statistics(self) -> None:
@@ -227,15 +229,33 @@ class FeatureCachingMixin(SavedSimilarityMixin):
 
     # --- one generation -----------------------------------------------------------------------
 
-    def _release(self) -> None:
-        self.cache_attn: list[torch.Tensor | None] = [None] * self.depth
-        self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
-        self._cache: GenerationCache | None = None
-        self._counts: GenerationCounts | None = None
+    @property
+    def cache_attn(self) -> list[torch.Tensor | None]:
+        """Per block the attention output that a generation of this thread has stored, or None."""
+        return self._stored("attn")
+
+    @property
+    def cache_mlp(self) -> list[torch.Tensor | None]:
+        """Per block the MLP output that a generation of this thread has stored, or None."""
+        return self._stored("mlp")
+
+    def _stored(self, site: str) -> list[torch.Tensor | None]:
+        cache = self._running_cache
+        if cache is None:
+            return [None] * self.depth
+        return [cache.store.stored(module_of(layer, site)) for layer in range(self.depth)]
+
+    @property
+    def _running_cache(self) -> GenerationCache | None:
+        """Of the generation that this thread is in the middle of, if it is one on this model."""
+        model, cache = _running.get() or (None, None)
+        return cache if model is self else None
 
     @contextlib.contextmanager
-    def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
-        """Set the cache up for one generation; whatever happens, release all its tensors.
+    def _generation_scope(
+        self, bsz: int, timeline: Timeline | None
+    ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
+        """The cache of one generation, and what is done with its counts and measurements.
 
         A generation that fails is not in the statistics.
         """
@@ -243,23 +263,25 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         if self.calibration:
             width = self.schedule.width
             recorders = {site: SimilarityRecorder(self.depth, width) for site in SITES}
-        self._release()  # a copy that was made in the middle of a generation holds part of it
+        counts = GenerationCounts(self.transformer_shape) if self.collect_cache_statistics else None
+        if counts is not None:
+            timeline = timeline or Timeline(self.device)
+        plan = self.decision_plan()
+        cache = None
+        if recorders or plan.config.changes_anything or counts is not None:
+            cache = GenerationCache(plan, self.similarity, recorders, counts)
+        self._warn_if_empty(plan.config)
+        token = _running.set((self, cache))
         try:
-            if self.collect_cache_statistics:
-                self._counts = GenerationCounts(self.cache_statistics.shape)
-                timeline = timeline or Timeline(self.device)
-            plan = self.decision_plan()
-            if recorders or plan.config.changes_anything or self._counts is not None:
-                self._cache = GenerationCache(plan, self.similarity, recorders, self._counts)
-            self._warn_if_empty(plan.config)
-            yield timeline
+            yield timeline, cache
+        finally:
+            _running.reset(token)
+        with _finishing:
             if recorders:
                 self.similarity = self.similarity.including(recorders, bsz)
-            if self._counts is not None:
+            if counts is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
-                self.cache_statistics.add(self._counts, bsz, seconds)
-        finally:
-            self._release()
+                self.cache_statistics.add(counts, bsz, seconds)
 
     def _warn_if_empty(self, config: CacheConfig) -> None:
         if config.caches_anything and self.similarity.is_empty and not self._warned_empty:
@@ -269,27 +291,3 @@ class FeatureCachingMixin(SavedSimilarityMixin):
                 "one",
                 stacklevel=6,
             )
-
-    def _guidance_stop(self) -> int | None:
-        if self._cache is None:
-            return None
-        return guidance_stop(self._cache.plan.config, self.schedule)
-
-    def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
-        self._cache.stop_guidance(run.bsz)
-        return super()._stop_guidance(x, run)
-
-    def run_blocks(
-        self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
-    ) -> torch.Tensor:
-        """As in the plain model, with what the cache says and counts."""
-        if self._cache is None:
-            return super().run_blocks(x, run, si, m_maskgit)
-        rows, tokens = x.shape[:2]
-        self._cache.begin_stage(si, rows)
-        x = super().run_blocks(x, run, si, m_maskgit)
-        self._cache.end_stage(si, rows, tokens)
-        return x
-
-    def _block_options(self, layer: int) -> dict:
-        return {"cache": self._cache} if self._cache is not None and self._cache.acts else {}

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from .config import SITES
 from .generation_counts import AdaptedThreshold, GenerationCounts
-from .plan import Action, Plan, adapted_threshold, decide_all, is_probed, probed_stages
+from .plan import (
+    COMPUTE,
+    Action,
+    Plan,
+    adapted_threshold,
+    decide_all,
+    is_eligible,
+    is_probed,
+    probed_stages,
+)
 from .similarity import SimilarityRecorder, SimilarityTables
 from .store import FeatureStore, Positions, slots_of
 
@@ -47,6 +56,7 @@ class GenerationCache:
         self._measured: list[tuple[float, Tensor]] = []
         self._cuts: tuple[int, ...] | None = None
         self._slots = slots_of(plan, self.plan.schedule.num_stages)
+        self._executed: dict[int, Action] = {}
 
     @property
     def acts(self) -> bool:
@@ -74,7 +84,12 @@ class GenerationCache:
         if self._measured and si >= self._known_from:
             self._adapt()
         self.store.open(rows, self._slots[si])
+        self._executed = {}
         return self.plan[si]
+
+    def note(self, module: int, action: Action) -> None:
+        """Say what a module has done; of those that nobody speaks of, all was computed."""
+        self._executed[module] = action
 
     def end_stage(self, si: int, rows: int, tokens: int) -> None:
         """Drop what later stages do not need, and count the stage, or a chunk of it.
@@ -84,7 +99,12 @@ class GenerationCache:
         """
         self.store.close(si)
         if self.counts is not None:
-            self.counts.count_stage(si, self.plan, rows, tokens)
+            plan = self.plan
+            for module in range(len(plan[si])):
+                layer, site = module // 2, SITES[module % 2]
+                action = self._executed.get(module, COMPUTE)
+                eligible = is_eligible(plan.config, plan.schedule, site, si, layer)
+                self.counts.count(layer, si, site, action, eligible, rows, tokens)
             self.counts.hold(self.store.bytes)
 
     def stop_guidance(self, rows: int) -> None:
@@ -109,7 +129,10 @@ class GenerationCache:
         """
         recorder, schedule = self._recorder(module), self.plan.schedule
         if recorder is not None or self._probes(module, si):
-            similarity, column = self.store.similarity(module, si, out, positions), schedule.column(si)
+            similarity, column = (
+                self.store.similarity(module, si, out, positions),
+                schedule.column(si),
+            )
             if similarity is not None and recorder is not None:
                 recorder.record(module // 2, column, similarity, weight=out.shape[1])
             elif similarity is not None:
@@ -145,6 +168,4 @@ class GenerationCache:
             adapted = AdaptedThreshold(fmean(calibrated), fmean(measured), threshold)
             lengths = enumerate(plan.schedule.lengths)
             skipped = [si for si, length in lengths if length in plan.config.skip_stages]
-            self.counts.thresholds = {
-                si: adapted for si in skipped if si >= self._known_from
-            }
+            self.counts.thresholds = {si: adapted for si in skipped if si >= self._known_from}

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from .config import SITES
 from .multiply_adds import TransformerShape, attention_macs, mlp_macs
-from .plan import Action, Plan, is_eligible, kept_tokens
+from .plan import Action, kept_tokens
 
 CALLS = ("computed", "reused", "stored", "not_eligible")
 """The fields of :class:`SiteCounts` that count module calls, for every image."""
@@ -198,18 +198,6 @@ class GenerationCounts:
             attention_macs(self.shape, tokens, kept),
             attention_macs(self.shape, computed_tokens, attended),
         )
-
-    def count_stage(self, si: int, plan: Plan, rows: int, tokens: int) -> None:
-        """Count all modules of a stage, or of a chunk of it.
-
-        Args:
-            plan: what they did.
-            rows, tokens: size of the stage.
-        """
-        for module, action in enumerate(plan[si]):
-            layer, site = module // 2, SITES[module % 2]
-            eligible = is_eligible(plan.config, plan.schedule, site, si, layer)
-            self.count(layer, si, site, action, eligible, rows, tokens)
 
     def hold(self, stored_bytes: int) -> None:
         """Note the size of the stored outputs."""

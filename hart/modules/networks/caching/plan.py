@@ -217,8 +217,8 @@ def decide_module(
 
     Nothing of a disabled site or in training (negative ``si``). Stage 0 never reuses; its output's
     last position is the 1x1 map. The last stage never stores. A module that is not reused at a
-    pruned stage leaves out that stage's share of tokens, except where it is measured: then its
-    whole output is compared.
+    pruned stage leaves out that stage's share of tokens, except where it is measured: whole outputs
+    are compared.
 
     Args:
         config: what caching may do.
@@ -240,7 +240,7 @@ def decide_module(
     if threshold is None:
         threshold = config.threshold
     reuse = has_stored and may_reuse(*place, row, threshold)
-    whole = reuse or is_probed(*place, row)
+    whole = reuse or is_probed(*place, row) or is_probed(config, schedule, site, si + 1, layer, row)
     return Action(
         reuse,
         stores(*place, row, threshold),

@@ -69,6 +69,7 @@ class SiteCache:
         compiler sees: what surrounds it is bookkeeping.
         """
         out = self._reused()
+        self.cache.note(self.module, self.action)
         return self._finished(compute()) if out is None else out
 
     @torch.compiler.disable

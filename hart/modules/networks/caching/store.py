@@ -183,6 +183,11 @@ class FeatureStore:
         parts = self._next.get(single(module))
         return self._sum([parts], si) if parts else None
 
+    def stored(self, module: int) -> Tensor | None:
+        """What stands in for one module at the next stage, as its youngest map."""
+        parts = self.slots.get(single(module))
+        return self._sum([parts], max(parts)) if parts else self.compared.get(module)
+
     def _sum(self, several: list[Parts], si: int) -> Tensor:
         """Resized from stage to stage; what is younger joins on the way."""
         sides, total = self.schedule.patch_nums, None
