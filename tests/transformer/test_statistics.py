@@ -277,7 +277,7 @@ def test_bytes_are_those_of_the_stored_tensors_at_every_moment(model):
     statistics = model.get_cache_statistics()["feature_cache_bytes"]
     assert statistics["now"] == 0
     assert statistics["peak"] >= max(held) > 0
-    # Two attentions that have been reused since stage 2 are as small as they were; an MLP of stage 4.
+    # Two attentions, reused since stage 2, are as small as they were; an MLP of stage 4.
     rows, tokens = 4, STAGES[2] + STAGES[2] + STAGES[4]
     assert max(held) == rows * tokens * model.C * 4
 

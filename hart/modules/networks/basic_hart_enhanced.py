@@ -194,7 +194,7 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         kv_cache=None,
         cache: SiteCache | None = None,
     ) -> torch.Tensor:
-        """Attention of the tokens that the cache does not leave out; the cache fills in the rest."""
+        """Attention of the tokens that the cache wants; the cache fills in the rest."""
         attend = super()._attend
         if cache is not None:
             x, m_maskgit = cache.select(x)
@@ -206,7 +206,7 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         return compute() if cache is None else cache(compute)
 
     def _feed_forward(self, x, scale, shift, *, cache: SiteCache | None = None) -> torch.Tensor:
-        """MLP of the tokens that the cache does not leave out; the cache fills in the rest."""
+        """MLP of the tokens that the cache wants; the cache fills in the rest."""
         feed_forward = super()._feed_forward
         if cache is None:
             return feed_forward(x, scale, shift)

@@ -1,9 +1,9 @@
 """What every module does at every stage: data, made before a generation starts.
 
-A *module* is one site of one block. It has a number, in the order in which modules run: ``2 * layer``
-is a layer's attention, ``2 * layer + 1`` its MLP. What it does depends only on the configuration, the
-schedule and the similarity table. The rules are small functions; :func:`decide_all` walks them over a
-whole generation.
+A *module* is one site of one block. It has a number, in the order in which modules run:
+``2 * layer`` is a layer's attention, ``2 * layer + 1`` its MLP. What it does depends only on the
+configuration, the schedule and the similarity table. The rules are small functions;
+:func:`decide_all` walks them over a whole generation.
 
 Token pruning is FastVAR's, arXiv 2503.23367.
 """
@@ -98,7 +98,7 @@ def is_probed(
 ) -> bool:
     """Whether block ``layer`` measures ``site`` at stage ``si``, see :func:`probed_stages`.
 
-    Not where the table (its row ``row``) has nothing to compare it with.
+    Not where the table, whose row of the block is ``row``, has nothing to compare it with.
     """
     return (
         layer == PROBE

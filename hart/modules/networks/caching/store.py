@@ -103,7 +103,7 @@ class FeatureStore:
         self._rows, self._next = rows, {slot: {} for slot in slots}
 
     def close(self, si: int) -> None:
-        """End a stage: what it did not keep is dropped. The last one's chunks share what there is."""
+        """End a stage and drop what it did not keep; the last one's chunks share what there is."""
         if si < self.schedule.num_stages - 1:
             self.slots, self._next = self._next, {}
 
