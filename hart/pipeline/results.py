@@ -112,37 +112,19 @@ class HARTPipelineOutput:
     statistics: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class BatchSeconds:
-    """Wall time of one batch, parts as in :class:`ImageResult`."""
-
-    text_s: float
-    stages_s: tuple[float, ...]
-    residual_s: float
-    decode_s: float
-
-    @classmethod
-    def of(cls, timeline: Timeline, num_stages: int) -> BatchSeconds:
-        """Read a finished batch's timeline; on CUDA waits for it."""
-        totals = timeline.totals()
-        generation = GenerationSeconds.of(timeline, num_stages)
-        return cls(
-            totals[TEXT_PART], generation.stages_s, generation.residual_s, totals[DECODE_PART]
-        )
-
-
 def image_results(
     batch: Sequence[ImageRequest],
     images: Sequence[Image],
-    seconds: BatchSeconds,
+    timeline: Timeline,
     stages: CallsPerStage,
     recipe: Mapping[str, str],
 ) -> list[ImageResult]:
     """One result per image of a finished batch, whose ``stages`` hold the calls of all images.
 
-    It was drawn as ``recipe`` says.
+    It was drawn as ``recipe`` says. Waits for what the timeline has marked on CUDA.
     """
-    share = len(batch)
+    share, totals = len(batch), timeline.totals()
+    seconds = GenerationSeconds.of(timeline)
     own = {
         stage: {
             site: {kind: count // share for kind, count in counts.items()}
@@ -156,10 +138,10 @@ def image_results(
             prompt=request.prompt,
             seed=request.seed,
             image=image,
-            text_s=seconds.text_s / share,
+            text_s=totals[TEXT_PART] / share,
             stages_s=tuple(stage_s / share for stage_s in seconds.stages_s),
             residual_s=seconds.residual_s / share,
-            decode_s=seconds.decode_s / share,
+            decode_s=totals[DECODE_PART] / share,
             batch_size=share,
             stages=own,
             metadata={**batch_texts(batch, request), **recipe},
