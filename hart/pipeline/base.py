@@ -28,6 +28,7 @@ from hart.pipeline.results import (
     StagePreview,
     calls_between,
     image_results,
+    part_seconds,
 )
 from hart.utils.images import png_texts, to_pil
 from hart.utils.timing import Timeline
@@ -302,5 +303,6 @@ class Pipeline:
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
+        seconds = part_seconds(timeline, len(self.transformer.patch_nums))
         calls = calls_between(calls_before, self.transformer.cache_statistics.calls())
-        return image_results(batch, images, timeline, calls, recipe)
+        return image_results(batch, images, seconds, calls, recipe)

@@ -284,7 +284,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
             if calibrating:
                 self.similarity = self.similarity.including(self._cache_run.tables, bsz)
             if self._counts is not None:
-                seconds = partial(GenerationSeconds.of, timeline)
+                seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
                 self.cache_statistics.add(self._counts, bsz, seconds)
         finally:
             self._release()

@@ -24,12 +24,10 @@ sampler's own and only valid during the call."""
 RESIDUAL_PART = "residual"
 """Name of the residual diffusion head's parts on a timeline."""
 
-_STAGE = "stage "
-
 
 def stage_part(si: int) -> str:
     """Name of the parts of stage ``si`` on a timeline, the diffusion head's not included."""
-    return f"{_STAGE}{si}"
+    return f"stage {si}"
 
 
 class GenerationSeconds(NamedTuple):
@@ -44,10 +42,11 @@ class GenerationSeconds(NamedTuple):
     residual_s: float
 
     @classmethod
-    def of(cls, timeline: Timeline) -> GenerationSeconds:
+    def of(cls, timeline: Timeline, num_stages: int) -> GenerationSeconds:
         """Read the parts that the sampler marked; on CUDA waits for the marks made so far."""
         totals = timeline.totals()
-        stages_s = tuple(totals[part] for part in totals if part.startswith(_STAGE))
+        parts = map(stage_part, range(num_stages))
+        stages_s = tuple(totals[part] for part in parts if part in totals)
         return cls(stages_s, totals.get(RESIDUAL_PART, 0.0))
 
 
