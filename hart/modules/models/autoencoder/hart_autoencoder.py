@@ -18,19 +18,32 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
-from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
+from hart.modules.models.autoencoder.configuration import (
+    HARTAutoEncoderConfig,
+    HARTAutoEncoderWithDiscConfig,
+)
 from hart.modules.models.autoencoder.quantize import HARTHybridQuantizer, VectorQuantizer2
 from hart.modules.models.autoencoder.quantize.maps import PatchNums, square_side, to_map
-from hart.modules.models.autoencoder.tokenizer_folder import (
-    read_tokenizer_config,
-    with_fitting_hit_average,
-)
 from hart.modules.networks.basic_vae import Decoder, Encoder
 from hart.utils.adapted import input_dtype
+from hart.utils.checked_config import read_config
 from hart.utils.model_sizes import Axis, Count, build_on_meta
 from hart.utils.weights import check_fit, check_one_dtype, load_into, read_headers, read_state_dict
 
 __all__ = ["HARTAutoEncoder"]
+
+
+def with_fitting_hit_average(
+    state_dict: Mapping[str, Any], hit_average: torch.Tensor, prefix: str = ""
+) -> Mapping[str, Any]:
+    """Replace hit statistics of another schedule by ``hit_average``, in a new dictionary.
+
+    They are training statistics, one row per stage, on which no computation depends.
+    """
+    key = prefix + "quantize.ema_vocab_hit_SV"
+    if key not in state_dict or state_dict[key].shape == hit_average.shape:
+        return state_dict
+    return {**state_dict, key: hit_average}
 
 
 @torch.no_grad()
@@ -141,7 +154,11 @@ class HARTAutoEncoder(PreTrainedModel):
         CPU). Raises ``CheckpointError`` naming the file and the first difference if the folder
         is incomplete, damaged, or does not match its configuration.
         """
-        config, prefix = read_tokenizer_config(path)
+        config = read_config(Path(path), HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig)
+        prefix, folder = "", config.name_or_path
+        if isinstance(config, HARTAutoEncoderWithDiscConfig):
+            prefix, config = "vae.", config.autoencoder_config()
+            config.name_or_path = folder
         return cls._from_weights(config, Path(path), dtype, device, prefix=prefix)
 
     @classmethod

@@ -15,8 +15,11 @@ from hart.modules.losses.vqgan import (
     weights_init,
 )
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderWithDiscConfig
-from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder, initialize_module
-from hart.modules.models.autoencoder.tokenizer_folder import with_fitting_hit_average
+from hart.modules.models.autoencoder.hart_autoencoder import (
+    HARTAutoEncoder,
+    initialize_module,
+    with_fitting_hit_average,
+)
 
 __all__ = ["HARTAutoEncoderWithDisc"]
 

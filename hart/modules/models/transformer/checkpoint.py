@@ -37,8 +37,6 @@ DEFAULT_VOCAB_SIZE, DEFAULT_Z_CHANNELS = 4096, 32
 
 # In published checkpoints but used only in training: 363 MiB for the 1024-pixel model.
 TRAINING_ONLY_KEY = "attn_bias_for_masking"
-# Constants of the geometry, which a checkpoint may hold or leave out.
-CONSTANT_BUFFERS = ("lvl_1L", "zero_k_bias")
 
 # Keywords of `transformers` that need no action when a local folder is loaded.
 _IGNORED_KEYWORDS = frozenset(
@@ -135,9 +133,6 @@ class WeightSource:
 
 class CheckpointMixin:
     """``from_pretrained`` with strict errors, EMA weights, and the attached autoencoder."""
-
-    _keys_to_ignore_on_load_unexpected = (TRAINING_ONLY_KEY,)
-    _keys_to_ignore_on_load_missing = CONSTANT_BUFFERS
 
     @classmethod
     def from_pretrained(
