@@ -67,7 +67,8 @@ class Pipeline:
     def __init__(self, model: Any, folders: Any = None) -> None:
         self.model = model
         self.folders = folders
-        self.text_model = self.text_tokenizer = None
+        self.text_model: Any = None
+        self.text_tokenizer: Any = None
         self.system_prompt = ""
         self.use_engine, self.compile, self.tiled_decode = True, False, False
         self._decoder = EngineDecoder()
@@ -215,7 +216,7 @@ class Pipeline:
         Warns:
             UserWarning: it lacks transitions between this model's stages.
         """
-        warn_about_missing(self.transformer.load_similarity_data(path), path)
+        warn_about_missing(self.transformer.load_similarity_data(path), Path(path))
 
     @property
     def similarity_path(self) -> Path | None:

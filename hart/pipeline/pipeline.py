@@ -145,7 +145,7 @@ class HARTPipeline(Pipeline):
         self, batch: Sequence[ImageRequest], options: GenerationOptions
     ) -> dict[str, Any]:
         features, position_ids, mask = encode_unique(
-            [request.prompt for request in batch],
+            [str(request.prompt) for request in batch],
             self.text_model,
             self.text_tokenizer,
             self.transformer.context_token,

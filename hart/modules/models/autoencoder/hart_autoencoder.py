@@ -55,7 +55,7 @@ def initialize_module(module: nn.Module) -> bool:
     if isinstance(module, VectorQuantizer2):
         module.ema_vocab_hit_SV.zero_()
     elif own:
-        module.reset_parameters()
+        module.reset_parameters()  # type: ignore[operator]
     return True
 
 
@@ -73,6 +73,9 @@ def _second_decoder(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 class HARTAutoEncoder(PreTrainedModel):
     """Convolutional autoencoder with a multi-scale quantizer."""
 
+    quantize: Any  # a VectorQuantizer2, or what somebody has put in its place
+    encoder: Encoder
+    decoder: Decoder
     config_class = HARTAutoEncoderConfig
     main_input_name = "inp"
     WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
@@ -340,6 +343,6 @@ class HARTAutoEncoder(PreTrainedModel):
             raise ValueError("compute_loss needs the images xs")
         return recon_weight * F.mse_loss(out, xs) + vq_loss
 
-    def get_last_layer(self) -> nn.Parameter:
+    def get_last_layer(self) -> torch.Tensor:
         """Weight of the decoder's last convolution (for adaptive loss weights)."""
         return self.decoder.conv_out.weight

@@ -59,7 +59,7 @@ class HARTAutoEncoderWithDisc(PreTrainedModel):
         )
         return super().load_state_dict(state, strict=strict, assign=assign)
 
-    def get_last_layer(self) -> nn.Parameter:
+    def get_last_layer(self) -> torch.Tensor:
         """Weight of the decoder's last convolution (for adaptive loss weights)."""
         return self.vae.get_last_layer()
 

@@ -7,7 +7,7 @@ Shapes: B batch, Z (``Cvae``) latent channels, V codes, S stages, pn side of a s
 P side of the last one. Token sequences are row by row.
 """
 
-# ruff: noqa: N802 (method names are those of the published interface)
+# ruff: noqa: N802, N815 (names are those of the published interface)
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ class VectorQuantizer2(nn.Module):
         share_quant_resi: 0: one convolution per stage, 1: one, K: K of them.
         disable_quant_resi: stored only; no computation depends on it.
     """
+
+    quant_resi: PhiShared | PhiPartiallyShared | PhiNonShared
+    ema_vocab_hit_SV: torch.Tensor
 
     def __init__(
         self,
