@@ -7,7 +7,6 @@ condition (a class, not text), absolute positions in the input, and the last sta
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,9 +17,8 @@ from transformers import AutoModel, PretrainedConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.models.transformer.checkpoint import WeightSource
-from hart.modules.models.transformer.conditions import ClassCondition, Labels
+from hart.modules.models.transformer.conditions import ClassCondition
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
-from hart.modules.models.transformer.generation_state import StageCallback
 from hart.modules.models.transformer.sampling import SamplingMixin
 from hart.modules.models.transformer.stage_transformer import StageTransformer, check_sides
 from hart.modules.models.transformer.var_checkpoint import (
@@ -77,57 +75,6 @@ class VARForC2I(SamplingMixin, StageTransformer):
         )
         self._add_blocks_and_head(config)
         self._finish()
-
-    def autoregressive_infer_cfg(
-        self,
-        B: int,
-        label_B: Labels,
-        g_seed: int | None = None,
-        cfg: float = 1.5,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        more_smooth: bool = False,
-        *,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        callback: StageCallback | None = None,
-    ) -> torch.Tensor:
-        """Draw images of classes.
-
-        With ``g_seed`` all draws come from one generator seeded with it, without it from the
-        device's global one, both in the public implementation's order. With ``generator`` every
-        draw of an image comes from its own generator.
-
-        Args:
-            B: number of images.
-            label_B: class indices (B,), where ``num_classes`` itself means no class; an integer
-                for all images, negative for no class; None draws them.
-            g_seed: seed of all draws.
-            cfg: guidance scale, reached in the last stage.
-            top_k: candidates kept at every stage, 0 means all.
-            top_p: nucleus mass, 0 means off.
-            more_smooth: soft mixtures instead of single codebook rows.
-            generator: one generator, or one per image.
-            callback: called after every stage with its index and the number of stages.
-
-        Returns:
-            (B, 3, H, W) in [0, 1].
-
-        Raises:
-            ValueError: classes of the wrong number or range, or ``g_seed`` with ``generator``.
-            RuntimeError: another thread is generating on this model.
-        """
-        f_hat = self.generate_feature_map(
-            B,
-            label_B,
-            g_seed,
-            cfg,
-            top_k=top_k,
-            top_p=top_p,
-            more_smooth=more_smooth,
-            generator=generator,
-            callback=callback,
-        )
-        return self.decode_feature_map(f_hat)
 
     @property
     def uniform_prob(self) -> torch.Tensor:
