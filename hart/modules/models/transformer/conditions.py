@@ -27,8 +27,13 @@ class TextCondition:
 
     Args:
         model: the transformer.
-        B, label_B, context_position_ids, context_mask, final_stage, num_maskgit_iters: as for
-            :meth:`HARTForT2I.autoregressive_infer_cfg`.
+        B: number of images.
+        label_B: text features (B, T, E).
+        context_position_ids: (B, T) int64 positions of the text tokens.
+        context_mask: (B, T) nonzero at real text tokens.
+        final_stage: 0 adds the residual of the diffusion head, any other value does not.
+        num_maskgit_iters: chunks of the last stage, at most its tokens; 0 leaves it out.
+        top_k: ignored, as in the public implementation.
 
     Attributes:
         options: fields of :class:`SamplingOptions`.
@@ -42,11 +47,12 @@ class TextCondition:
         model: HARTForT2I,
         B: int,
         label_B: torch.Tensor,
-        *,
         context_position_ids: torch.Tensor | None = None,
         context_mask: torch.Tensor | None = None,
         final_stage: int = 0,
         num_maskgit_iters: int = 1,
+        *,
+        top_k: int = 0,
     ) -> None:
         expected = {
             "label_B": (label_B, (B, model.context_token, model.context_dim)),
@@ -83,7 +89,10 @@ class ClassCondition:
 
     Args:
         model: the transformer.
-        B, label_B, top_k: as for :meth:`VARForC2I.autoregressive_infer_cfg`.
+        B: number of images.
+        label_B: class indices (B,), where ``num_classes`` itself means no class; an integer for
+            all images, negative for no class; None draws them.
+        top_k: candidates kept at every stage, 0 means all.
 
     Attributes:
         options: fields of :class:`SamplingOptions`.

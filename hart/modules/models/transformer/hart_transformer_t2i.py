@@ -7,7 +7,6 @@ Paper: HART, arXiv 2410.10812. What it shares with class-conditional models is i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -18,7 +17,6 @@ from hart.modules.diffusion.diffloss import DiffLoss
 from hart.modules.models.transformer.checkpoint import resolve_autoencoder_sizes
 from hart.modules.models.transformer.conditions import TextCondition
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
-from hart.modules.models.transformer.generation_state import StageCallback
 from hart.modules.models.transformer.random_source import CopyableGenerator
 from hart.modules.models.transformer.sampling import SamplingMixin, mask_by_order
 from hart.modules.models.transformer.stage_transformer import (
@@ -101,68 +99,6 @@ class HARTForT2I(SamplingMixin, TrainingMixin, StageTransformer):
         if not torch.is_autocast_enabled(context.device.type):
             context = context.to(input_dtype(self.context_embed, self))
         return self.context_embed(self.context_norm(context))
-
-    def autoregressive_infer_cfg(
-        self,
-        B: int,
-        label_B: torch.Tensor,
-        g_seed: int | None = None,
-        cfg: float = 1.5,
-        top_k: int = 0,
-        top_p: float = 0.0,
-        more_smooth: bool = False,
-        context_position_ids: torch.Tensor | None = None,
-        context_mask: torch.Tensor | None = None,
-        final_stage: int = 0,
-        num_maskgit_iters: int = 1,
-        *,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
-        callback: StageCallback | None = None,
-    ) -> torch.Tensor:
-        """Draw images for text features.
-
-        With ``g_seed`` the draws are those of the public implementation: token ids from a
-        generator seeded with it, the rest from numpy's and torch's global generators. With
-        ``generator`` every draw of an image comes from its own generator.
-
-        Args:
-            B: number of images.
-            label_B: text features (B, T, E).
-            g_seed: seed of the token draws; None draws them from the device's global generator.
-            cfg: guidance scale, reached in the last stage but one.
-            top_k: ignored, as in the public implementation: 600 candidates in the first seven
-                stages, 300 afterwards.
-            top_p: nucleus mass, 0 means off.
-            more_smooth: soft mixtures instead of single codebook rows.
-            context_position_ids: (B, T) int64 positions of the text tokens.
-            context_mask: (B, T) nonzero at real text tokens.
-            final_stage: 0 adds the residual of the diffusion head, any other value does not.
-            num_maskgit_iters: chunks of the last stage, at most its tokens; 0 leaves it out.
-            generator: one generator, or one per image.
-            callback: called after every stage with its index and the number of stages.
-
-        Returns:
-            (B, 3, H, W) in [0, 1].
-
-        Raises:
-            ValueError: arguments of the wrong shape or number.
-            RuntimeError: another thread is generating on this model.
-        """
-        f_hat = self.generate_feature_map(
-            B,
-            label_B,
-            g_seed,
-            cfg,
-            top_p=top_p,
-            more_smooth=more_smooth,
-            context_position_ids=context_position_ids,
-            context_mask=context_mask,
-            final_stage=final_stage,
-            num_maskgit_iters=num_maskgit_iters,
-            generator=generator,
-            callback=callback,
-        )
-        return self.decode_feature_map(f_hat)
 
     @torch.no_grad()
     def init_weights(self, *args, **kwargs) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -61,14 +61,41 @@ class SamplingMixin:
 
     condition_class: ClassVar[type[TextCondition | ClassCondition]]
 
+    def autoregressive_infer_cfg(
+        self,
+        B: int,
+        label_B: torch.Tensor | Labels,
+        g_seed: int | None = None,
+        cfg: float = 1.5,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        more_smooth: bool = False,
+        *text: Any,
+        **options: Any,
+    ) -> torch.Tensor:
+        """Draw images: :meth:`generate_feature_map`, and the map decoded.
+
+        Args:
+            B, label_B, g_seed, cfg, top_p, more_smooth, text, options: as there.
+            top_k: candidates kept at every stage, 0 means all. HART ignores it, as its public
+                implementation does: 600 in the first seven stages, 300 afterwards.
+
+        Returns:
+            (B, 3, H, W) in [0, 1].
+        """
+        options = {"top_k": top_k, "top_p": top_p, "more_smooth": more_smooth, **options}
+        return self.decode_feature_map(
+            self.generate_feature_map(B, label_B, g_seed, cfg, *text, **options)
+        )
+
     @torch.no_grad()
     def generate_feature_map(
         self,
         B: int,
-        label_B: Labels,
+        label_B: torch.Tensor | Labels,
         g_seed: int | None = None,
         cfg: float = 1.5,
-        *,
+        *text: Any,
         top_p: float = 0.0,
         more_smooth: bool = False,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -76,11 +103,25 @@ class SamplingMixin:
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
-        **condition,
+        **condition: Any,
     ) -> torch.Tensor:
-        """The part of ``autoregressive_infer_cfg`` before decoding: (B, Z, P, P).
+        """The feature map (B, Z, P, P) of images of texts, for HART, or classes, for VAR.
+
+        With ``g_seed`` the draws are those of the public implementation: all from a generator
+        seeded with it, but HART's order of the last stage and its residual's noise from numpy's
+        and torch's global generators. With ``generator`` every draw of an image comes from its own
+        generator.
 
         Args:
+            B: number of images.
+            label_B: text features (B, T, E), or class indices (B,), see :class:`ClassCondition`.
+            g_seed: seed of the draws; None draws from the device's global generator.
+            cfg: guidance scale, reached in VAR's last stage and in HART's last but one.
+            text, condition: what else :class:`TextCondition` or :class:`ClassCondition` takes.
+            top_p: nucleus mass, 0 means off.
+            more_smooth: soft mixtures instead of single codebook rows.
+            generator: one generator, or one per image.
+            callback: called after every stage with its index and the number of stages.
             timeline: receives a mark at the end of every stage and around the diffusion head, see
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
@@ -88,13 +129,15 @@ class SamplingMixin:
                 :class:`GenerationSteps`; None is the model itself, the plain path.
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
                 does counts to the next stage unless it closes a part on the timeline itself.
-            condition: arguments of the model's condition, :class:`TextCondition` or
-                :class:`ClassCondition`.
+
+        Raises:
+            ValueError: arguments of the wrong shape, number or range, or ``g_seed`` with
+                ``generator``.
         """
         B = integer("B", B)
         if B < 1:
             raise ValueError(f"B must be at least 1, got {B}")
-        drawn_from = self.condition_class(self, B, label_B, **condition)
+        drawn_from = self.condition_class(self, B, label_B, *text, **condition)
         options = SamplingOptions(cfg, top_p, more_smooth, **drawn_from.options)
         random = resolve_random_source(g_seed, generator, B, self.device)
         with self._weights_at_hand(), self._generation_scope(B, timeline) as (marks, cache):
