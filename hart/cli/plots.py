@@ -13,7 +13,7 @@ from hart.evaluation.similarity_plot import plot_similarity
 from hart.evaluation.statistics_plot import plot_statistics
 from hart.modules.networks.caching.cache_options import resolve_cache_config
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import decide_all
+from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.utils.text_files import read_text
 

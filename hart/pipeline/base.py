@@ -300,7 +300,6 @@ class Pipeline:
             timeline=timeline,
             steps=Engine(self.transformer, self.compile) if self.use_engine else None,
             on_feature_map=None if preview is None else show,
-            wait=True,
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import threading
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PretrainedConfig
 
-from hart.modules.models.transformer.generation_state import Generation, GenerationSeconds
+from hart.modules.models.transformer.generation_state import GenerationSeconds
 from hart.modules.models.transformer.saved_similarity import SavedSimilarityMixin
 from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_options import (
@@ -22,22 +25,24 @@ from hart.modules.networks.caching.cache_options import (
     resolve_cache_config,
     resolve_use_cache,
 )
-from hart.modules.networks.caching.cache_run import CacheRun
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.decisions import DecisionPlan, decide_all
+from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.multiply_adds import TransformerShape
 from hart.modules.networks.caching.numbers import plain_list
+from hart.modules.networks.caching.plan import Plan, decide_all, module_of
 from hart.modules.networks.caching.presets import preset_config
-from hart.modules.networks.caching.prune_plan import guidance_stop
 from hart.modules.networks.caching.similarity import SimilarityRecorder, SimilarityTables, Table
 from hart.modules.networks.caching.similarity_io import load_similarity
-from hart.modules.networks.caching.site_cache import SiteCache
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
-from hart.modules.networks.rope import MaskIndex
 from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
+
+_running: ContextVar[tuple[nn.Module, GenerationCache | None] | None] = ContextVar(
+    "running generation", default=None
+)
+_finishing = threading.Lock()
 
 
 class FeatureCachingMixin(SavedSimilarityMixin):
@@ -56,7 +61,6 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         similarity: calibrated similarities of both sites.
         cache_statistics: what was computed, reused and stored since the last reset.
         collect_cache_statistics: False counts nothing and takes no times from the next image on.
-        cache_attn, cache_mlp: stored outputs per block while a generation runs, else None.
     """
 
     caches_features = True
@@ -69,7 +73,6 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         self.collect_cache_statistics = True
         self.use_cache = resolve_use_cache(None, config)
         self.calibration = bool(config.calibration)
-        self._release()
         self._install(resolve_cache_config(None, config, self.patch_nums))
         if config.sim_path and Path(config.sim_path).is_file():
             self.similarity_path = Path(config.sim_path)
@@ -122,14 +125,11 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         Raises:
             TypeError: neither a CacheConfig nor a name.
             ValueError: unknown preset.
-            RuntimeError: a generation is running.
         """
         if isinstance(config, str):
             config = preset_config(config, self.patch_nums)
         if not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig or a preset name, got {config!r}")
-        if self._generating:
-            raise RuntimeError("the cache configuration cannot change while an image is generated")
         self._install(config)
         values = config.to_dict()
         for field, name in OPTION_NAMES.items():
@@ -183,29 +183,16 @@ class FeatureCachingMixin(SavedSimilarityMixin):
             patch_nums=self.patch_nums,
         )
 
-    def decision_plan(self) -> DecisionPlan:
+    def decision_plan(self) -> Plan:
         """Every decision of the next generation, from configuration and similarity data."""
-        off = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
-        config = self.cache_config if self.use_cache and not self.calibration else off
-        return decide_all(config, self.schedule, self.similarity_in_use)
-
-    @property
-    def similarity_in_use(self) -> SimilarityTables:
-        """What the running generation began with, whatever was set since; else the next one's."""
-        return self.similarity if self._similarity_at_start is None else self._similarity_at_start
-
-    @property
-    def decides_while_running(self) -> bool:
-        """Whether the next generation decides about single modules or tokens while it runs.
-
-        If not, :meth:`decision_plan` holds every decision, and they are about whole modules.
-        """
-        if self.calibration or not self.use_cache:
-            return False
         config = self.cache_config
-        measured = not self.similarity_in_use.assumed
-        adapts = config.adaptive_threshold and config.caches_anything and measured
-        return adapts or not config.decides_whole_modules
+        if self.calibration or not self.use_cache:
+            config = CacheConfig(
+                enable_attn_cache=False,
+                enable_mlp_cache=False,
+                interpolation_mode=config.interpolation_mode,
+            )
+        return decide_all(config, self.schedule, self.similarity)
 
     def get_cache_statistics(self) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.
@@ -233,7 +220,7 @@ class FeatureCachingMixin(SavedSimilarityMixin):
         return {
             "cache_config": self.cache_config.to_dict(),
             "similarity_stats": similarity_stats(self.similarity),
-            **self.cache_statistics.to_dict(self._counts),
+            **self.cache_statistics.to_dict(self._running_cache and self._running_cache.counts),
         }
 
     def reset_cache_statistics(self) -> None:
@@ -242,96 +229,65 @@ class FeatureCachingMixin(SavedSimilarityMixin):
 
     # --- one generation -----------------------------------------------------------------------
 
-    def site_cache(
-        self, site: str, layer: int, si: int, m_maskgit: MaskIndex | None = None
-    ) -> SiteCache:
-        """The cache of the running generation as one module sees it, see :class:`SiteCache`."""
-        run = self._cache_run
-        return SiteCache(run, site, layer, si, run.stored[site], run.tables[site], m_maskgit)
-
-    def running_threshold(self, si: int) -> float:
-        """Threshold of stage ``si`` in the generation that is running, see :class:`CacheRun`."""
-        return self._cache_run.threshold(si)
+    @property
+    def cache_attn(self) -> list[torch.Tensor | None]:
+        """Per block the attention output that a generation of this thread has stored, or None."""
+        return self._stored("attn")
 
     @property
-    def generation_counts(self) -> GenerationCounts | None:
-        """Counts of the generation that is running; None without one or without statistics."""
-        return self._counts
+    def cache_mlp(self) -> list[torch.Tensor | None]:
+        """Per block the MLP output that a generation of this thread has stored, or None."""
+        return self._stored("mlp")
 
-    def _release(self) -> None:
-        self.cache_attn: list[torch.Tensor | None] = [None] * self.depth
-        self.cache_mlp: list[torch.Tensor | None] = [None] * self.depth
-        self._cache_run: CacheRun | None = None
-        self._similarity_at_start: SimilarityTables | None = None
-        self._counts: GenerationCounts | None = None
+    def _stored(self, site: str) -> list[torch.Tensor | None]:
+        cache = self._running_cache
+        if cache is None:
+            return [None] * self.depth
+        return [cache.store.stored(module_of(layer, site)) for layer in range(self.depth)]
+
+    @property
+    def _running_cache(self) -> GenerationCache | None:
+        """Of the generation that this thread is in the middle of, if it is one on this model."""
+        model, cache = _running.get() or (None, None)
+        return cache if model is self else None
 
     @contextlib.contextmanager
-    def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
-        """Set the cache up for one generation; whatever happens, release all its tensors.
+    def _generation_scope(
+        self, bsz: int, timeline: Timeline | None
+    ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
+        """The cache of one generation, and what is done with its counts and measurements.
 
         A generation that fails is not in the statistics.
         """
-        calibrating = self.calibration
-        self._release()  # a copy that was made in the middle of a generation holds part of it
-        self._similarity_at_start = self.similarity
+        recorders = None
+        if self.calibration:
+            width = self.schedule.width
+            recorders = {site: SimilarityRecorder(self.depth, width) for site in SITES}
+        counts = GenerationCounts(self.transformer_shape) if self.collect_cache_statistics else None
+        if counts is not None:
+            timeline = timeline or Timeline(self.device)
+        plan = self.decision_plan()
+        cache = None
+        if recorders or plan.config.changes_anything or counts is not None:
+            cache = GenerationCache(plan, self.similarity, recorders, counts)
+        self._warn_if_empty(plan.config)
+        token = _running.set((self, cache))
         try:
-            if self.collect_cache_statistics:
-                self._counts = GenerationCounts(self.cache_statistics.shape)
-                timeline = timeline or Timeline(self.device)
-            if calibrating or (self.use_cache and self.cache_config.changes_anything):
-                self._start_run(calibrating)
-            yield timeline
-            if calibrating:
-                self.similarity = self.similarity.including(self._cache_run.tables, bsz)
-            if self._counts is not None:
-                seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
-                self.cache_statistics.add(self._counts, bsz, seconds)
+            yield timeline, cache
         finally:
-            self._release()
+            _running.reset(token)
+        with _finishing:
+            if recorders:
+                self.similarity = self.similarity.including(recorders, bsz)
+            if counts is not None:
+                seconds = partial(GenerationSeconds.of, timeline, len(self.patch_nums))
+                self.cache_statistics.add(counts, bsz, seconds)
 
-    def _start_run(self, calibrating: bool) -> None:
-        width = self.schedule.width
-        self._cache_run = CacheRun(
-            self.cache_config,
-            self.schedule,
-            self._counts,
-            table_is_assumed=self.similarity_in_use.assumed,
-            stored={"attn": self.cache_attn, "mlp": self.cache_mlp},
-            tables={
-                site: SimilarityRecorder(self.depth, width)
-                if calibrating
-                else self.similarity_in_use.site(site)
-                for site in SITES
-            },
-        )
-        if calibrating:
-            return
-        needs_table = self.cache_config.caches_anything
-        if needs_table and self.similarity_in_use.is_empty and not self._warned_empty:
+    def _warn_if_empty(self, config: CacheConfig) -> None:
+        if config.caches_anything and self.similarity.is_empty and not self._warned_empty:
             self._warned_empty = True
             warnings.warn(
                 "the similarity table is empty, so reuse saves nothing: calibrate first or load "
                 "one",
                 stacklevel=6,
             )
-
-    def _guidance_stop(self) -> int | None:
-        if self._cache_run is None or self.calibration:
-            return None
-        return guidance_stop(self.cache_config, self.schedule)
-
-    def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
-        self._cache_run.stop_guidance()
-        return super()._stop_guidance(x, run)
-
-    def run_blocks(
-        self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
-    ) -> torch.Tensor:
-        """As in the plain model. With caching off, what the blocks compute is counted here."""
-        if self._counts is not None and self._cache_run is None:
-            rows, tokens = x.shape[:2]
-            self._counts.count_uncached(si, rows, tokens)
-        return super().run_blocks(x, run, si, m_maskgit)
-
-    def _block_options(self, layer: int) -> dict:
-        return {} if self._cache_run is None else {"cache_run": self._cache_run}

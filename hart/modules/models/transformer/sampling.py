@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -25,13 +26,15 @@ from hart.modules.models.transformer.generation_state import (
     stage_part,
 )
 from hart.modules.models.transformer.random_source import resolve_random_source
-from hart.modules.models.transformer.turns import exclusive, is_generating
+from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
 from hart.utils.adapted import at_hand
 from hart.utils.timing import Timeline
+
+_offloaded_turn = threading.RLock()
 
 NO_GUIDANCE = 1.0
 """Guidance scale at which the diffusion head samples every row by itself."""
@@ -100,7 +103,6 @@ class SamplingMixin:
         timeline: Timeline | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
-        wait: bool = False,
         **condition: Any,
     ) -> torch.Tensor:
         """The feature map (B, Z, P, P) of images of texts, for HART, or classes, for VAR.
@@ -127,20 +129,18 @@ class SamplingMixin:
                 :class:`GenerationSteps`; None is the model itself, the plain path.
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
                 does counts to the next stage unless it closes a part on the timeline itself.
-            wait: while another thread generates on this model, wait instead of raising.
 
         Raises:
             ValueError: arguments of the wrong shape, number or range, or ``g_seed`` with
                 ``generator``.
-            RuntimeError: another thread is generating on this model.
         """
         B = integer("B", B)
         if B < 1:
             raise ValueError(f"B must be at least 1, got {B}")
         drawn_from = self.condition_class(self, B, label_B, *text, **condition)
         options = SamplingOptions(cfg, top_p, more_smooth, **drawn_from.options)
-        random = resolve_random_source(self.rng, g_seed, generator, B, self.device)
-        with self._exclusive(wait), self._generation_scope(B, timeline) as marks:
+        random = resolve_random_source(g_seed, generator, B, self.device)
+        with self._weights_at_hand(), self._generation_scope(B, timeline) as (marks, cache):
             cond, position_ids, mask = drawn_from.embed(self, random)
             run = Generation(
                 options=options,
@@ -154,6 +154,7 @@ class SamplingMixin:
                 random=random,
                 callback=callback,
                 timeline=marks,
+                cache=cache,
                 on_feature_map=on_feature_map,
             )
             return self._run_stages(run, steps or self)
@@ -173,49 +174,31 @@ class SamplingMixin:
 
     # --- what surrounds a generation ----------------------------------------------------------
 
-    @property
-    def _generating(self) -> bool:
-        return is_generating(self)
-
     @contextlib.contextmanager
-    def _exclusive(self, wait: bool) -> Iterator[None]:
-        """Surrounds one generation: no other one runs on this model, and its weights are at hand.
-
-        See :func:`exclusive`.
-        """
-        with exclusive(self, wait), at_hand(self), at_hand(self.vae_proxy[0]):
+    def _weights_at_hand(self) -> Iterator[None]:
+        """Surrounds one generation; weights that ``accelerate`` moves serve one after the other."""
+        offloaded = any("_hf_hook" in vars(module) for module in self.modules())
+        turn = _offloaded_turn if offloaded else contextlib.nullcontext()
+        with turn, at_hand(self), at_hand(self.vae_proxy[0]):
             yield
 
     @contextlib.contextmanager
-    def _generation_scope(self, bsz: int, timeline: Timeline | None) -> Iterator[Timeline | None]:
-        """Surrounds one generation; subclasses set up state here and release it.
-
-        Yields the timeline that the sampler marks, None for no marks.
-        """
-        yield timeline
-
-    def _block_options(self, layer: int) -> dict:
-        """Extra keywords for a block's call; subclasses add theirs."""
-        return {}
-
-    def _guidance_stop(self) -> int | None:
-        """Index of the stage from which on there is no guidance; the plain model has no such."""
-        return None
-
-    def _stop_guidance(self, x: torch.Tensor, run: Generation) -> torch.Tensor:
-        """End the guidance before a stage: (2B, n, C) tokens to those with text, (B, n, C)."""
-        run.stop_guidance()
-        return x[: run.bsz]
+    def _generation_scope(
+        self, bsz: int, timeline: Timeline | None
+    ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
+        """Surrounds one generation: the timeline that it marks and its cache, None for neither."""
+        yield timeline, None
 
     # --- the loop -----------------------------------------------------------------------------
 
     def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
         steps.begin(run)
-        last, stop = self.num_stages_minus_1, self._guidance_stop()
+        last, stop = self.num_stages_minus_1, run.guidance_stop
         x = self._stage_input(run.cond.reshape(len(run.cond), -1, self.C), run, 0)
         for si in range(last + (run.options.num_maskgit_iters > 0)):
             if si == stop:
-                x = self._stop_guidance(x, run)
+                run.stop_guidance()
+                x = x[: run.bsz]
             if si == last and run.options.in_chunks:
                 values = self._draw_chunks(x, run, steps)
             else:
@@ -321,8 +304,12 @@ class SamplingMixin:
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """See :class:`GenerationSteps`: every block computes, one after the other."""
-        cond = self.shared_ada_lin(run.cond)
+        """See :class:`GenerationSteps`: block after block does as the cache says."""
+        cond, cache = self.shared_ada_lin(run.cond), run.cache
+        rows, tokens = x.shape[:2]
+        if cache is not None:
+            cache.begin_stage(si, rows)
+        options = {"cache": cache} if cache is not None and cache.acts else {}
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
@@ -333,8 +320,10 @@ class SamplingMixin:
                 context_mask=run.context_mask,
                 m_maskgit=m_maskgit,
                 kv_cache=run.kv[layer],
-                **self._block_options(layer),
+                **options,
             )
+        if cache is not None:
+            cache.end_stage(si, rows, tokens)
         return x
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:

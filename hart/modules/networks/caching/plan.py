@@ -1,8 +1,11 @@
-"""Which module computes, reuses or stores at which stage.
+"""What every module does at every stage: data, made before a generation starts.
 
-The decisions depend only on the configuration, the schedule and the similarity table, so they are
-known before a generation starts. :func:`decide_module` is the one rule; :func:`decide_all` walks
-it over a whole generation.
+A *module* is one site of one block. It has a number, in the order in which modules run:
+``2 * layer`` is a layer's attention, ``2 * layer + 1`` its MLP. What it does depends only on the
+configuration, the schedule and the similarity table. The rules are small functions;
+:func:`decide_all` walks them over a whole generation.
+
+Token pruning is FastVAR's, arXiv 2503.23367.
 """
 
 from __future__ import annotations
@@ -10,9 +13,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .config import SITES, CacheConfig
-from .prune_plan import prune_plan
 from .similarity import SimilarityTables
 from .stages import StageSchedule, format_stages
 
@@ -32,20 +35,26 @@ class Action:
         reuse: take the interpolated stored output instead of computing.
         store: keep the output, computed or reused, for the next stage. Without it, whatever was
             stored before is dropped.
-        ratio: share of the tokens that is left out of the computation, see
-            :func:`~.prune_plan.kept_tokens`. A reused module leaves out none: it computes none.
+        ratio: share of the tokens that is left out of the computation, see :func:`kept_tokens`. A
+            reused module leaves out none: it computes none.
         store_source: keep the output for the left-out tokens of all pruned stages.
-        store_keys: keep the keys and values for tokens of later stages that have none.
     """
 
     reuse: bool = False
     store: bool = False
     ratio: float = 0.0
     store_source: bool = False
-    store_keys: bool = False
 
 
 COMPUTE = Action()
+
+
+def module_of(layer: int, site: str) -> int:
+    """The number of a block's attention or MLP."""
+    return 2 * layer + SITES.index(site)
+
+
+# --- the rules --------------------------------------------------------------------------------
 
 
 def is_eligible(
@@ -85,17 +94,17 @@ def is_probed(
     site: str,
     si: int,
     layer: int | None,
-    similarity_row: Sequence[float],
+    row: Sequence[float],
 ) -> bool:
     """Whether block ``layer`` measures ``site`` at stage ``si``, see :func:`probed_stages`.
 
-    Not where the table (its row ``similarity_row``) has nothing to compare it with.
+    Not where the table, whose row of the block is ``row``, has nothing to compare it with.
     """
     return (
         layer == PROBE
         and config.is_enabled(site)
         and si in probed_stages(config, schedule)
-        and similarity_row[schedule.column(si)] != 0
+        and row[schedule.column(si)] != 0
     )
 
 
@@ -121,12 +130,84 @@ def adapted_threshold(
     return min(1.0, max(0.0, 1 - (1 - config.threshold) / ratio))
 
 
+@lru_cache(maxsize=128)
+def pruning_source(config: CacheConfig, schedule: StageSchedule) -> int | None:
+    """Index of the stage whose outputs stand in for those of left-out tokens; None: no pruning."""
+    source = config.resolve(schedule).prune_source
+    return None if source is None else schedule.index_of(source)
+
+
+def left_out(config: CacheConfig, schedule: StageSchedule, si: int) -> float:
+    """Share of the tokens that the modules of stage ``si`` leave out."""
+    if pruning_source(config, schedule) is None:
+        return 0.0
+    return dict(config.prune_stages).get(schedule.lengths[si], 0.0)
+
+
+def kept_tokens(tokens: int, ratio: float) -> int:
+    """How many of ``tokens`` are computed when the share ``ratio`` is left out; at least 1.
+
+    ``tokens - int(tokens * ratio)``, with the float product cut off, as FastVAR does.
+    """
+    return max(1, tokens - int(tokens * ratio))
+
+
+def guidance_stop(config: CacheConfig, schedule: StageSchedule) -> int | None:
+    """Index of the stage from which on there is no guidance; None if there always is."""
+    stop = config.guidance_stop_stage
+    return schedule.index_of(stop) if stop in schedule.lengths else None
+
+
+def may_reuse(
+    config: CacheConfig,
+    schedule: StageSchedule,
+    site: str,
+    si: int,
+    layer: int | None,
+    row: Sequence[float],
+    threshold: float,
+) -> bool:
+    """Whether a module is similar enough at stage ``si`` to what it was at the stage before.
+
+    Args:
+        row: the block's row of the site's similarity table.
+        threshold: which the similarity of the transition into the stage must exceed.
+    """
+    column = schedule.column(si)
+    return (
+        column is not None
+        and is_eligible(config, schedule, site, si, layer)
+        and row[column] > threshold
+    )
+
+
+def stores(
+    config: CacheConfig,
+    schedule: StageSchedule,
+    site: str,
+    si: int,
+    layer: int | None,
+    row: Sequence[float],
+    threshold: float,
+) -> bool:
+    """Whether the output of stage ``si`` is kept: the next stage may reuse it.
+
+    What an adaptive threshold will be is not known yet at the last stage that it is measured at. It
+    may fall to 0, so there every output whose transition has a positive similarity is kept.
+    """
+    if si + 1 >= schedule.num_stages or schedule.lengths[si] not in config.cache_stages:
+        return False
+    if si == max(probed_stages(config, schedule), default=None):
+        threshold = 0.0
+    return may_reuse(config, schedule, site, si + 1, layer, row, threshold)
+
+
 def decide_module(
     config: CacheConfig,
     schedule: StageSchedule,
     site: str,
     si: int,
-    similarity_row: Sequence[float],
+    row: Sequence[float],
     has_stored: bool,
     threshold: float | None = None,
     *,
@@ -134,97 +215,71 @@ def decide_module(
 ) -> Action:
     """Decide for one module at one stage.
 
-    *Reuse* iff the site is enabled, the stage is a skip stage, an output is stored and the
-    similarity of the transition into this stage exceeds the threshold. *Store* iff the site is
-    enabled, the stage is a cache stage, the next one is a skip stage and the similarity of the
-    transition into that next stage exceeds the threshold. Both look up the column of the later
-    stage. Stage 0 never reuses; its output's last position is the 1x1 map. The last stage never
-    stores, and a negative ``si`` (training) does neither.
+    Nothing of a disabled site or in training (negative ``si``). Stage 0 never reuses; its output's
+    last position is the 1x1 map. The last stage never stores. A module that is not reused at a
+    pruned stage leaves out that stage's share of tokens, except where it is measured: whole outputs
+    are compared.
 
     Args:
         config: what caching may do.
         schedule: the model's stages.
         site: ``"attn"`` or ``"mlp"``.
         si: stage index.
-        similarity_row: the block's row of the site's similarity table.
+        row: the block's row of the site's similarity table.
         has_stored: whether the previous stage's output of this module is at hand.
-        threshold: replaces ``config.threshold`` for the reuse at this stage, see
-            :func:`adapted_threshold`.
+        threshold: replaces ``config.threshold``, see :func:`adapted_threshold`.
         layer: the block's index; None for one that is no probe, see :func:`is_probed`, and that the
             configuration does not name.
-
-    With an adaptive threshold what it will be is not always known yet, and it may fall to 0, so
-    every output whose transition has a positive similarity is stored. So is the probe's at the
-    stages before those at which it measures.
-
-    A module of an enabled site that is not reused at a pruned stage leaves out that stage's share
-    of tokens, except where it is measured: then its whole output is compared.
 
     Raises:
         ValueError: unknown site, or the schedule has no stage ``si``.
     """
     if not config.is_enabled(site) or si < 0:
         return COMPUTE
-    column = schedule.column(si)
-    reuse = (
-        column is not None
-        and has_stored
-        and is_eligible(config, schedule, site, si, layer)
-        and similarity_row[column] > (config.threshold if threshold is None else threshold)
-    )
-    following = si + 1
-    store = following < schedule.num_stages and (
-        is_probed(config, schedule, site, following, layer, similarity_row)
-        or (
-            schedule.lengths[si] in config.cache_stages
-            and is_eligible(config, schedule, site, following, layer)
-            and similarity_row[schedule.column(following)]
-            > (0.0 if config.adaptive_threshold else config.threshold)
-        )
-    )
-    if config.decides_whole_modules:
-        return Action(reuse, store)
-    plan = prune_plan(config, schedule)
-    compared = is_probed(config, schedule, site, si, layer, similarity_row)
-    ratio = 0.0 if reuse or compared else plan.ratios[si]
-    whole = not reuse and ratio == 0.0
-    incomplete_next = store or any(plan.ratios[following : following + 1])
+    place = (config, schedule, site, si, layer)
+    if threshold is None:
+        threshold = config.threshold
+    reuse = has_stored and may_reuse(*place, row, threshold)
+    whole = reuse or is_probed(*place, row) or is_probed(config, schedule, site, si + 1, layer, row)
     return Action(
         reuse,
-        store,
-        ratio,
-        store_source=plan.source == si,
-        store_keys=(
-            site == "attn" and config.reuse_kv == "interpolate" and whole and incomplete_next
-        ),
+        stores(*place, row, threshold),
+        0.0 if whole else left_out(config, schedule, si),
+        pruning_source(config, schedule) == si,
     )
+
+
+# --- a whole generation -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class DecisionPlan:
-    """Every decision of one generation.
+class Plan:
+    """What every module does at every stage of one generation.
 
     Under an adaptive threshold this is the plan for an image that behaves like the calibration
-    images; the running generation may deviate from it.
+    images; once the running generation has been measured, another one replaces it.
 
     Attributes:
         config, schedule: what the plan was made for.
-        actions: per site, per stage index, per layer.
+        stages: per stage index the action of every module, in the order of their numbers.
         reasons: why nothing is reused, one sentence each; empty if something is.
     """
 
     config: CacheConfig
     schedule: StageSchedule
-    actions: dict[str, tuple[tuple[Action, ...], ...]]
+    stages: tuple[tuple[Action, ...], ...]
     reasons: tuple[str, ...] = ()
+
+    def __getitem__(self, si: int) -> tuple[Action, ...]:
+        return self.stages[si]
 
     @property
     def depth(self) -> int:
-        return len(self.actions["attn"][0])
+        return len(self.stages[0]) // 2
 
     def action(self, si: int, layer: int, site: str) -> Action:
         """The decision for one module; training (``si`` -1) computes."""
-        return self.actions[site][si][layer] if si >= 0 else COMPUTE
+        return self.stages[si][module_of(layer, site)] if si >= 0 else COMPUTE
 
     def reused(self, site: str, si: int | None = None) -> int:
         """Number of reused modules of ``site``, at stage ``si`` or in the whole generation."""
@@ -238,9 +293,9 @@ class DecisionPlan:
         """Number of modules of ``site`` that leave out tokens, at stage ``si`` or altogether."""
         return sum(action.ratio > 0 for action in self._of(site, si))
 
-    def _of(self, site: str, si: int | None) -> tuple[Action, ...]:
-        stages = self.actions[site] if si is None else (self.actions[site][si],)
-        return tuple(action for stage in stages for action in stage)
+    def _of(self, site: str, si: int | None) -> list[Action]:
+        stages = self.stages if si is None else (self.stages[si],)
+        return [action for stage in stages for action in stage[SITES.index(site) :: 2]]
 
     @property
     def reuses_anything(self) -> bool:
@@ -261,35 +316,49 @@ class DecisionPlan:
         }
 
 
+def compute_everything(config: CacheConfig, schedule: StageSchedule, depth: int) -> Plan:
+    """The plan of a generation without caching."""
+    return Plan(config, schedule, ((COMPUTE,) * (2 * depth),) * schedule.num_stages)
+
+
 def decide_all(
-    config: CacheConfig, schedule: StageSchedule, tables: SimilarityTables
-) -> DecisionPlan:
+    config: CacheConfig,
+    schedule: StageSchedule,
+    tables: SimilarityTables,
+    threshold: float | None = None,
+) -> Plan:
     """Decide a whole generation in advance.
+
+    Args:
+        threshold: replaces ``config.threshold``.
 
     Raises:
         ValueError: the tables do not fit the schedule.
     """
     tables.validate(tables.depth, schedule)
-    actions = {site: _decide_site(config, schedule, site, tables) for site in SITES}
-    plan = DecisionPlan(config, schedule, actions)
+    rows = [tables.site(site)[layer] for layer in range(tables.depth) for site in SITES]
+    stored, stages = [False] * len(rows), []
+    for si in range(schedule.num_stages):
+        stages.append(
+            tuple(
+                decide_module(
+                    config,
+                    schedule,
+                    SITES[module % 2],
+                    si,
+                    row,
+                    stored[module],
+                    threshold,
+                    layer=module // 2,
+                )
+                for module, row in enumerate(rows)
+            )
+        )
+        stored = [action.store for action in stages[-1]]
+    plan = Plan(config, schedule, tuple(stages))
     if plan.reuses_anything:
         return plan
-    return DecisionPlan(config, schedule, actions, explain_no_reuse(config, schedule, tables))
-
-
-def _decide_site(
-    config: CacheConfig, schedule: StageSchedule, site: str, tables: SimilarityTables
-) -> tuple[tuple[Action, ...], ...]:
-    stored = [False] * tables.depth
-    stages = []
-    for si in range(schedule.num_stages):
-        stage = tuple(
-            decide_module(config, schedule, site, si, row, stored[layer], layer=layer)
-            for layer, row in enumerate(tables.site(site))
-        )
-        stored = [action.store for action in stage]
-        stages.append(stage)
-    return tuple(stages)
+    return Plan(config, schedule, plan.stages, explain_no_reuse(config, schedule, tables))
 
 
 def explain_no_reuse(
