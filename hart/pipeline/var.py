@@ -44,11 +44,8 @@ class VARPipeline(Pipeline):
             model_path: the transformer's ``.pth`` file, or a folder with one; the autoencoder's
                 file is beside it. On the Hugging Face hub ``organisation/model``, or
                 ``organisation/model/file.pth`` where there are several.
-            device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights; by default float16 on CUDA and float32 elsewhere.
+            device, dtype, hub_options: as for :class:`HARTPipeline`.
             cache: a preset's name or a configuration; None means no caching.
-            hub_options: ``subfolder``, ``revision``, ``cache_dir``, ``token``, ``force_download``
-                and ``local_files_only``, as for :class:`HARTPipeline`.
 
         Raises:
             CheckpointError: a file is missing, damaged or of another kind.

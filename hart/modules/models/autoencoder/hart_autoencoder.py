@@ -92,12 +92,8 @@ class HARTAutoEncoder(PreTrainedModel):
         self.Cvae = config.z_channels
         self.downsample = 2 ** (len(config.ch_mult) - 1)
         self.test_mode, self.double_decoder = config.test_mode, config.double_decoder
-        layout = {
-            "ch": config.ch,
-            "ch_mult": config.ch_mult,
-            "dropout": config.dropout,
-            "z_channels": config.z_channels,
-        }
+        names = ("ch", "ch_mult", "dropout", "z_channels")
+        layout = {name: getattr(config, name) for name in names}
         self.encoder = Encoder(**layout)
         self.decoder = Decoder(**layout)
         self.quant_conv = self._latent_conv()
@@ -120,17 +116,10 @@ class HARTAutoEncoder(PreTrainedModel):
     def _build_quantizer(self) -> VectorQuantizer2:
         config = self.config
         quantizer_class = HARTHybridQuantizer if self._is_hybrid else VectorQuantizer2
-        return quantizer_class(
-            vocab_size=config.vocab_size,
-            Cvae=config.z_channels,
-            using_znorm=config.using_znorm,
-            beta=config.beta,
-            default_qresi_counts=config.default_qresi_counts,
-            v_patch_nums=config.v_patch_nums,
-            quant_resi=config.quant_resi,
-            share_quant_resi=config.share_quant_resi,
-            disable_quant_resi=config.disable_quant_resi,
-        )
+        same = ("using_znorm", "beta", "default_qresi_counts", "v_patch_nums", "quant_resi")
+        same += ("share_quant_resi", "disable_quant_resi")
+        options = {name: getattr(config, name) for name in same}
+        return quantizer_class(config.vocab_size, config.z_channels, **options)
 
     def _freeze(self) -> None:
         if self._is_hybrid and self.config.freeze_codebook_for_hybrid:
