@@ -223,13 +223,13 @@ def test_the_manual_lists_every_preset_as_it_is():
         config = preset_config(name, range(1, 9))
         words = {("attn", "mlp"): "both", ("attn",): "attention", ("mlp",): "MLP", (): "none"}
         assert sites == words[config.enabled_sites], name
-        assert threshold == (f"{preset.threshold:g}" if config.skip_stages else ""), name
-        assert ("adaptive" in other) == preset.adaptive_threshold, name
+        assert threshold == (f"{preset.base.threshold:g}" if config.skip_stages else ""), name
+        assert ("adaptive" in other) == preset.base.adaptive_threshold, name
         shares = ", ".join(f"{ratio:.0%}".replace("%", " %") for ratio in preset.prune_last)
         assert other.removeprefix("prunes ").startswith(shares), name
         assert ("prunes" in other) == bool(shares), name
         assert ("no guidance" in other) == bool(preset.unguided_last), name
-        assert ("bicubic" in other) == (preset.interpolation_mode == "bicubic"), name
+        assert ("bicubic" in other) == (preset.base.interpolation_mode == "bicubic"), name
         published = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
         for listed, sides in zip(skips, (published, published[:9]), strict=True):
             lengths = preset_config(name, sides).skip_stages

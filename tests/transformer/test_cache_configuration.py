@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import hart
-from hart.modules.models.transformer.cache_options import resolve_cache_config
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.basic_hart_enhanced import CacheConfig
+from hart.modules.networks.caching.cache_options import resolve_cache_config
 from hart.modules.networks.caching.presets import preset_config
 from tests.tiny_models import HART_SIDES, draw, tiny_config, tiny_model, tiny_vae
 
