@@ -19,8 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from hart.cli.commands import CommandParser
 from hart.cli.main import generate_main, main
-from hart.cli.parser import CommandParser
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.scene import ATTRIBUTES
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config

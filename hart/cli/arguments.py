@@ -1,37 +1,109 @@
-"""The arguments of ``hart generate``. Sampling defaults are those of HART's own scripts."""
+"""The arguments of ``generate``, ``batch`` and ``web``, and which of them exclude each other.
+
+Those that are fields of a dataclass of options are written there, see :mod:`hart.utils.options`.
+"""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
-from hart.cli.evaluation_arguments import add_evaluation_arguments
-from hart.cli.parser import integer_from, on_off
-from hart.modules.networks.caching.cache_options import add_cache_arguments
-from hart.pipeline.options import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_SEED,
-    GenerationOptions,
-    VARGenerationOptions,
-)
+from hart.evaluation.random_shapes import RANDOM_SHAPES
+from hart.evaluation.repetitions import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
+from hart.modules.networks.caching.cache_options import OPTION_NAMES, add_cache_arguments
+from hart.pipeline.options import GenerationOptions, VARGenerationOptions
+from hart.utils.options import Either, add_options, integer_from, number_within, options_of
+from hart.web.address import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
+from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS
 
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
+
+MODEL_FLAGS = (
+    "--model_path",
+    "--text_model_path",
+    "--tokenizer_path",
+    "--use_ema",
+    "--system_prompt_file",
+)
+CACHE_FLAGS = tuple(
+    "--" + name.replace("_", "-")
+    for name in ("cache_preset", *OPTION_NAMES.values(), "use_cache", "threshold")
+)
+
+# Flag -> the flags that mean nothing beside it, and why.
+EXCLUDES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("--random-weights", MODEL_FLAGS, "random weights are not those of a checkpoint"),
+    ("--assume-similarity", ("--sim-path", "--calibration"), "there can be only one table"),
+    ("--benchmark", ("--calibration",), "calibrate first, then measure"),
+    ("--compare_configs", ("--calibration",), "calibrate first, then measure"),
+    (
+        "--compare_configs",
+        CACHE_FLAGS,
+        "name presets, or JSON files of CacheConfig fields, after --compare_configs",
+    ),
+)
+# Flag -> the flags of which it needs one.
+NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("--random-weights", ("--benchmark", "--compare_configs")),
+    ("--benchmark_runs", ("--benchmark", "--compare_configs")),
+    ("--lpips_weights", ("--compare_configs",)),
+    ("--fid_weights", ("--compare_configs",)),
+    ("--clip_path", ("--compare_configs",)),
+)
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart generate`` understands."""
-    add_model_arguments(parser.add_argument_group("model"))
-    _add_prompt_arguments(parser.add_argument_group("prompts"))
-    add_sampling_arguments(parser.add_argument_group("sampling"))
-    add_output_arguments(
+    _add_model_arguments(parser.add_argument_group("model"))
+    prompts = parser.add_argument_group("prompts")
+    _add_prompt_arguments(prompts)
+    _add_text_arguments(prompts)
+    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    _add_output_arguments(
         parser.add_argument_group("output"),
         "where files go; nothing there is overwritten: pictures are numbered on, and an earlier "
         "run's report gets a number, generation_results_1.json and so on (default: %(default)s)",
     )
-    add_evaluation_arguments(parser)
+    _add_measuring_arguments(parser.add_argument_group("measuring"))
     add_cache_arguments(parser)
 
 
-def add_model_arguments(group: argparse._ArgumentGroup) -> None:
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that ``hart batch`` understands."""
+    _add_model_arguments(parser.add_argument_group("model"))
+    prompts = parser.add_argument_group("prompts")
+    prompts.add_argument(
+        "--prompts_file",
+        required=True,
+        metavar="FILE",
+        help="text with one prompt per line, .jsonl of objects, .json of an array, or .csv or .tsv "
+        "with a header: prompt and, for a row if wanted, seed and cache_preset",
+    )
+    _add_text_arguments(prompts)
+    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
+    add_cache_arguments(parser)
+
+
+def add_web_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that ``hart web`` understands."""
+    model = parser.add_argument_group("model")
+    _add_model_arguments(model)
+    _add_system_prompt_file(model)
+    model.add_argument(
+        "--sim-path", help="similarity data (default: cache_similarity.json in the checkpoint)"
+    )
+    model.add_argument(
+        "--shield_model_path",
+        metavar="FOLDER",
+        help="a ShieldGemma-style model that refuses unsafe prompts (default: none does)",
+    )
+    _add_page_arguments(parser.add_argument_group("page"))
+    _add_access_arguments(parser.add_argument_group("access"))
+    add_message_arguments(parser)
+
+
+def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what chooses the checkpoint and where it runs."""
     group.add_argument(
         "--model_path",
@@ -55,7 +127,7 @@ def add_model_arguments(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it",
     )
-    on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
+    _on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
     group.add_argument(
         "--compile", action="store_true", help="torch.compile parts of the engine (slow start)"
     )
@@ -64,7 +136,11 @@ def add_model_arguments(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="decode in overlapping tiles: less memory, slightly other images",
     )
-    on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
+    _on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
+
+
+def _on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, text: str) -> None:
+    group.add_argument(f"--{name}", f"--no-{name}", action=Either, default=default, help=text)
 
 
 def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
@@ -89,26 +165,16 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
         metavar="CLASS",
         help="class indices, for a VAR checkpoint (default: four drawn by the seed)",
     )
-    add_text_arguments(group)
 
 
-def add_text_arguments(group: argparse._ArgumentGroup) -> None:
+def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what decides how prompts are encoded."""
-    group.add_argument(
-        "--max_token_length",
-        type=integer_from(1),
-        help="text positions (default, and the only value it accepts: what the model has)",
-    )
-    on_off(
-        group,
-        "use_llm_system_prompt",
-        GenerationOptions.use_llm_system_prompt,
-        "put an instruction before every prompt",
-    )
-    add_system_prompt_file(group)
+    hart, var = options_of(GenerationOptions), options_of(VARGenerationOptions)
+    add_options(group, (each for name, each in hart.items() if name not in var))
+    _add_system_prompt_file(group)
 
 
-def add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
+def _add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
     """Add ``--system_prompt_file``."""
     group.add_argument(
         "--system_prompt_file",
@@ -117,90 +183,166 @@ def add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add what decides how images are drawn."""
-    group.add_argument(
-        "--num_samples", type=integer_from(1), default=1, help="images per prompt (default 1)"
-    )
-    group.add_argument(
-        "--batch_size",
-        type=integer_from(1),
-        default=DEFAULT_BATCH_SIZE,
-        help="images generated at the same time; moves their rounding and, with an adaptive "
-        "threshold, what they reuse (default %(default)s)",
-    )
-    group.add_argument(
-        "--seed",
-        type=integer_from(0),
-        default=DEFAULT_SEED,
-        help="image i of the run uses seed + i (default %(default)s)",
-    )
-    group.add_argument(
-        "--cfg_scale",
-        "--cfg",
-        type=float,
-        help=f"guidance scale ({_defaults('cfg_scale')})",
-    )
-    group.add_argument(
-        "--top_p", type=float, help=f"nucleus mass, 0 means off ({_defaults('top_p')})"
-    )
-    group.add_argument(
-        "--top_k",
-        type=integer_from(0),
-        help="candidates per token, 0 means all; VAR only, HART fixes them "
-        f"(default {VARGenerationOptions.top_k})",
-    )
-    on_off(
-        group,
-        "more_smooth",
-        None,
-        f"feed back soft token mixtures ({_defaults('more_smooth')})",
-    )
+def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what decides how images are drawn. What HART and VAR do by default is one default."""
+    hart = options_of(GenerationOptions)
+    for name, each in options_of(VARGenerationOptions).items():
+        if each == hart.get(name):
+            add_options(group, [each])
+            continue
+        default = f"{hart[name].default}, for VAR {each.default}" if name in hart else each.default
+        add_options(group, [replace(each, help=f"{each.help} (default {default})")], unset=True)
 
 
-def _defaults(field: str) -> str:
-    return (
-        f"default {getattr(GenerationOptions, field)}, "
-        f"for VAR {getattr(VARGenerationOptions, field)}"
-    )
-
-
-def add_output_arguments(
-    group: argparse._ArgumentGroup, folder: str = "default: %(default)s"
-) -> None:
-    """Add where files and messages go."""
+def _add_output_arguments(group: argparse._ArgumentGroup, folder: str) -> None:
     group.add_argument("--output_dir", default="samples", help=folder)
-    on_off(group, "save_images", True, "write PNG files")
-    group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    _on_off(group, "save_images", True, "write PNG files")
+    add_message_arguments(group)
+
+
+def add_message_arguments(group: argparse._ActionsContainer, quiet: bool = True) -> None:
+    """Add what decides what is printed; every command has ``--debug``."""
+    if quiet:
+        group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     group.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def _add_measuring_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--benchmark", action="store_true", help="time repeated runs, part by part, and memory"
+    )
+    group.add_argument(
+        "--compare_configs",
+        nargs="*",
+        metavar="NAME",
+        help="draw the same images with several cache configurations and compare speed, memory "
+        "and quality with no-cache: presets, or JSON files of CacheConfig fields (default: all "
+        "presets)",
+    )
+    group.add_argument(
+        "--benchmark_runs",
+        type=integer_from(1),
+        help=f"measured runs (default {DEFAULT_RUNS}; with --compare_configs {DEFAULT_ROUNDS} of "
+        "each configuration)",
+    )
+    group.add_argument(
+        "--benchmark_warmup",
+        type=integer_from(0),
+        default=DEFAULT_WARMUP,
+        help="runs before them that are not measured (default %(default)s)",
+    )
+    group.add_argument(
+        "--random-weights",
+        choices=list(RANDOM_SHAPES),
+        help="measure random weights of these shapes instead of a checkpoint",
+    )
+    group.add_argument(
+        "--assume-similarity",
+        type=number_within(-1, 1),
+        metavar="X",
+        help="take X for the similarity of every module and transition instead of a table",
+    )
+    group.add_argument("--lpips_weights", help='state dict of lpips.LPIPS(net="alex"): adds LPIPS')
+    group.add_argument(
+        "--fid_weights", help="torch-fidelity's Inception weights: adds FID against no-cache"
+    )
+    group.add_argument("--clip_path", help="folder of a CLIP model: adds the CLIP score")
+
+
+def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add where the page is, and how much it draws and keeps."""
+    group.add_argument(
+        "--host",
+        default=LOOPBACK,
+        help="address to listen at (default %(default)s: this machine only; 0.0.0.0: everybody "
+        "who can reach it, by a numeric address or this machine's name)",
+    )
+    group.add_argument(
+        "--port", type=integer_from(1), default=DEFAULT_PORT, help="default: %(default)s"
+    )
+    group.add_argument(
+        "--output_dir",
+        default="web_samples",
+        help="where results go; the page serves no other files (default: %(default)s)",
+    )
+    for flag, default, text in (
+        ("--max_images", 8, "images of one request"),
+        (
+            "--keep_requests",
+            DEFAULT_KEPT,
+            "finished requests whose files stay; older ones are removed",
+        ),
+        ("--max_waiting", DEFAULT_MAX_WAITING, "requests that may wait for the model"),
+    ):
+        group.add_argument(
+            flag, type=integer_from(1), default=default, help=f"{text} (default %(default)s)"
+        )
+    group.add_argument(
+        "--keep_hours",
+        type=number_within(0.01, 1e6),
+        default=DEFAULT_KEPT_HOURS,
+        help="hours after which a finished request's files are removed (default %(default)g)",
+    )
+    group.add_argument(
+        "--no-calibration",
+        dest="visitors_calibrate",
+        action="store_false",
+        help="without the tab that changes the similarity table for everybody",
+    )
+
+
+def _add_access_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--auth", metavar="USER:PASSWORD", help="let in only who knows these (default: everybody)"
+    )
+    group.add_argument(
+        "--allowed_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a further host name to answer to, as a proxy or the DNS has it, without port; may be "
+        "repeated, '*' stands for all (default: localhost and loopback addresses; with --host also "
+        "that, all numeric addresses and this machine's name)",
+    )
+    group.add_argument(
+        "--root_path",
+        metavar="PATH",
+        help="path under which a proxy serves the page and which it takes off, such as /hart",
+    )
+
+
+def check_combination(args: argparse.Namespace) -> None:
+    """Refuse combinations in which a flag of ``hart generate`` would be ignored.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for flag, others, reason in EXCLUDES:
+        for other in others:
+            if _is_given(args, flag) and _is_given(args, other):
+                raise ValueError(f"{flag} and {other} exclude each other: {reason}")
+    for flag, modes in NEEDS:
+        if _is_given(args, flag) and not any(_is_given(args, mode) for mode in modes):
+            raise ValueError(f"{flag} needs {' or '.join(modes)}")
+
+
+def _is_given(args: argparse.Namespace, flag: str) -> bool:
+    value = getattr(args, flag.removeprefix("--").replace("-", "_"))
+    if flag in ("--benchmark", "--calibration", "--use_ema"):
+        return bool(value)
+    return value is not None
 
 
 def generation_options(
     args: argparse.Namespace, for_classes: bool = False
 ) -> GenerationOptions | VARGenerationOptions:
-    """The sampling options of a command line.
-
-    Args:
-        for_classes: whether the checkpoint is VAR's.
+    """The sampling options of a command line; ``for_classes`` those of VAR.
 
     Raises:
         ValueError: a value is not allowed.
     """
+    kind = VARGenerationOptions if for_classes else GenerationOptions
     given = {
-        name: getattr(args, name)
-        for name in ("cfg_scale", "top_p", "more_smooth", "top_k")
-        if getattr(args, name) is not None
+        name: getattr(args, each.name) for name, each in options_of(kind).items() if each.flags
     }
-    common = {
-        "num_images_per_prompt": args.num_samples,
-        "seed": args.seed,
-        "batch_size": args.batch_size,
-        **given,
-    }
-    if for_classes:
-        return VARGenerationOptions(**common)
-    return GenerationOptions(
-        **common,
-        max_token_length=args.max_token_length,
-        use_llm_system_prompt=args.use_llm_system_prompt,
-    )
+    return kind(**{name: value for name, value in given.items() if value is not None})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from hart.cli.benchmark import run_benchmark_command
-from hart.cli.compare import run_compare_command
+from hart.cli.interrupts import INTERRUPTED
 from hart.cli.loading import set_up
+from hart.cli.measure import run_benchmark_command, run_compare_command
 from hart.cli.output import RESULTS_FILE, keep_earlier, save_numbered
 from hart.cli.report import image_entry, run_report, summary_lines
-from hart.cli.run import INTERRUPTED, Run
+from hart.cli.run import Run
 from hart.cli.similarity import (
     SimilaritySource,
     keep_calibration,

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hart.cli.interrupts import INTERRUPTED as INTERRUPTED
 from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions
 
 

@@ -26,7 +26,7 @@ class CachePreset:
     """
 
     description: str
-    base: CacheConfig = CacheConfig()
+    base: CacheConfig
     skip_last: int = 0
     largest_share: float = 1.0
     prune_last: tuple[float, ...] = ()
@@ -87,6 +87,7 @@ CACHE_PRESETS: dict[str, CachePreset] = {
     ),
     "fastvar": CachePreset(
         "compute only the most distinctive tokens of the last two stages (FastVAR)",
+        CacheConfig(),
         prune_last=FASTVAR_RATIOS,
     ),
     "hybrid": CachePreset(

@@ -1,4 +1,4 @@
-"""``hart generate --compare_configs``: speed, memory and quality of several configurations."""
+"""``hart generate`` with ``--benchmark`` or ``--compare_configs``: speed, memory and quality."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from hart.cli.interrupts import INTERRUPTED
 from hart.cli.loading import set_up
-from hart.cli.output import keep_earlier
-from hart.cli.report import run_settings, similarity_entry
-from hart.cli.run import INTERRUPTED, Run
+from hart.cli.output import keep_earlier, save_numbered
+from hart.cli.report import configuration_name, run_settings, similarity_entry
+from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource, prepare_similarity
+from hart.evaluation.benchmark import DEFAULT_RUNS, run_benchmark
+from hart.evaluation.benchmark_report import benchmark_lines, benchmark_report
 from hart.evaluation.comparison import (
     DEFAULT_ROUNDS,
     Comparer,
@@ -29,11 +32,39 @@ from hart.pipeline.loading import resolve_device
 from hart.utils.files import replacing, write_json
 from hart.utils.images import save_png
 
+BENCHMARK_FILE = "benchmark_results.json"
 JSON_FILE = "cache_comparison.json"
 TABLE_FILE = "cache_comparison.md"
 GRID_FILE = "cache_comparison.png"
 PLOT_FILE = "cache_comparison_plot.png"
 FAILED = 1
+
+
+def run_benchmark_command(args: argparse.Namespace) -> int:
+    """Run the command; 0, or 130 after Ctrl-C, which keeps the finished runs.
+
+    Raises:
+        ValueError, OSError: a user's mistake; most are found before the model is loaded.
+    """
+    run = set_up(args)
+    similarity = prepare_similarity(run)
+    runs, warmup = args.benchmark_runs or DEFAULT_RUNS, args.benchmark_warmup
+    benchmark = run_benchmark(run.pipeline, run.prompts, run.options, runs, warmup, args.quiet)
+    files = [save_numbered(r, run).name for r in benchmark.images] if args.save_images else []
+    report = {
+        "configuration": configuration_name(run),
+        "settings": {**run_settings(run), "warmup_runs": warmup, run.kind: run.prompts},
+        "similarity": similarity_entry(similarity),
+        "environment": environment(run.pipeline),
+        **benchmark_report(benchmark, run.pipeline),
+        "files": files,
+    }
+    keep_earlier(run.folder, BENCHMARK_FILE)
+    write_json(run.folder / BENCHMARK_FILE, report, durable=True)
+    for line in benchmark_lines(report, report["configuration"]):
+        run.say(line)
+    run.say(f"{BENCHMARK_FILE} in {run.folder}")
+    return 0 if benchmark.complete else INTERRUPTED
 
 
 def run_compare_command(args: argparse.Namespace) -> int:
