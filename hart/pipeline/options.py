@@ -64,8 +64,7 @@ _SEED = Kind(_seed, "a whole number below 2**63", {"type": integer_from(0), "met
 class SamplingChoices:
     """How images are drawn, whatever they are drawn from.
 
-    On a CPU torch takes the lowest 32 bits of a seed. Another batch size rounds otherwise, and an
-    adaptive threshold is the batch's.
+    On a CPU torch takes the lowest 32 bits of a seed. ``batch_size`` None means at most 4.
 
     Attributes:
         <options>
@@ -79,7 +78,7 @@ class SamplingChoices:
     )
     seed: int = option(DEFAULT_SEED, _SEED, "image i of the run draws with seed + i", "--seed")
     cfg_scale: float = option(4.5, _number(math.inf), "guidance scale", "--cfg_scale", "--cfg")
-    top_p: float = option(0.0, _number(1), "nucleus mass; 0 means off", "--top_p")
+    top_p: float = option(0.0, _number(1), "nucleus mass, 0 means off", "--top_p")
     more_smooth: bool = option(
         True,
         _FLAG,
@@ -90,7 +89,8 @@ class SamplingChoices:
     batch_size: int | None = option(
         None,
         _whole(1, may_be_none=True),
-        "images drawn at the same time, by default at most 4",
+        "images drawn at the same time; another number rounds otherwise, and an adaptive threshold "
+        "is the batch's",
         "--batch_size",
         flag_default=DEFAULT_BATCH_SIZE,
     )
