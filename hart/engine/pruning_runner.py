@@ -50,8 +50,7 @@ class PruningRunner(BlockRunner):
         """Whether the decisions are known, and the source stage computes and is not a text."""
         config, schedule = model.cache_config, model.schedule
         source = prune_plan(config, schedule).source
-        known = not config.adaptive_threshold and config.reuse_kv == "none"
-        if source is None or not known:
+        if source is None or config.adaptive_threshold:
             return False
         is_text = source == 0 and model.context_token > 0
         return not is_text and schedule.lengths[source] not in config.skip_stages

@@ -15,6 +15,7 @@ from hart.modules.models.transformer.fields import (
     CACHE_FIELDS,
     CLASS_FIELDS,
     DIFFUSION_FIELDS,
+    GONE_FIELDS,
     TEXT_FIELDS,
     TRANSFORMER_FIELDS,
 )
@@ -220,7 +221,7 @@ class HARTForT2IConfig(_ResidualDiffusionFields, CacheFieldsMixin, VARTransforme
     """
 
     model_type = "hart_transformer_t2i"
-    FIELDS = VARTransformerT2IConfig.FIELDS | DIFFUSION_FIELDS | CACHE_FIELDS
+    FIELDS = VARTransformerT2IConfig.FIELDS | DIFFUSION_FIELDS | CACHE_FIELDS | GONE_FIELDS
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from hart.modules.models.transformer.configuration import (
     CacheFieldsMixin,
     VARTransformerConfig,
 )
-from hart.modules.models.transformer.fields import CACHE_FIELDS
+from hart.modules.models.transformer.fields import CACHE_FIELDS, GONE_FIELDS
 
 __all__ = ["VARForC2IConfig"]
 
@@ -28,7 +28,7 @@ class VARForC2IConfig(CacheFieldsMixin, VARTransformerConfig):
     """
 
     model_type = "var_for_c2i"
-    FIELDS = VARTransformerConfig.FIELDS | CACHE_FIELDS
+    FIELDS = VARTransformerConfig.FIELDS | CACHE_FIELDS | GONE_FIELDS
 
     def __init__(
         self,

@@ -88,3 +88,13 @@ CACHE_FIELDS |= {
     "sim_path": Optional(Text()),
     "threshold": CACHE_FIELDS["cache_threshold"],
 }
+
+
+def _gone(value: object) -> None:
+    raise ValueError
+
+
+GONE_FIELDS: dict[str, Field] = {
+    "cache_reuse_kv": Optional(Checked(_gone, "left out, as the option is gone")),
+}
+"""Options that a configuration file may name, but not set."""

@@ -18,9 +18,6 @@ SITES = ("attn", "mlp")
 INTERPOLATION_MODES = ("bilinear", "nearest", "bicubic")
 """How a stored output is resized."""
 
-KEY_VALUE_MODES = ("none", "project", "interpolate")
-"""What becomes of the keys and values of tokens whose attention is not computed."""
-
 
 @document_options
 @dataclass(frozen=True)
@@ -33,10 +30,9 @@ class CacheConfig:
 
     Pruning is cached token pruning (FastVAR, arXiv 2503.23367): the tokens nearest to the mean of
     all are left out of the enabled modules and take the module's output at the source stage,
-    resized; a module that is reused at such a stage is reused whole. VAR's caching and FastVAR add
-    no keys and values for what they do not compute; resized ones are those of the last stage that
-    computed all. Blocks are best kept from reuse where similarity does not tell how much later
-    ones depend on them.
+    resized; a module that is reused at such a stage is reused whole. As in VAR and FastVAR, tokens
+    whose attention is not computed add no keys and values. Blocks are best kept from reuse where
+    similarity does not tell how much later ones depend on them.
 
     Stages are stored as sorted tuples without duplicates, ``prune_stages`` as a sorted tuple of
     pairs. Stages that a model does not have are legal and ignored, see :meth:`resolve`; so are
@@ -104,13 +100,6 @@ class CacheConfig:
         STAGE,
         "source stage; none is the one before the first pruned stage",
         "--cache-prune-source",
-    )
-    reuse_kv: str = option(
-        "none",
-        choice(*KEY_VALUE_MODES),
-        "keys and values of tokens whose attention is not computed: add none, compute them, or "
-        "resize earlier ones",
-        "--cache-reuse-kv",
     )
     guidance_stop_stage: int | None = option(
         None,
@@ -184,8 +173,8 @@ class CacheConfig:
 
     @property
     def decides_whole_modules(self) -> bool:
-        """Whether every module is computed or reused as a whole, its keys and values included."""
-        return not self.prunes_anything and self.reuse_kv == "none"
+        """Whether every module is computed or reused as a whole."""
+        return not self.prunes_anything
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values; the inverse of :meth:`from_dict`.
@@ -235,8 +224,6 @@ class CacheConfig:
             source = f" from {self.prune_source}" if self.prune_source else ""
             sites = "" if len(self.enabled_sites) == len(SITES) else f" {self.enabled_sites[0]}"
             parts.append(f"prune{sites} {ratios}{source}")
-        if parts and self.reuse_kv != "none":
-            parts.append(f"keys and values: {self.reuse_kv}")
         if self.guidance_stop_stage is not None:
             parts.append(f"no guidance from {self.guidance_stop_stage}")
         return f"CacheConfig({'; '.join(parts) or 'off'})"

@@ -187,16 +187,12 @@ def decide_module(
     plan = prune_plan(config, schedule)
     compared = is_probed(config, schedule, site, si, layer, similarity_row)
     ratio = 0.0 if reuse or compared else plan.ratios[si]
-    whole = not reuse and ratio == 0.0
-    incomplete_next = store or any(plan.ratios[following : following + 1])
     return Action(
         reuse,
         store,
         ratio,
         store_source=plan.source == si,
-        store_keys=(
-            site == "attn" and config.reuse_kv == "interpolate" and whole and incomplete_next
-        ),
+        store_keys=False,
     )
 
 

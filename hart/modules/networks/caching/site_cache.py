@@ -172,7 +172,7 @@ class SiteCache:
             x: the residual stream before the norm, (rows, n, C).
             project: from some of its tokens to their keys and values, (rows, n', 2 C).
         """
-        mode = self.run.config.reuse_kv
+        mode = "none"
         split = None if self.action.reuse else self._kept_and_left_out(x)
         if mode == "none" or not (self.action.reuse or split):
             return None
