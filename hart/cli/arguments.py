@@ -19,10 +19,7 @@ from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
 
 MODEL_FLAGS = (
-    "--model_path",
-    "--text_model_path",
-    "--tokenizer_path",
-    "--use_ema",
+    *("--model_path", "--text_model_path", "--tokenizer_path", "--use_ema"),
     "--system_prompt_file",
 )
 CACHE_FLAGS = tuple(
@@ -43,12 +40,21 @@ EXCLUDES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
 )
 # Flag -> the flags of which it needs one.
-NEEDS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("--random-weights", ("--benchmark", "--compare_configs")),
-    ("--benchmark_runs", ("--benchmark", "--compare_configs")),
-    ("--lpips_weights", ("--compare_configs",)),
-    ("--fid_weights", ("--compare_configs",)),
-    ("--clip_path", ("--compare_configs",)),
+NEEDS = {
+    "--random-weights": ("--benchmark", "--compare_configs"),
+    "--benchmark_runs": ("--benchmark", "--compare_configs"),
+    "--lpips_weights": ("--compare_configs",),
+    "--fid_weights": ("--compare_configs",),
+    "--clip_path": ("--compare_configs",),
+}
+
+PROMPT_FORMATS = (
+    "text with one prompt per line (empty lines and # comments are skipped), .jsonl of objects, "
+    ".json of an array, or .csv or .tsv with a header"
+)
+KEPT = (
+    "where files go; nothing there is overwritten: pictures are numbered on, and an earlier run's "
+    "report gets a number, generation_results_1.json and so on (default: %(default)s)"
 )
 
 
@@ -59,11 +65,7 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_prompt_arguments(prompts)
     _add_text_arguments(prompts)
     _add_sampling_arguments(parser.add_argument_group("sampling"))
-    _add_output_arguments(
-        parser.add_argument_group("output"),
-        "where files go; nothing there is overwritten: pictures are numbered on, and an earlier "
-        "run's report gets a number, generation_results_1.json and so on (default: %(default)s)",
-    )
+    _add_output_arguments(parser.add_argument_group("output"), KEPT)
     _add_measuring_arguments(parser.add_argument_group("measuring"))
     add_cache_arguments(parser)
 
@@ -72,13 +74,8 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart batch`` understands."""
     _add_model_arguments(parser.add_argument_group("model"))
     prompts = parser.add_argument_group("prompts")
-    prompts.add_argument(
-        "--prompts_file",
-        required=True,
-        metavar="FILE",
-        help="text with one prompt per line, .jsonl of objects, .json of an array, or .csv or .tsv "
-        "with a header: prompt and, for a row if wanted, seed and cache_preset",
-    )
+    text = f"{PROMPT_FORMATS}: prompt and, for a row if wanted, seed and cache_preset"
+    prompts.add_argument("--prompts_file", required=True, metavar="FILE", help=text)
     _add_text_arguments(prompts)
     _add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
@@ -90,14 +87,10 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model")
     _add_model_arguments(model)
     _add_system_prompt_file(model)
-    model.add_argument(
-        "--sim-path", help="similarity data (default: cache_similarity.json in the checkpoint)"
-    )
-    model.add_argument(
-        "--shield_model_path",
-        metavar="FOLDER",
-        help="a ShieldGemma-style model that refuses unsafe prompts (default: none does)",
-    )
+    add = model.add_argument
+    add("--sim-path", help="similarity data (default: cache_similarity.json in the checkpoint)")
+    text = "a ShieldGemma-style model that refuses unsafe prompts (default: none does)"
+    add("--shield_model_path", metavar="FOLDER", help=text)
     _add_page_arguments(parser.add_argument_group("page"))
     _add_access_arguments(parser.add_argument_group("access"))
     add_message_arguments(parser)
@@ -105,37 +98,20 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what chooses the checkpoint and where it runs."""
-    group.add_argument(
-        "--model_path",
-        help="checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth "
-        "file or the folder of it (default: the bundled demo checkpoint)",
-    )
-    group.add_argument(
-        "--text_model_path", help="text encoder (default: text_model in the checkpoint)"
-    )
-    group.add_argument(
-        "--tokenizer_path",
-        help="text tokenizer (default: the text encoder's); "
-        "an image autoencoder's folder is taken as that",
-    )
-    group.add_argument(
-        "--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)"
-    )
-    group.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it",
-    )
+    add = group.add_argument
+    text = "checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth file "
+    add("--model_path", help=f"{text}or the folder of it (default: the bundled demo checkpoint)")
+    add("--text_model_path", help="text encoder (default: text_model in the checkpoint)")
+    text = "text tokenizer (default: the text encoder's); "
+    add("--tokenizer_path", help=f"{text}an image autoencoder's folder is taken as that")
+    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)")
+    text = "auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it"
+    add("--dtype", choices=DTYPES, default="auto", help=text)
     _on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
-    group.add_argument(
-        "--compile", action="store_true", help="torch.compile parts of the engine (slow start)"
-    )
-    group.add_argument(
-        "--tiled_decode",
-        action="store_true",
-        help="decode in overlapping tiles: less memory, slightly other images",
-    )
+    text = "torch.compile parts of the engine (slow start)"
+    add("--compile", action="store_true", help=text)
+    text = "decode in overlapping tiles: less memory, slightly other images"
+    add("--tiled_decode", action="store_true", help=text)
     _on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
 
 
@@ -144,27 +120,14 @@ def _on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, tex
 
 
 def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
-    source = group.add_mutually_exclusive_group()
-    source.add_argument("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
-    source.add_argument(
-        "--prompts_file",
-        help="text with one prompt per line (empty lines and # comments are skipped), .jsonl of "
-        "objects, .json of an array, or .csv or .tsv with a header",
-    )
-    source.add_argument(
-        "--demo_prompts",
-        type=integer_from(1),
-        metavar="N",
-        help="N captions of the demo's held-out scenes; --compare_configs then tells how many "
-        "attributes the images show",
-    )
-    source.add_argument(
-        "--classes",
-        nargs="+",
-        type=integer_from(0),
-        metavar="CLASS",
-        help="class indices, for a VAR checkpoint (default: four drawn by the seed)",
-    )
+    add = group.add_mutually_exclusive_group().add_argument
+    add("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    add("--prompts_file", help=PROMPT_FORMATS)
+    text = "N captions of the demo's held-out scenes; with --compare_configs it also tells how many"
+    text += " attributes the images show"
+    add("--demo_prompts", type=integer_from(1), metavar="N", help=text)
+    text = "class indices, for a VAR checkpoint (default: four drawn by the seed)"
+    add("--classes", nargs="+", type=integer_from(0), metavar="CLASS", help=text)
 
 
 def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
@@ -175,16 +138,12 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
-    """Add ``--system_prompt_file``."""
-    group.add_argument(
-        "--system_prompt_file",
-        help="the instruction, byte for byte (default: the checkpoint's system_prompt.txt, "
-        "else the library's own)",
-    )
+    text = "(default: the checkpoint's system_prompt.txt, else the library's own)"
+    group.add_argument("--system_prompt_file", help=f"the instruction, byte for byte {text}")
 
 
 def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add what decides how images are drawn. What HART and VAR do by default is one default."""
+    """Add what decides how images are drawn. Where HART and VAR differ, no flag means neither."""
     hart = options_of(GenerationOptions)
     for name, each in options_of(VARGenerationOptions).items():
         if each == hart.get(name):
@@ -208,107 +167,55 @@ def add_message_arguments(group: argparse._ActionsContainer, quiet: bool = True)
 
 
 def _add_measuring_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--benchmark", action="store_true", help="time repeated runs, part by part, and memory"
-    )
-    group.add_argument(
-        "--compare_configs",
-        nargs="*",
-        metavar="NAME",
-        help="draw the same images with several cache configurations and compare speed, memory "
-        "and quality with no-cache: presets, or JSON files of CacheConfig fields (default: all "
-        "presets)",
-    )
-    group.add_argument(
-        "--benchmark_runs",
-        type=integer_from(1),
-        help=f"measured runs (default {DEFAULT_RUNS}; with --compare_configs {DEFAULT_ROUNDS} of "
-        "each configuration)",
-    )
-    group.add_argument(
-        "--benchmark_warmup",
-        type=integer_from(0),
-        default=DEFAULT_WARMUP,
-        help="runs before them that are not measured (default %(default)s)",
-    )
-    group.add_argument(
-        "--random-weights",
-        choices=list(RANDOM_SHAPES),
-        help="measure random weights of these shapes instead of a checkpoint",
-    )
-    group.add_argument(
-        "--assume-similarity",
-        type=number_within(-1, 1),
-        metavar="X",
-        help="take X for the similarity of every module and transition instead of a table",
-    )
-    group.add_argument("--lpips_weights", help='state dict of lpips.LPIPS(net="alex"): adds LPIPS')
-    group.add_argument(
-        "--fid_weights", help="torch-fidelity's Inception weights: adds FID against no-cache"
-    )
-    group.add_argument("--clip_path", help="folder of a CLIP model: adds the CLIP score")
+    add = group.add_argument
+    add("--benchmark", action="store_true", help="time repeated runs, part by part, and memory")
+    text = "draw the same images with several cache configurations and compare speed, memory and "
+    text += "quality with no-cache: presets, or JSON files of CacheConfig fields (default: presets)"
+    add("--compare_configs", nargs="*", metavar="NAME", help=text)
+    text = f"measured runs (default {DEFAULT_RUNS}; of each of --compare_configs {DEFAULT_ROUNDS})"
+    add("--benchmark_runs", type=integer_from(1), help=text)
+    text = "runs before them that are not measured (default %(default)s)"
+    add("--benchmark_warmup", type=integer_from(0), default=DEFAULT_WARMUP, help=text)
+    text = "measure random weights of these shapes instead of a checkpoint"
+    add("--random-weights", choices=list(RANDOM_SHAPES), help=text)
+    text = "take X for the similarity of every module and transition instead of a table"
+    add("--assume-similarity", type=number_within(-1, 1), metavar="X", help=text)
+    add("--lpips_weights", help='state dict of lpips.LPIPS(net="alex"): adds LPIPS')
+    add("--fid_weights", help="torch-fidelity's Inception weights: adds FID against no-cache")
+    add("--clip_path", help="folder of a CLIP model: adds the CLIP score")
 
 
 def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
     """Add where the page is, and how much it draws and keeps."""
-    group.add_argument(
-        "--host",
-        default=LOOPBACK,
-        help="address to listen at (default %(default)s: this machine only; 0.0.0.0: everybody "
-        "who can reach it, by a numeric address or this machine's name)",
-    )
-    group.add_argument(
-        "--port", type=integer_from(1), default=DEFAULT_PORT, help="default: %(default)s"
-    )
-    group.add_argument(
-        "--output_dir",
-        default="web_samples",
-        help="where results go; the page serves no other files (default: %(default)s)",
-    )
-    for flag, default, text in (
-        ("--max_images", 8, "images of one request"),
-        (
-            "--keep_requests",
-            DEFAULT_KEPT,
-            "finished requests whose files stay; older ones are removed",
-        ),
-        ("--max_waiting", DEFAULT_MAX_WAITING, "requests that may wait for the model"),
-    ):
-        group.add_argument(
-            flag, type=integer_from(1), default=default, help=f"{text} (default %(default)s)"
-        )
-    group.add_argument(
-        "--keep_hours",
-        type=number_within(0.01, 1e6),
-        default=DEFAULT_KEPT_HOURS,
-        help="hours after which a finished request's files are removed (default %(default)g)",
-    )
-    group.add_argument(
-        "--no-calibration",
-        dest="visitors_calibrate",
-        action="store_false",
-        help="without the tab that changes the similarity table for everybody",
-    )
+    add = group.add_argument
+    text = "address to listen at (default %(default)s: this machine only; 0.0.0.0: everybody "
+    text += "who can reach it, by a numeric address or this machine's name)"
+    add("--host", default=LOOPBACK, help=text)
+    add("--port", type=integer_from(1), default=DEFAULT_PORT, help="default: %(default)s")
+    text = "where results go; the page serves no other files (default: %(default)s)"
+    add("--output_dir", default="web_samples", help=text)
+    text = "images of one request (default %(default)s)"
+    add("--max_images", type=integer_from(1), default=8, help=text)
+    text = "finished requests whose files stay; older ones are removed (default %(default)s)"
+    add("--keep_requests", type=integer_from(1), default=DEFAULT_KEPT, help=text)
+    text = "hours after which a finished request's files are removed (default %(default)g)"
+    add("--keep_hours", type=number_within(0.01, 1e6), default=DEFAULT_KEPT_HOURS, help=text)
+    text = "requests that may wait for the model (default %(default)s)"
+    add("--max_waiting", type=integer_from(1), default=DEFAULT_MAX_WAITING, help=text)
+    text = "without the tab that changes the similarity table for everybody"
+    add("--no-calibration", dest="visitors_calibrate", action="store_false", help=text)
 
 
 def _add_access_arguments(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--auth", metavar="USER:PASSWORD", help="let in only who knows these (default: everybody)"
-    )
-    group.add_argument(
-        "--allowed_host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="a further host name to answer to, as a proxy or the DNS has it, without port; may be "
-        "repeated, '*' stands for all (default: localhost and loopback addresses; with --host also "
-        "that, all numeric addresses and this machine's name)",
-    )
-    group.add_argument(
-        "--root_path",
-        metavar="PATH",
-        help="path under which a proxy serves the page and which it takes off, such as /hart",
-    )
+    add = group.add_argument
+    text = "let in only who knows these (default: everybody)"
+    add("--auth", metavar="USER:PASSWORD", help=text)
+    text = "a further host name to answer to, as a proxy or the DNS has it, without port; may be "
+    text += "repeated, '*' stands for all (default: localhost and loopback addresses; with --host "
+    text += "also that, all numeric addresses and this machine's name)"
+    add("--allowed_host", action="append", default=[], metavar="NAME", help=text)
+    text = "path under which a proxy serves the page and which it takes off, such as /hart"
+    add("--root_path", metavar="PATH", help=text)
 
 
 def check_combination(args: argparse.Namespace) -> None:
@@ -321,7 +228,7 @@ def check_combination(args: argparse.Namespace) -> None:
         for other in others:
             if _is_given(args, flag) and _is_given(args, other):
                 raise ValueError(f"{flag} and {other} exclude each other: {reason}")
-    for flag, modes in NEEDS:
+    for flag, modes in NEEDS.items():
         if _is_given(args, flag) and not any(_is_given(args, mode) for mode in modes):
             raise ValueError(f"{flag} needs {' or '.join(modes)}")
 

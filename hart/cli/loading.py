@@ -27,15 +27,8 @@ NUM_DEFAULT_CLASSES = 4
 
 # Flags that one kind of checkpoint does not understand.
 ONLY_HART = (
-    "--prompts",
-    "--prompts_file",
-    "--demo_prompts",
-    "--max_token_length",
-    "--system_prompt_file",
-    "--text_model_path",
-    "--tokenizer_path",
-    "--use_ema",
-    "--clip_path",
+    *("--prompts", "--prompts_file", "--demo_prompts", "--max_token_length"),
+    *("--system_prompt_file", "--text_model_path", "--tokenizer_path", "--use_ema", "--clip_path"),
 )
 ONLY_VAR = ("--classes", "--top_k")
 

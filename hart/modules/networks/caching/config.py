@@ -18,6 +18,8 @@ SITES = ("attn", "mlp")
 INTERPOLATION_MODES = ("bilinear", "nearest", "bicubic")
 """How a stored output is resized."""
 
+MODE = choice(*INTERPOLATION_MODES)
+
 
 @document_options
 @dataclass(frozen=True)
@@ -47,30 +49,16 @@ class CacheConfig:
     """
 
     skip_stages: tuple[int, ...] | Iterable[int] | None = option(
-        None,
-        STAGES,
-        "stages that may reuse the outputs of the stage before",
-        "--cache-skip-stages",
+        None, STAGES, "stages that may reuse the outputs of the stage before", "--cache-skip-stages"
     )
     cache_stages: tuple[int, ...] | Iterable[int] | None = option(
-        None,
-        STAGES,
-        "stages whose outputs are kept for the next stage",
-        "--cache-cache-stages",
+        None, STAGES, "stages whose outputs are kept for the next stage", "--cache-cache-stages"
     )
     enable_attn_cache: bool = option(
-        True,
-        FLAG,
-        "whether attention outputs may be reused",
-        "--cache-enable-attn",
-        "--cache-disable-attn",
+        True, FLAG, "reuse attention outputs", "--cache-enable-attn", "--cache-disable-attn"
     )
     enable_mlp_cache: bool = option(
-        True,
-        FLAG,
-        "whether MLP outputs may be reused",
-        "--cache-enable-mlp",
-        "--cache-disable-mlp",
+        True, FLAG, "reuse MLP outputs", "--cache-enable-mlp", "--cache-disable-mlp"
     )
     threshold: float = option(
         0.7, SHARE, "similarity that a transition must exceed to be reused", "--cache-threshold"
@@ -79,14 +67,10 @@ class CacheConfig:
         False,
         FLAG,
         "correct the threshold by what the images' first block shows; a batch shares it",
-        "--cache-adaptive-threshold",
-        "--no-cache-adaptive-threshold",
+        *("--cache-adaptive-threshold", "--no-cache-adaptive-threshold"),
     )
     interpolation_mode: str = option(
-        "bilinear",
-        choice(*INTERPOLATION_MODES),
-        "how a kept output is resized",
-        "--cache-interpolation-mode",
+        "bilinear", MODE, "how a kept output is resized", "--cache-interpolation-mode"
     )
     _: KW_ONLY
     prune_stages: PruneStages | Mapping[int, float] | Iterable[tuple[int, float]] = option(
@@ -108,16 +92,10 @@ class CacheConfig:
         "--cache-guidance-stop-stage",
     )
     compute_attn_layers: tuple[int, ...] | Iterable[int] = option(
-        (),
-        LAYERS,
-        "blocks, counted from 0, whose attention output is never reused",
-        "--cache-compute-attn-layers",
+        (), LAYERS, "blocks whose attention output is never reused", "--cache-compute-attn-layers"
     )
     compute_mlp_layers: tuple[int, ...] | Iterable[int] = option(
-        (),
-        LAYERS,
-        "blocks, counted from 0, whose MLP output is never reused",
-        "--cache-compute-mlp-layers",
+        (), LAYERS, "blocks whose MLP output is never reused", "--cache-compute-mlp-layers"
     )
 
     def __post_init__(self) -> None:
