@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from typing import Any
 
 from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.evaluation.repetitions import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
@@ -240,15 +241,13 @@ def _is_given(args: argparse.Namespace, flag: str) -> bool:
     return value is not None
 
 
-def generation_options(
-    args: argparse.Namespace, for_classes: bool = False
-) -> GenerationOptions | VARGenerationOptions:
-    """The sampling options of a command line; ``for_classes`` those of VAR.
+def generation_options(args: argparse.Namespace, for_classes: bool = False) -> Any:
+    """The :class:`GenerationOptions` or, for classes, :class:`VARGenerationOptions` asked for.
 
     Raises:
         ValueError: a value is not allowed.
     """
-    kind = VARGenerationOptions if for_classes else GenerationOptions
+    kind: type = VARGenerationOptions if for_classes else GenerationOptions
     given = {
         name: getattr(args, each.name) for name, each in options_of(kind).items() if each.flags
     }

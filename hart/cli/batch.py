@@ -48,7 +48,8 @@ def run_batch(args: argparse.Namespace) -> int:
     """
     with contextlib.ExitStack() as stack:
         processes = stack.enter_context(joined_processes(args.device))
-        folder, options, found = BatchFolder(Path(args.output_dir)), None, None
+        folder = BatchFolder(Path(args.output_dir))
+        asked: Any = None
         if processes.is_main:
             options = generation_options(args)
             found = read_jobs(Path(args.prompts_file), args.seed, args.num_samples)
@@ -57,7 +58,8 @@ def run_batch(args: argparse.Namespace) -> int:
             for line in found.bad:
                 reason = " ".join(line.reason.split())
                 print(f"{args.prompts_file}, line {line.line}: {reason}", file=sys.stderr)
-        options, found = processes.from_main((options, found))
+            asked = options, found
+        options, found = processes.from_main(asked)
         # A launcher ends the others when one process fails; let the main process speak for all.
         code = FAILED if found.bad and processes.is_main else 0
         if not found.jobs:
@@ -103,7 +105,8 @@ class BatchRun:
             OSError: the folder cannot be written.
         """
         self.similarity = prepare_batch_similarity(self.run, self.found.jobs, self.processes)
-        todo, start = self.processes.from_main(self._begin() if self.is_main else None)
+        begun: Any = self._begin() if self.is_main else None
+        todo, start = self.processes.from_main(begun)
         self.folder.require()
         try:
             self._draw_share(todo)

@@ -41,9 +41,9 @@ class UsageError(ValueError):
 class CommandParser(argparse.ArgumentParser):
     """Raises :class:`UsageError` instead of printing the usage and leaving the process."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, **kwargs) -> None:
         # Abbreviations would change their meaning whenever a flag is added.
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(allow_abbrev=False, **kwargs)
         self.add_argument("--version", action="version", version=f"hart {__version__}")
 
     def error(self, message: str) -> NoReturn:

@@ -6,6 +6,7 @@ import argparse
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
@@ -44,7 +45,7 @@ def set_up(args: argparse.Namespace) -> Run:
     for_classes = draws_classes(args)
     options = generation_options(args, for_classes)
     if not for_classes:
-        prompts = resolve_prompts(args)
+        prompts: list[Any] = resolve_prompts(args)
         plan_images(prompts, options)  # refuses empty prompts
     prepare_output_folder(folder)
     pipeline = load_pipeline(args, say)
@@ -112,7 +113,7 @@ def read_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
         config: PretrainedConfig = random_config(shape)
         cache = resolve_cache_config(args, config, config.patch_nums)
         pipeline = random_pipeline(shape, args.seed, args.device, args.dtype, cache)
-    elif draws_classes(args):
+    elif draws_classes(args) and hasattr(args, "classes"):
         pipeline = VARPipeline.from_pretrained(args.model_path, args.device, args.dtype)
         config = pipeline.model.config
         pipeline.model.set_cache_config(resolve_cache_config(args, config, config.patch_nums))

@@ -53,7 +53,7 @@ def run_benchmark_command(args: argparse.Namespace) -> int:
     files = [save_numbered(r, run).name for r in benchmark.images] if args.save_images else []
     report = {
         "configuration": configuration_name(run),
-        "settings": {**run_settings(run), "warmup_runs": warmup, run.kind: run.prompts},
+        "settings": {**run_settings(run), "warmup_runs": warmup, run.pipeline.draws: run.prompts},
         "similarity": similarity_entry(similarity),
         "environment": environment(run.pipeline),
         **benchmark_report(benchmark, run.pipeline),
@@ -98,7 +98,7 @@ def _metrics_with_weights(args: argparse.Namespace) -> list[Metric]:
     from hart.evaluation.learned_metrics import ClipScore, FrechetDistance, LpipsDistance  # slow
 
     device = resolve_device(args.device)
-    kinds = (LpipsDistance, FrechetDistance, ClipScore)
+    kinds: tuple[Any, ...] = (LpipsDistance, FrechetDistance, ClipScore)
     return [kind(file, device) for kind, file in zip(kinds, files, strict=True) if file is not None]
 
 
@@ -134,7 +134,7 @@ def _report(run: Run, comparison: Comparison, similarity: SimilaritySource) -> d
         **run_settings(run),
         "warmup_rounds": run.args.benchmark_warmup,
         "demo_prompts": run.args.demo_prompts,
-        run.kind: run.prompts,
+        run.pipeline.draws: run.prompts,
     }
     for name in ("cache_preset", "cache_config", "calibration"):
         del settings[name]  # every configuration has its own

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,7 @@ def configuration_name(run: Run) -> str:
     return asked if is_preset else f"{asked} with other options"
 
 
-def _model(run: Run) -> dict[str, str | None]:
+def _model(run: Run) -> Mapping[str, str | None]:
     folders = run.pipeline.folders
     if folders is None:
         name = f"random weights {run.args.random_weights}, seed {run.args.seed}"
@@ -144,7 +144,7 @@ def similarity_entry(similarity: SimilaritySource) -> dict[str, Any]:
 
 
 def _system_prompt(run: Run) -> dict[str, Any] | None:
-    if run.kind == "classes":
+    if run.pipeline.draws == "classes":
         return None
     text = run.pipeline.system_prompt
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hart.batch.calibration import calibrate_together
 from hart.batch.folder import BatchFolder
@@ -58,38 +59,23 @@ def prepare_similarity(run: Run) -> SimilaritySource:
     elif pipeline.similarity_path is None:
         if not model.similarity.is_empty:
             return SimilaritySource("given", None, model.similarity.images)
-        return calibrate_first(run)
+        return _calibrate_first(run)
     return SimilaritySource("file", pipeline.similarity_path, model.similarity.images)
-
-
-def calibrate_first(run: Run) -> SimilaritySource:
-    """Measure a table on some of the run's prompts and save it once it is complete."""
-    source = SimilaritySource("calibration", calibration_file(run))
-    run.pipeline.model.clear_similarity_data()
-    prompts = run.prompts[:MAX_CALIBRATION_PROMPTS]
-    run.say(
-        f"no similarity table for this checkpoint: calibrating on {len(prompts)} {run.kind} first"
-    )
-    options = {**run.options.to_dict(), "num_images_per_prompt": 1}
-    run.pipeline.calibrate(prompts, quiet=run.args.quiet, **options)
-    keep_calibration(run, source)
-    say_calibration(run, source)
-    return source
 
 
 def prepare_batch_similarity(
     run: Run, jobs: Sequence[Job], processes: Processes
 ) -> SimilaritySource:
-    """Give the model a table, if a job's configuration needs one; called by every process.
-
-    Raises:
-        OSError: ``--sim-path`` cannot be read, or written if it is a calibration's.
-        ValueError: the file is damaged or belongs to another model.
-    """
+    """As :func:`prepare_similarity`, for any job: one table for all processes and resumed runs."""
     pipeline, model = run.pipeline, run.pipeline.model
     if model.calibration:
         return start_calibration(run)
-    if not (model.use_cache and _caches_anything(run, jobs)):
+    presets = {job.cache_preset for job in jobs}
+    configs = [
+        model.cache_config if name is None else preset_config(name, model.patch_nums)
+        for name in presets
+    ]
+    if not (model.use_cache and any(config.caches_anything for config in configs)):
         return SimilaritySource("none")
     own = run.folder / SIMILARITY_FILE  # of an earlier run that could not write beside the model
     if run.args.sim_path:
@@ -98,23 +84,23 @@ def prepare_batch_similarity(
         pipeline.load_similarity(own)
     if pipeline.similarity_path is not None:
         return SimilaritySource("file", pipeline.similarity_path, model.similarity.images)
-    return _calibrate_first(run, processes)
+    return _calibrate_together(run, processes)
 
 
-def _caches_anything(run: Run, jobs: Sequence[Job]) -> bool:
-    sides = run.pipeline.model.patch_nums
-    presets = {job.cache_preset for job in jobs}
-    configs = [
-        run.pipeline.model.cache_config if p is None else preset_config(p, sides) for p in presets
-    ]
-    return any(config.caches_anything for config in configs)
+def _calibrate_first(run: Run) -> SimilaritySource:
+    """Measure a table on some of the run's prompts and save it once it is complete."""
+    source = SimilaritySource("calibration", calibration_file(run))
+    run.pipeline.model.clear_similarity_data()
+    options = {**run.options.to_dict(), "num_images_per_prompt": 1}
+    run.pipeline.calibrate(_first_prompts(run), quiet=run.args.quiet, **options)
+    keep_calibration(run, source)
+    say_calibration(run, source)
+    return source
 
 
-def _calibrate_first(run: Run, processes: Processes) -> SimilaritySource:
-    """Measure a table on some of the prompts; the main process saves it once it is complete."""
-    prompts = run.prompts[:MAX_CALIBRATION_PROMPTS]
-    run.say(f"no similarity table for this checkpoint: calibrating on {len(prompts)} prompts first")
-    calibrate_together(run.pipeline, prompts, run.options, processes, run.args.quiet)
+def _calibrate_together(run: Run, processes: Processes) -> SimilaritySource:
+    """As :func:`_calibrate_first`, on several processes; the main one saves the table."""
+    calibrate_together(run.pipeline, _first_prompts(run), run.options, processes, run.args.quiet)
     source = SimilaritySource("calibration", images=run.pipeline.model.similarity.images)
     if processes.is_main:
         BatchFolder(run.folder).require()  # saving a table would make the folder anew
@@ -123,6 +109,12 @@ def _calibrate_first(run: Run, processes: Processes) -> SimilaritySource:
         say_calibration(run, source)
     processes.wait()
     return source
+
+
+def _first_prompts(run: Run) -> list[Any]:
+    prompts, draws = run.prompts[:MAX_CALIBRATION_PROMPTS], run.pipeline.draws
+    run.say(f"no similarity table for this checkpoint: calibrating on {len(prompts)} {draws} first")
+    return prompts
 
 
 def start_calibration(run: Run) -> SimilaritySource:

@@ -6,9 +6,10 @@ import argparse
 import contextlib
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from hart.cli.loading import draws_classes, load_pipeline, speaker
+from hart.cli.loading import load_pipeline, speaker
 from hart.cli.prompts import DEMO_PROMPTS
 from hart.demo.evaluate import held_out_prompts
 from hart.utils.constants import default_prompts
@@ -35,8 +36,6 @@ def run_web(args: argparse.Namespace) -> int:
     gradio_module()  # complains about a missing extra before the model is loaded
     say, folder = speaker(args.quiet), Path(args.output_dir)
     prepare_folder(folder)
-    if draws_classes(args):
-        raise ValueError(f"{args.model_path} is a VAR checkpoint; the page draws with HART")
     pipeline = load_pipeline(args, say)
     if args.sim_path:
         pipeline.load_similarity(args.sim_path)
@@ -86,7 +85,10 @@ def read_address(args: argparse.Namespace) -> Address:
 
 def page_options(args: argparse.Namespace) -> PageOptions:
     """The demo's prompts for the demo, else the library's."""
-    prompts = default_prompts[:4], default_prompts[4 : 4 + NUM_CALIBRATION_PROMPTS]
+    examples: Sequence[str] = default_prompts[:4]
+    measured = default_prompts[4 : 4 + NUM_CALIBRATION_PROMPTS]
     if args.model_path is None:
-        prompts = DEMO_PROMPTS, held_out_prompts(NUM_CALIBRATION_PROMPTS)[0]
-    return PageOptions(*prompts, max_waiting=args.max_waiting, calibration=args.visitors_calibrate)
+        examples, measured = DEMO_PROMPTS, held_out_prompts(NUM_CALIBRATION_PROMPTS)[0]
+    return PageOptions(
+        examples, measured, max_waiting=args.max_waiting, calibration=args.visitors_calibrate
+    )

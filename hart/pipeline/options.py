@@ -45,7 +45,7 @@ def _whole(least: int, may_be_none: bool = False) -> Kind:
 def _number(most: float) -> Kind:
     limit = "from 0" if math.isinf(most) else f"within [0, {most:g}]"
 
-    def check(value: object, name: str) -> float:
+    def check(value: Any, name: str) -> float:
         value = plain(value)
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not (number and 0 <= value <= most and value < _TOO_LARGE):  # also refuses NaN
@@ -174,17 +174,17 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
         TypeError: a prompt is not a string.
     """
     several = isinstance(prompts, Iterable) and not isinstance(prompts, str | bytes | Mapping)
-    prompts = list(prompts) if several else [prompts]
-    if not prompts:
+    listed: list[Any] = list(prompts) if several else [prompts]
+    if not listed:
         raise ValueError("prompts is empty; at least one prompt is needed")
-    for index, prompt in enumerate(prompts):
+    for index, prompt in enumerate(listed):
         if not isinstance(prompt, str):
             raise TypeError(f"prompts[{index}] must be a string, got {type(prompt).__name__}")
         if not prompt.strip():
             raise ValueError(f"prompts[{index}] is empty; every prompt needs some text")
         if not prompt.isascii():
             _check_text(index, prompt)
-    return _requests(prompts, options)
+    return _requests(listed, options)
 
 
 def plan_classes(

@@ -9,7 +9,6 @@ imports torch before it prints a help text, and cannot leave a flag with a defau
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -61,7 +60,6 @@ def option(default: Any, kind: Kind, text: str, *flags: str, flag_default: Any =
     return field(default=default, metadata={"option": Option(kind, text, flags, shown)})
 
 
-@functools.cache
 def options_of(cls: type) -> Mapping[str, Option]:
     """The options of a dataclass by field, in order; a subclass may give a field a new default."""
     found: dict[str, Option] = {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from hart.modules.diffusion.respace import space_timesteps
 from hart.modules.networks.caching.config import CacheConfig
 from hart.utils.fields import Checked, Choice, Field, Flag, Items, Number, Optional, Text, Whole
-from hart.utils.options import options_of
+from hart.utils.options import Kind, options_of
 
 MAX_TOKENS = 1 << 18
 """Image tokens of all stages together; the published 1024-pixel model has 9 451."""
@@ -18,7 +19,7 @@ _FLAG, _MAYBE, _RATE = Flag(), Optional(Flag()), Number(0, 1)
 _SIDES = Items(Whole(1, 512), 1, 64)
 
 
-def _few_tokens(sides: object) -> None:
+def _few_tokens(sides: Any) -> None:
     if not _SIDES.allows(sides) or sum(side * side for side in sides) > MAX_TOKENS:
         raise ValueError
 
@@ -78,8 +79,13 @@ DIFFUSION_FIELDS: dict[str, Field] = {
     "sampler": Choice(("iddpm",)),
 }
 
+
+def _check(kind: Kind, value: object) -> None:
+    kind.check(value, "")
+
+
 CACHE_FIELDS: dict[str, Field] = {
-    each.name: Optional(Checked(partial(each.kind.check, name=""), each.kind.text))
+    each.name: Optional(Checked(partial(_check, each.kind), each.kind.text))
     for each in options_of(CacheConfig).values()
 }
 CACHE_FIELDS |= {

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 from hart.utils.options import check_options, document_options, option
 
@@ -17,6 +17,9 @@ SITES = ("attn", "mlp")
 
 INTERPOLATION_MODES = ("bilinear", "nearest", "bicubic")
 """How a stored output is resized."""
+
+Collected: TypeAlias = Any
+"""Any collection when it is given, a sorted tuple once the configuration is made."""
 
 MODE = choice(*INTERPOLATION_MODES)
 
@@ -48,10 +51,10 @@ class CacheConfig:
         ValueError: a field has a value that is not allowed, or options contradict each other.
     """
 
-    skip_stages: tuple[int, ...] | Iterable[int] | None = option(
+    skip_stages: Collected = option(
         None, STAGES, "stages that may reuse the outputs of the stage before", "--cache-skip-stages"
     )
-    cache_stages: tuple[int, ...] | Iterable[int] | None = option(
+    cache_stages: Collected = option(
         None, STAGES, "stages whose outputs are kept for the next stage", "--cache-cache-stages"
     )
     enable_attn_cache: bool = option(
@@ -73,7 +76,7 @@ class CacheConfig:
         "bilinear", MODE, "how a kept output is resized", "--cache-interpolation-mode"
     )
     _: KW_ONLY
-    prune_stages: PruneStages | Mapping[int, float] | Iterable[tuple[int, float]] = option(
+    prune_stages: Collected = option(
         (),
         PRUNED,
         "stages, and the share of their tokens that takes the source stage's outputs",
@@ -91,10 +94,10 @@ class CacheConfig:
         "first stage without guidance: only the half of the batch with text is computed",
         "--cache-guidance-stop-stage",
     )
-    compute_attn_layers: tuple[int, ...] | Iterable[int] = option(
+    compute_attn_layers: Collected = option(
         (), LAYERS, "blocks whose attention output is never reused", "--cache-compute-attn-layers"
     )
-    compute_mlp_layers: tuple[int, ...] | Iterable[int] = option(
+    compute_mlp_layers: Collected = option(
         (), LAYERS, "blocks whose MLP output is never reused", "--cache-compute-mlp-layers"
     )
 
@@ -239,41 +242,39 @@ class CacheConfig:
     ) -> None:
         """Warn about stages that cannot do what the configuration says, one line per kind.
 
-        Likewise about blocks beyond ``depth``.
-
-        Meant to be called once, when a model receives the configuration. ``stacklevel`` counts as
-        in ``warnings.warn``: 2 attributes the warning to the caller.
+        Likewise about blocks beyond ``depth``. Called once, when a model receives the
+        configuration. ``stacklevel`` counts as in ``warnings.warn``: 2 means the caller.
         """
-        if not self.enabled_sites and self.guidance_stop_stage is None:
-            return
+        if self.enabled_sites or self.guidance_stop_stage is not None:
+            for line in self._complaints(schedule, depth):
+                warnings.warn(line, stacklevel=stacklevel)
+
+    def _complaints(self, schedule: StageSchedule, depth: int | None) -> Iterator[str]:
         resolved = self.resolve(schedule)
         if resolved.unknown_stages:
-            warnings.warn(
+            yield (
                 f"cache stages {format_stages(resolved.unknown_stages)} are not stages of this "
-                f"model and are ignored; its stages are {format_stages(schedule.lengths)}",
-                stacklevel=stacklevel,
+                f"model and are ignored; its stages are {format_stages(schedule.lengths)}"
             )
         if self.enabled_sites and resolved.unfed_stages:
-            warnings.warn(
+            yield (
                 f"skip stages {format_stages(resolved.unfed_stages)} will be computed: "
-                "the stage before each of them is not in cache_stages",
-                stacklevel=stacklevel,
+                "the stage before each of them is not in cache_stages"
             )
         unsourced = [length for length, ratio in resolved.prune_stages if ratio > 0]
         if unsourced and resolved.prune_source is None:
-            warnings.warn(
+            yield (
                 f"prune stages {format_stages(unsourced)} will be computed for all tokens: there "
-                "is no stage to take the outputs of the left-out tokens from",
-                stacklevel=stacklevel,
+                "is no stage to take the outputs of the left-out tokens from"
             )
-        named = {*self.compute_attn_layers, *self.compute_mlp_layers}
-        missing = sorted(layer for layer in named if depth is not None and layer >= depth)
-        if missing:
-            warnings.warn(
-                f"blocks {', '.join(map(str, missing))} of compute_attn_layers or "
-                f"compute_mlp_layers are ignored; this model has blocks 0 to {depth - 1}",
-                stacklevel=stacklevel,
-            )
+        if depth is not None:
+            named = {*self.compute_attn_layers, *self.compute_mlp_layers}
+            missing = ", ".join(str(layer) for layer in sorted(named) if layer >= depth)
+            if missing:
+                yield (
+                    f"blocks {missing} of compute_attn_layers or compute_mlp_layers are ignored; "
+                    f"this model has blocks 0 to {depth - 1}"
+                )
 
 
 @dataclass(frozen=True)

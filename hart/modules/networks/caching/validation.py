@@ -31,22 +31,22 @@ def stage_length(value: object, name: str) -> int:
     return length
 
 
+def _entries(values: object, name: str, what: str) -> Iterable:
+    if values is None:
+        return ()
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a collection of {what}, got {values!r}")
+    return values
+
+
 def stage_tuple(stages: object, name: str) -> tuple[int, ...]:
     """Token counts in ascending order without duplicates; None means none."""
-    if stages is None:
-        return ()
-    if isinstance(stages, str | bytes | Mapping) or not isinstance(stages, Iterable):
-        raise TypeError(f"{name} must be a collection of token counts, got {stages!r}")
-    return tuple(sorted({stage_length(stage, name) for stage in stages}))
+    return tuple(sorted({stage_length(n, name) for n in _entries(stages, name, "token counts")}))
 
 
 def layer_tuple(layers: object, name: str) -> tuple[int, ...]:
     """Indices of blocks in ascending order without duplicates; None means none."""
-    if layers is None:
-        return ()
-    if isinstance(layers, str | bytes | Mapping) or not isinstance(layers, Iterable):
-        raise TypeError(f"{name} must be a collection of block indices, got {layers!r}")
-    indices = sorted({as_integer(layer, name) for layer in layers})
+    indices = sorted({as_integer(i, name) for i in _entries(layers, name, "block indices")})
     if indices and indices[0] < 0:
         raise ValueError(f"{name} must contain block indices from 0 on, got {indices[0]}")
     return tuple(indices)
