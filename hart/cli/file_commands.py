@@ -37,18 +37,6 @@ def schedule_argument(text: str) -> StageSchedule:
         ) from None
 
 
-def _add_schedule(parser: argparse.ArgumentParser) -> None:
-    """Add ``--schedule``, for files that do not name their stages."""
-    parser.add_argument(
-        "--schedule",
-        type=schedule_argument,
-        metavar="SIDES",
-        help="stages of a .pt or .pkl file, which does not name them: "
-        f"{', '.join(NAMED_SCHEDULES)}, or sides such as 1,2,3,4,5,7,9,12,16 "
-        "(default: var-256 or hart-1024 for a .pt of their size, hart-1024 for .pkl)",
-    )
-
-
 def _command(
     commands: argparse._SubParsersAction, name: str, run: str, text: str, description: str
 ) -> argparse.ArgumentParser:
@@ -56,6 +44,21 @@ def _command(
     add_message_arguments(parser, quiet=False)
     parser.set_defaults(run=run)
     return parser
+
+
+def _add_schedule(parser: argparse.ArgumentParser) -> None:
+    """Add ``--schedule``, for files that do not name their stages."""
+    text = (
+        f"stages of a .pt or .pkl file, which does not name them: {', '.join(NAMED_SCHEDULES)}, or "
+        "sides such as 1,2,3,4,5,7,9,12,16 (default: var-256 or hart-1024 for a .pt of their size, "
+        "hart-1024 for .pkl)"
+    )
+    parser.add_argument("--schedule", type=schedule_argument, metavar="SIDES", help=text)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    text = f"the picture, {' or '.join(SUFFIXES)} (default: beside FILE, as .png)"
+    parser.add_argument("--output", metavar="FILE", help=text)
 
 
 def _add_merge(commands: argparse._SubParsersAction) -> None:
@@ -67,14 +70,11 @@ def _add_merge(commands: argparse._SubParsersAction) -> None:
         "Average similarity tables that were measured with one checkpoint on different images; "
         "the result is that of calibrating on all of them.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help=".json, .pt or .pkl")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the merged table")
-    parser.add_argument(
-        "--images",
-        type=integer_from(1),
-        metavar="N",
-        help="images behind each file that does not say (.pt and .pkl never do)",
-    )
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help=".json, .pt or .pkl")
+    add("--output", required=True, metavar="FILE", help="the merged table")
+    text = "images behind each file that does not say (.pt and .pkl never do)"
+    add("--images", type=integer_from(1), metavar="N", help=text)
     _add_schedule(parser)
 
 
@@ -90,12 +90,8 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("input", metavar="IN", help=".json, .pt or .pkl")
     parser.add_argument("output", metavar="OUT", help="its suffix chooses the format")
     _add_schedule(parser)
-    parser.add_argument(
-        "--to-schedule",
-        type=schedule_argument,
-        metavar="SIDES",
-        help="stages of OUT, named as for --schedule (default: those of IN)",
-    )
+    text = "stages of OUT, named as for --schedule (default: those of IN)"
+    parser.add_argument("--to-schedule", type=schedule_argument, metavar="SIDES", help=text)
 
 
 def _add_plot_similarity(commands: argparse._SubParsersAction) -> None:
@@ -110,9 +106,8 @@ def _add_plot_similarity(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("file", metavar="FILE", help="similarity data: .json, .pt or .pkl")
     _add_output(parser)
     _add_schedule(parser)
-    parser.add_argument(
-        "--cache-preset", choices=list(CACHE_PRESETS), help="configuration whose reuse is marked"
-    )
+    text = "configuration whose reuse is marked"
+    parser.add_argument("--cache-preset", choices=list(CACHE_PRESETS), help=text)
     options = options_of(CacheConfig)
     add_options(parser, [options[name] for name in PLOTTED_OPTIONS], unset=True)
 
@@ -128,11 +123,3 @@ def _add_plot_statistics(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("file", metavar="FILE", help=KNOWN_DOCUMENTS)
     _add_output(parser)
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help=f"the picture, {' or '.join(SUFFIXES)} (default: beside FILE, as .png)",
-    )

@@ -8,7 +8,13 @@ from hart.cli.interrupts import INTERRUPTED
 from hart.cli.loading import set_up
 from hart.cli.measure import run_benchmark_command, run_compare_command
 from hart.cli.output import RESULTS_FILE, keep_earlier, save_numbered
-from hart.cli.report import image_entry, run_report, summary_lines
+from hart.cli.report import (
+    image_entry,
+    report_head,
+    summarise,
+    summary_lines,
+    system_prompt_entry,
+)
 from hart.cli.run import Run
 from hart.cli.similarity import (
     SimilaritySource,
@@ -45,7 +51,13 @@ def draw_prompts(args: argparse.Namespace) -> int:
     try:
         complete = draw(run, entries, similarity)
     finally:
-        report = run_report(run, entries, similarity, complete)
+        report = {
+            **report_head(run, similarity),
+            "system_prompt": system_prompt_entry(run),
+            "complete": complete,
+            "summary": summarise(run.pipeline, entries),
+            "images": entries,
+        }
         keep_earlier(run.folder, RESULTS_FILE)
         write_json(run.folder / RESULTS_FILE, report, durable=True)
     if not complete:
