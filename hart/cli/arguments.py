@@ -6,7 +6,6 @@ Those that are fields of a dataclass of options are written there, see :mod:`har
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from typing import Any
 
 from hart.evaluation.random_shapes import RANDOM_SHAPES
@@ -149,9 +148,9 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
     for name, each in options_of(VARGenerationOptions).items():
         if each == hart.get(name):
             add_options(group, [each])
-            continue
-        default = f"{hart[name].default}, for VAR {each.default}" if name in hart else each.default
-        add_options(group, [replace(each, help=f"{each.help} (default {default})")], unset=True)
+        else:
+            both = f"{hart[name].default}, for VAR " if name in hart else ""
+            add_options(group, [each], unset=True, default=f"{both}{each.default}")
 
 
 def _add_output_arguments(group: argparse._ArgumentGroup, folder: str) -> None:

@@ -38,8 +38,8 @@ def _whole(least: int, may_be_none: bool = False) -> Kind:
     def check(value: object, name: str) -> int | None:
         return None if may_be_none and value is None else integer(name, value, least)
 
-    text = f"a whole number from {least}" + (", or None" if may_be_none else "")
-    return Kind(check, text, {"type": integer_from(least), "metavar": "NUMBER"})
+    parser = {"type": integer_from(least), "metavar": "NUMBER"}
+    return Kind(check, f"a whole number from {least}", parser)
 
 
 def _number(most: float) -> Kind:

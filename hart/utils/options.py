@@ -94,19 +94,27 @@ def document_options(cls: type) -> type:
 
 
 def add_options(
-    group: argparse._ActionsContainer, options: Iterable[Option], unset: bool = False
+    group: argparse._ActionsContainer,
+    options: Iterable[Option],
+    unset: bool = False,
+    default: str | None = None,
 ) -> None:
-    """Add the flags of options; with ``unset`` a flag that is not given leaves None behind."""
+    """Add the flags of options.
+
+    Args:
+        unset: a flag that is not given leaves None behind instead of the default.
+        default: what the help calls the default; None shows it unless it is unset.
+    """
     for each in options:
+        notes = [each.kind.text] if "metavar" in each.kind.parser else []
+        if default is not None:
+            notes.append(f"default {default}")
+        elif not unset and each.default is not None:
+            notes.append("default %(default)s")
+        text = f"{each.help} ({'; '.join(notes)})" if notes else each.help
+        start = None if unset else each.default
         if each.flags:
-            default, text = (None, "") if unset else (each.default, _shown_default(each))
-            keywords = {"help": each.help + text, "default": default, **each.kind.parser}
-            group.add_argument(*each.flags, **keywords)
-
-
-def _shown_default(each: Option) -> str:
-    shown = each.default is not None and not isinstance(each.default, bool)
-    return " (default %(default)s)" if shown else ""
+            group.add_argument(*each.flags, help=text, default=start, **each.kind.parser)
 
 
 class Either(argparse.Action):

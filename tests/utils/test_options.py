@@ -63,5 +63,5 @@ def test_the_docstring_and_the_help_say_what_they_are(capsys):
         parse(Drinks, "--help")
     shown = " ".join(capsys.readouterr().out.split())
     assert "[--warm | --cold]" in shown
-    assert "how full they are (default 0.5)" in shown
+    assert "how full they are (a number from 0 to 1; default 0.5)" in shown
     assert "not for everybody" not in shown
