@@ -108,6 +108,7 @@ def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
 
 def read_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTPipeline:
     """The checkpoint, or the random weights, with the cache options of the arguments."""
+    pipeline: Any
     shape = getattr(args, "random_weights", None)
     if shape is not None:
         config: PretrainedConfig = random_config(shape)
