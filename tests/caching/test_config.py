@@ -189,7 +189,6 @@ def test_further_options_are_keyword_only_and_off():
     assert config.prune_stages == ()
     assert config.prune_source is config.guidance_stop_stage is None
     assert config.compute_attn_layers == config.compute_mlp_layers == ()
-    assert config.decides_whole_modules
     with pytest.raises(TypeError):
         CacheConfig([256], [144], True, True, 0.7, False, "bilinear", {256: 0.5})
 

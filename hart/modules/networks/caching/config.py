@@ -152,11 +152,6 @@ class CacheConfig:
         """Whether some model would generate differently than without this configuration."""
         return self.caches_anything or self.prunes_anything or self.guidance_stop_stage is not None
 
-    @property
-    def decides_whole_modules(self) -> bool:
-        """Whether every module is computed or reused as a whole."""
-        return not self.prunes_anything
-
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values; the inverse of :meth:`from_dict`.
 

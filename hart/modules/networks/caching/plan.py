@@ -215,21 +215,16 @@ def decide_module(
 ) -> Action:
     """Decide for one module at one stage.
 
-    Nothing of a disabled site or in training (negative ``si``). Stage 0 never reuses; its output's
-    last position is the 1x1 map. The last stage never stores. A module that is not reused at a
-    pruned stage leaves out that stage's share of tokens, except where it is measured: whole outputs
-    are compared.
+    Nothing of a disabled site or in training (negative ``si``). Stage 0 never reuses, the last one
+    never stores. A module that is not reused at a pruned stage leaves out that stage's share of
+    tokens, except where it is measured: whole outputs are compared.
 
     Args:
-        config: what caching may do.
-        schedule: the model's stages.
-        site: ``"attn"`` or ``"mlp"``.
-        si: stage index.
         row: the block's row of the site's similarity table.
         has_stored: whether the previous stage's output of this module is at hand.
         threshold: replaces ``config.threshold``, see :func:`adapted_threshold`.
-        layer: the block's index; None for one that is no probe, see :func:`is_probed`, and that the
-            configuration does not name.
+        layer: the block's index; None for one that is no probe and that the configuration does not
+            name.
 
     Raises:
         ValueError: unknown site, or the schedule has no stage ``si``.
