@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class Handlers:
         folder: where results go.
         max_images: images of one request.
         keep: how many results stay, and for how long.
+        advise: lines for the writer of such prompts, shown beside what is drawn.
 
     Attributes:
         results: what may be fetched of the folder.
@@ -62,11 +63,12 @@ class Handlers:
         folder: Path,
         max_images: int,
         keep: Keep = Keep(),  # noqa: B008
+        advise: Callable[[Sequence[str]], list[str]] | None = None,
     ) -> None:
         self.studio, self.folder, self.max_images = studio, folder.resolve(), max_images
         self.results, self.visitors = Results(self.folder, keep), Visitors()
         self._writer = Worker(sys.maxsize)  # the studio bounds how many can wait for it
-        self._name = name
+        self._name, self._advise = name, advise or (lambda prompts: [])
 
     @property
     def _schedule(self):
@@ -101,7 +103,8 @@ class Handlers:
     def _draw(self, request: DrawRequest) -> Iterator[Updates]:
         with self.results.request() as folder:
             view = DrawingView(request, folder)
-            yield {**view.cleared(), "status": render.message("Waiting for the model …")}
+            notes = {"cards": render.notes(self._advise(request.prompts))}
+            yield {**view.cleared(), **notes, "status": render.message("Waiting for the model …")}
             with contextlib.closing(self.studio.draw(request)) as events:
                 for event in events:
                     if isinstance(event, Drawn):
@@ -114,7 +117,8 @@ class Handlers:
         saved = save_drawing(drawn, view.stages, self.studio.pipeline, folder)
         own = drawn.runs[0]
         reasons = no_reuse_lines(own.reasons, own.statistics["saved_share"] > 0)
-        lines = [*drawn.notes, *(line[0].upper() + line[1:] for line in reasons)]
+        lines = [*self._advise(drawn.request.prompts), *drawn.notes]
+        lines += [line[0].upper() + line[1:] for line in reasons]
         if drawn.request.compare and len(drawn.runs) == 1:
             lines.append("This is what the others are compared with.")
         elif drawn.request.compare:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hart.demo.scene import Scene
 from recipes.demo.pictures import sprite
-from recipes.demo.scene import Scene
 
 RESOLUTION = 288
 

@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from hart.demo import DEMO_ASSETS
+from hart.demo.captions import corpus
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.caching.similarity_io import SIMILARITY_FILE
 from hart.pipeline import HARTPipeline
 from recipes.demo.autoencoder import train_decoder, train_encoder
-from recipes.demo.captions import corpus
 from recipes.demo.loop import PhaseReport
 from recipes.demo.reader import train_reader
 from recipes.demo.text import DEMO_SYSTEM_PROMPT, save_text_model, train_text

@@ -75,8 +75,8 @@ def test_another_checkpoint_gets_other_prompts():
 
     demo = page_options(Arguments)
     Arguments.model_path = "elsewhere"
-    assert "star" in demo.prompts[0]
-    assert "star" not in page_options(Arguments).prompts[0]
+    assert "fox" in demo.prompts[0]
+    assert "fox" not in page_options(Arguments).prompts[0]
     assert len(demo.calibration_prompts) == len(page_options(Arguments).calibration_prompts) == 8
     assert demo.max_waiting == 3
     assert demo.calibration is False
