@@ -196,7 +196,7 @@ def test_without_a_model_the_demo_draws_and_says_so_in_one_line(cli, monkeypatch
 
 def test_the_demo_says_which_prompt_it_knows_nothing_of_and_what_it_knows(cli, monkeypatch):
     monkeypatch.setattr(hart.demo, "DEMO_CHECKPOINT", cli.checkpoint)
-    asked = ("--prompts", "a fox", "two boats", "a lighthouse", "--save_images", "false")
+    asked = ("--prompts", "a fox", "two boats", "a lighthouse")
     assert cli(*asked, model=False, prompts=False) == 0
     lines = cli.stdout.splitlines()
     number = lines.index("'two boats' and 1 more name nothing that the demo knows; it knows:")

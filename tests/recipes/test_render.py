@@ -8,6 +8,7 @@ import torch
 
 from hart.demo.scene import ATTRIBUTES, BACKGROUNDS, POSITIONS, SIZES, Scene, is_held_out
 from recipes.demo.data import render_batch
+from recipes.demo.evaluate import RENDER_SEED, reconstruction_psnr
 from recipes.demo.render import RGB, corner_of, render
 
 THING = (0.0, 0.0, 0.0)
@@ -85,3 +86,12 @@ def test_batches_keep_to_their_side_of_the_split_and_are_labelled(held_out):
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="n is 0"):
         render_batch(0, 0)
+
+
+def test_the_psnr_of_a_tokenizer_is_that_of_its_error():
+    def vae(images, ret_usages):
+        return {"out": images * 0.98}
+
+    batch = render_batch(RENDER_SEED, 2, held_out=True).images
+    expected = -10 * (batch * 0.01).square().mean(dim=(1, 2, 3)).log10()
+    assert reconstruction_psnr(vae, 2) == pytest.approx(expected.mean().item(), rel=1e-4)
