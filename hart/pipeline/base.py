@@ -13,7 +13,7 @@ from PIL.Image import Image
 from tqdm.auto import tqdm
 
 from hart.engine import Engine, EngineDecoder
-from hart.modules.models.transformer.saved_similarity import warn_about_missing
+from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
 from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.folders import PathLike

@@ -144,24 +144,21 @@ def _as_drawn(pipeline: Pipeline, texts: _Texts) -> Iterator[None]:
     if config.caches_anything:
         similarity = SimilarityTables(**texts.value("similarity"))
         similarity.validate(model.depth, model.schedule)
-    before_config, before_fields = model.cache_config, _cache_fields(model)
-    names = {"system_prompt": "instruction"} if pipeline.text_model is not None else {}
+    before, instruction = model.cache_config, {}
+    if pipeline.text_model is not None:
+        instruction = {"system_prompt": texts.text("instruction")}
+    execution = {name: texts.value(name) for name in _EXECUTION}
+    fields_before = {name: getattr(model.config, name) for name in OPTION_NAMES.values()}
     with (
+        _temporarily(model.config, **fields_before),  # the configuration writes to them
         _temporarily(model, similarity=similarity, use_cache=True, calibration=False),
-        _temporarily(pipeline, **{name: texts.value(name) for name in _EXECUTION}),
-        _temporarily(pipeline, **{name: texts.text(key) for name, key in names.items()}),
+        _temporarily(pipeline, **execution, **instruction),
     ):
         try:
             model.set_cache_config(config)
             yield
         finally:
-            model.set_cache_config(before_config)
-            for name, value in before_fields.items():
-                setattr(model.config, name, value)
-
-
-def _cache_fields(model: torch.nn.Module) -> dict[str, Any]:
-    return {name: getattr(model.config, name, None) for name in OPTION_NAMES.values()}
+            model.set_cache_config(before)
 
 
 @contextlib.contextmanager

@@ -154,7 +154,7 @@ def image_results(
             prompt=request.prompt,
             seed=request.seed,
             image=image,
-            text_s=seconds.text_s / share,
+            text_s=(seconds.text_s or 0.0) / share,
             stages_s=tuple(stage_s / share for stage_s in seconds.stages_s),
             residual_s=seconds.residual_s / share,
             decode_s=seconds.decode_s / share,

@@ -48,7 +48,7 @@ def is_clean(model) -> bool:
     return (
         model.cache_attn == [None] * model.depth
         and model.cache_mlp == [None] * model.depth
-        and model._running_cache is None
+        and model.caching.running is None
     )
 
 

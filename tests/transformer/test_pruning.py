@@ -69,7 +69,7 @@ def stages(monkeypatch):
 
 def is_clean(model) -> bool:
     empty = [None] * model.depth
-    return model.cache_attn == model.cache_mlp == empty and model._running_cache is None
+    return model.cache_attn == model.cache_mlp == empty and model.caching.running is None
 
 
 # --- which tokens are computed ------------------------------------------------------------------

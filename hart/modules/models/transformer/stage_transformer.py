@@ -55,6 +55,7 @@ class StageTransformer(CheckpointModel):
     supports_gradient_checkpointing = True
     block_class: type[AdaLNSelfAttn] = AdaLNSelfAttn
     init_std = 0.02
+    context_token: int
     # What calling them gives, or what they hold, is not in the type of a module.
     word_embed: Any
     shared_ada_lin: Any

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .config import SITES, CacheConfig
+from .reasons import explain_no_reuse
 from .similarity import SimilarityTables
-from .stages import StageSchedule, format_stages
+from .stages import StageSchedule
 
 PROBE = 0
 """The block that measures the running generation for the adaptive threshold."""
@@ -215,21 +216,16 @@ def decide_module(
 ) -> Action:
     """Decide for one module at one stage.
 
-    Nothing of a disabled site or in training (negative ``si``). Stage 0 never reuses; its output's
-    last position is the 1x1 map. The last stage never stores. A module that is not reused at a
-    pruned stage leaves out that stage's share of tokens, except where it is measured: whole outputs
-    are compared.
+    Nothing of a disabled site or in training (negative ``si``). Stage 0 never reuses, the last one
+    never stores. A module that is not reused at a pruned stage leaves out that stage's share of
+    tokens, except where it is measured: whole outputs are compared.
 
     Args:
-        config: what caching may do.
-        schedule: the model's stages.
-        site: ``"attn"`` or ``"mlp"``.
-        si: stage index.
         row: the block's row of the site's similarity table.
         has_stored: whether the previous stage's output of this module is at hand.
         threshold: replaces ``config.threshold``, see :func:`adapted_threshold`.
-        layer: the block's index; None for one that is no probe, see :func:`is_probed`, and that the
-            configuration does not name.
+        layer: the block's index; None for one that is no probe and that the configuration does not
+            name.
 
     Raises:
         ValueError: unknown site, or the schedule has no stage ``si``.
@@ -359,49 +355,3 @@ def decide_all(
     if plan.reuses_anything:
         return plan
     return Plan(config, schedule, plan.stages, explain_no_reuse(config, schedule, tables))
-
-
-def explain_no_reuse(
-    config: CacheConfig, schedule: StageSchedule, tables: SimilarityTables
-) -> tuple[str, ...]:
-    """Say why a configuration reuses nothing, one sentence per cause, the first cause first."""
-    if not config.enabled_sites:
-        return ("caching is disabled for attention and MLP",)
-    if not config.skip_stages:
-        return ("no skip stages are configured",)
-    resolved = config.resolve(schedule)
-    if not resolved.skip_stages:
-        return (
-            f"none of the skip stages {format_stages(config.skip_stages)} is a stage of this model "
-            f"({format_stages(schedule.lengths)})",
-        )
-    open_stages = [n for n in resolved.skip_stages if n not in resolved.unfed_stages]
-    if not open_stages:
-        return (f"the stage before {format_stages(resolved.skip_stages)} is not in cache_stages",)
-    if tables.is_empty:
-        return ("the similarity table is empty: calibrate first or load a table",)
-    return tuple(
-        _explain_site(config, schedule, site, tables, open_stages) for site in config.enabled_sites
-    )
-
-
-def _explain_site(
-    config: CacheConfig,
-    schedule: StageSchedule,
-    site: str,
-    tables: SimilarityTables,
-    open_stages: Sequence[int],
-) -> str:
-    candidates = [
-        (row[schedule.column(schedule.index_of(length))], length)
-        for layer, row in enumerate(tables.site(site))
-        if layer not in config.computed_layers(site)
-        for length in open_stages
-    ]
-    if not candidates:
-        return f"{site}: every block is always computed"
-    best, length = max(candidates)
-    return (
-        f"{site}: every similarity is at or below the threshold; "
-        f"best was {best:.2f} at stage {length}, threshold {config.threshold:g}"
-    )
