@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,22 +55,28 @@ class Stream:
             x=self.x[rows].clone(),
             rows=slice(rows.start, rows.start + bsz),
             modulation=[_of_rows(layer, rows) for layer in self.modulation],
-            tables=self.tables and _of_rows(self.tables, rows),
+            tables=_of_tables(self.tables, lambda t: t if len(t) == 1 else t[rows]),
         )
 
     def last_token(self) -> Stream:
         """The last token alone, which stands for all where they are equal."""
-        tables = self.tables and tuple(table[:, -1:] for table in self.tables)
+        tables = _of_tables(self.tables, lambda table: table[:, -1:])
         return replace(self, x=self.x[:, -1:].clone(), tables=tables)
 
     def select(self, index: torch.Tensor) -> Stream:
         """Some tokens of every row, ``index`` (r, n), as a stage of their own."""
-        tables = self.tables
-        if tables is not None:
-            rows = len(index)
-            tables = tuple(select_positions(t.expand(rows, -1, -1), index) for t in tables)
+        rows = len(index)
+        tables = _of_tables(
+            self.tables, lambda table: select_positions(table.expand(rows, -1, -1), index)
+        )
         x = select_positions(self.x, index)
         return Stream(x, self.rows, self.modulation, tables, x.shape[1])
+
+
+def _of_tables(
+    tables: Tables | None, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Tables | None:
+    return None if tables is None else (change(tables[0]), change(tables[1]))
 
 
 def keep_rows(modulation: list[Modulation], rows: int) -> list[Modulation]:

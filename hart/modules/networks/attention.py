@@ -66,6 +66,8 @@ def attend(
 class _AttentionBase(nn.Module):
     """What both families share: projections with a fixed zero key bias, scaling, KV cache."""
 
+    zero_k_bias: torch.Tensor
+
     def __init__(
         self,
         block_idx: int,

@@ -49,13 +49,14 @@ class GenerationCache:
         counts: GenerationCounts | None = None,
     ) -> None:
         self.plan, self.recorders, self.counts = plan, recorders, counts
-        self.tables = tables if tables is not None and not tables.assumed else None
+        depth, schedule = plan.depth, plan.schedule
+        self.tables = tables or SimilarityTables.empty(depth, schedule)
         self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode)
-        probed = () if self.tables is None else probed_stages(plan.config, plan.schedule)
+        probed = () if self.tables.assumed else probed_stages(plan.config, schedule)
         self._probed, self._known_from = probed, max(probed, default=-1) + 1
         self._measured: list[tuple[float, Tensor]] = []
         self._cuts: tuple[int, ...] | None = None
-        self._slots = slots_of(plan, self.plan.schedule.num_stages)
+        self._slots = slots_of(plan, schedule.num_stages)
         self._executed: dict[int, Action] = {}
 
     @property
@@ -128,14 +129,13 @@ class GenerationCache:
             positions: where in the map they are, None for all of them.
         """
         recorder, schedule = self._recorder(module), self.plan.schedule
-        if recorder is not None or self._probes(module, si):
-            similarity, column = (
-                self.store.similarity(module, si, out, positions),
-                schedule.column(si),
-            )
-            if similarity is not None and recorder is not None:
+        compares = recorder is not None or self._probes(module, si)
+        similarity = self.store.similarity(module, si, out, positions) if compares else None
+        if similarity is not None:
+            column = schedule.column(si)
+            if recorder is not None:
                 recorder.record(module // 2, column, similarity, weight=out.shape[1])
-            elif similarity is not None:
+            else:
                 self._measured.append((self._row(module)[column], similarity))
         last = si == schedule.num_stages - 1  # its chunks share what there is
         if not last and (recorder is not None or self._probes(module, si + 1)):

@@ -174,12 +174,8 @@ def may_reuse(
         row: the block's row of the site's similarity table.
         threshold: which the similarity of the transition into the stage must exceed.
     """
-    column = schedule.column(si)
-    return (
-        column is not None
-        and is_eligible(config, schedule, site, si, layer)
-        and row[column] > threshold
-    )
+    eligible = is_eligible(config, schedule, site, si, layer)
+    return eligible and row[schedule.column(si)] > threshold
 
 
 def stores(

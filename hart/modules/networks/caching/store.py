@@ -190,18 +190,19 @@ class FeatureStore:
 
     def _sum(self, several: list[Parts], si: int) -> Tensor:
         """Resized from stage to stage; what is younger joins on the way."""
-        sides, total = self.schedule.patch_nums, None
-        for since in range(min(map(min, several)), si + 1):
-            if total is not None:
-                total = interpolate_features(total, sides[since - 1], sides[since], self.mode)
-            for parts in several:
-                if since in parts:
-                    total = parts[since] if total is None else total + parts[since]
+        sides, first = self.schedule.patch_nums, min(map(min, several))
+        total = _sum_at(first, several)
+        for since in range(first + 1, si + 1):
+            total = interpolate_features(total, sides[since - 1], sides[since], self.mode)
+            if any(since in parts for parts in several):
+                total = total + _sum_at(since, several)
         return total
 
     # --- what is compared ---------------------------------------------------------------------
 
-    def similarity(self, module: int, si: int, out: Tensor, positions) -> Tensor | None:
+    def similarity(
+        self, module: int, si: int, out: Tensor, positions: Positions | None
+    ) -> Tensor | None:
         """How similar an output is to that of the stage before; None if that was not kept."""
         before = self.compared.pop(module, None) if si < self._last else self.compared.get(module)
         if before is None:
@@ -213,6 +214,11 @@ class FeatureStore:
     @property
     def _last(self) -> int:
         return self.schedule.num_stages - 1
+
+
+def _sum_at(since: int, several: list[Parts]) -> Tensor:
+    first, *others = (parts[since] for parts in several if since in parts)
+    return sum(others, start=first)
 
 
 def _at(full: Tensor, positions: Positions | None) -> Tensor:
