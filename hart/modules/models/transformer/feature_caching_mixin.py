@@ -62,6 +62,7 @@ class FeatureCachingMixin(SamplingTransformer):
 
     caches_features = True
 
+    schedule = _of_caching("schedule", "The stages that it draws.")
     use_cache = _of_caching("use", "False turns caching off without forgetting its configuration.")
     calibration = _of_caching("calibration", "Compute everything and measure.")
     similarity = _of_caching("similarity", "Calibrated similarities of both sites.")
@@ -72,7 +73,6 @@ class FeatureCachingMixin(SamplingTransformer):
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         self.caching = FeatureCaching(self.transformer_shape)
-        self.schedule = self.caching.schedule
         self.use_cache = resolve_use_cache(None, config)
         self.calibration = bool(config.calibration)
         self._install(resolve_cache_config(None, config, self.patch_nums))
