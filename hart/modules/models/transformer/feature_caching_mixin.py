@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 
 from hart.modules.models.transformer.feature_caching import FeatureCaching
 from hart.modules.models.transformer.fingerprint import fingerprint_of
+from hart.modules.models.transformer.sampling import SamplingTransformer
 from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_options import (
     OPTION_NAMES,
@@ -46,7 +47,7 @@ def _of_caching(name: str, doc: str) -> Any:
     return property(get, put, doc=doc)
 
 
-class FeatureCachingMixin:
+class FeatureCachingMixin(SamplingTransformer):
     """In front of a plain model: its blocks can reuse the previous stage's outputs.
 
     The plain model is a :class:`StageTransformer` with a sampler; ``block_class`` is its block with
@@ -61,6 +62,7 @@ class FeatureCachingMixin:
 
     caches_features = True
 
+    schedule = _of_caching("schedule", "The stages that it draws.")
     use_cache = _of_caching("use", "False turns caching off without forgetting its configuration.")
     calibration = _of_caching("calibration", "Compute everything and measure.")
     similarity = _of_caching("similarity", "Calibrated similarities of both sites.")
@@ -71,7 +73,6 @@ class FeatureCachingMixin:
     def __init__(self, config: PretrainedConfig):
         super().__init__(config)
         self.caching = FeatureCaching(self.transformer_shape)
-        self.schedule = self.caching.schedule
         self.use_cache = resolve_use_cache(None, config)
         self.calibration = bool(config.calibration)
         self._install(resolve_cache_config(None, config, self.patch_nums))
