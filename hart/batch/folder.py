@@ -35,6 +35,7 @@ from hart.batch.shapes import (
     read_document,
     read_rows,
 )
+from hart.utils.errors import shown
 from hart.utils.files import (
     PART_SUFFIX,
     file_sha256,
@@ -43,7 +44,6 @@ from hart.utils.files import (
     sync,
     write_json,
 )
-from hart.utils.prompt_files import shortened
 
 ROWS_FILE = "results.jsonl"
 SETTINGS_FILE = "batch.json"
@@ -267,8 +267,8 @@ class BatchFolder:
             if row[name] != getattr(job, name):
                 raise ValueError(
                     f"line {job.line} of the prompts has changed: image {job.index} in {self.path} "
-                    f"was drawn with {name} {shortened(row[name])}, now it is "
-                    f"{shortened(getattr(job, name))}; "
+                    f"was drawn with {name} {shown(row[name])}, now it is "
+                    f"{shown(getattr(job, name))}; "
                     "choose another --output_dir"
                 )
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline.options import SEED_LIMIT, ImageRequest
-from hart.utils.prompt_files import read_prompt_file, shortened
+from hart.utils.errors import shown
+from hart.utils.prompt_files import read_prompt_file
 
 
 @dataclass(frozen=True)
@@ -111,13 +112,11 @@ def _seed(value: object) -> int:
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"seed must be an integer from 0, got {shortened(value)}")
+        raise ValueError(f"seed must be an integer from 0, got {shown(value)}")
     return value
 
 
 def _preset(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value in CACHE_PRESETS):
         return value
-    raise ValueError(
-        f"cache_preset must be one of {', '.join(CACHE_PRESETS)}, got {shortened(value)}"
-    )
+    raise ValueError(f"cache_preset must be one of {', '.join(CACHE_PRESETS)}, got {shown(value)}")

@@ -11,9 +11,9 @@ from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity import validate_table
 from hart.pipeline.options import SEED_LIMIT
+from hart.utils.errors import shown
 from hart.utils.files import read_limited
 from hart.utils.json_files import parse_json
-from hart.utils.prompt_files import shortened
 
 MAX_DOCUMENT_BYTES = 2**28
 MAX_ROWS_BYTES = 2**32
@@ -68,7 +68,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
 def check_object(value: Any) -> None:
     """Raise ValueError unless ``value`` is a JSON object."""
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object, found {shortened(value)}")
+        raise ValueError(f"expected an object, found {shown(value)}")
 
 
 def check_row(row: Any) -> None:
@@ -78,17 +78,17 @@ def check_row(row: Any) -> None:
         if name not in row:
             raise ValueError(f"a row without {name}")
         if not isinstance(row[name], kinds) or isinstance(row[name], bool):
-            raise ValueError(f"{name} of a row is {shortened(row[name])}")
+            raise ValueError(f"{name} of a row is {shown(row[name])}")
     if not 0 <= row["seed"] < SEED_LIMIT:
-        raise ValueError(f"seed of a row is {shortened(row['seed'])}")
+        raise ValueError(f"seed of a row is {shown(row['seed'])}")
     if row["cache_preset"] not in (None, *CACHE_PRESETS):
-        raise ValueError(f"cache_preset of a row is {shortened(row['cache_preset'])}")
+        raise ValueError(f"cache_preset of a row is {shown(row['cache_preset'])}")
     # It will be written again: halves of surrogate pairs and infinite numbers cannot be.
     json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
     batch = row["batch"]
     whole = all(type(index) is int for index in batch) and len(set(batch)) == len(batch)
     if not whole or row["index"] < 0 or row["index"] not in batch:
-        raise ValueError(f"batch of the row of image {row['index']} is {shortened(batch)}")
+        raise ValueError(f"batch of the row of image {row['index']} is {shown(batch)}")
 
 
 def check_record(value: Any, first: int, count: int) -> None:
@@ -96,7 +96,7 @@ def check_record(value: Any, first: int, count: int) -> None:
     _check_names(value, {"rows", "extra"})
     rows = value["rows"]
     if not isinstance(rows, list) or len(rows) != count:
-        raise ValueError(f"expected {count} rows, found {shortened(rows)}")
+        raise ValueError(f"expected {count} rows, found {shown(rows)}")
     for row in rows:
         check_row(row)
     if not rows or rows[0]["index"] != first:
@@ -116,18 +116,18 @@ def _check_tables(value: Any) -> None:
     _check_names(value, {*SITES, "images"})
     images = value["images"]
     if isinstance(images, bool) or not isinstance(images, int) or not 0 < images < _COUNT_LIMIT:
-        raise ValueError(f"images is {shortened(images)}")
+        raise ValueError(f"images is {shown(images)}")
     for site in SITES:
         table = value[site]
         if not isinstance(table, list) or not table or not isinstance(table[0], list):
-            raise ValueError(f"{site} is {shortened(table)}")
+            raise ValueError(f"{site} is {shown(table)}")
         validate_table(table, len(table), len(table[0]), site)
 
 
 def _check_names(value: Any, names: set[str]) -> None:
     check_object(value)
     if set(value) != names:
-        raise ValueError(f"expected {', '.join(sorted(names))}, found {shortened(sorted(value))}")
+        raise ValueError(f"expected {', '.join(sorted(names))}, found {shown(sorted(value))}")
 
 
 def differences(
@@ -139,6 +139,6 @@ def differences(
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f" of {name}{inside}")
         elif old != new or (name in before) != (name in now):
-            was = shortened(old) if name in before else "not noted"
-            now_it_is = shortened(new) if name in now else "not there"
+            was = shown(old) if name in before else "not noted"
+            now_it_is = shown(new) if name in now else "not there"
             yield f"{name}{inside} was {was}, now it is {now_it_is}"

@@ -9,8 +9,12 @@ from hart.cli.output import keep_earlier, save_numbered
 from hart.cli.report import configuration_name, run_settings, similarity_entry
 from hart.cli.run import INTERRUPTED
 from hart.cli.similarity import prepare_similarity
-from hart.evaluation.benchmark import DEFAULT_RUNS, run_benchmark
-from hart.evaluation.benchmark_report import benchmark_lines, benchmark_report
+from hart.evaluation.benchmark import (
+    DEFAULT_RUNS,
+    benchmark_lines,
+    benchmark_report,
+    run_benchmark,
+)
 from hart.evaluation.environment import environment
 from hart.utils.files import write_json
 

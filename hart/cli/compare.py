@@ -17,13 +17,17 @@ from hart.evaluation.comparison import (
     Comparison,
     named_configurations,
 )
-from hart.evaluation.comparison_report import comparison_report, markdown_table
+from hart.evaluation.comparison_report import (
+    comparison_report,
+    finished,
+    markdown_table,
+    speed_quality_plot,
+)
 from hart.evaluation.environment import environment
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import save_figure
 from hart.evaluation.image_grid import image_grid
 from hart.evaluation.image_metrics import Metric, import_ssim
-from hart.evaluation.speed_quality_plot import speed_quality_plot
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline.loading import resolve_device
 from hart.utils.files import replacing, write_json
@@ -122,15 +126,12 @@ def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
     table = markdown_table(report)
     with replacing(run.folder / TABLE_FILE, durable=True) as beside:
         beside.write_text(table, encoding="utf-8")
-    finished = {
-        name: entry for name, entry in report["configurations"].items() if entry["status"] == "ok"
-    }
-    written = [JSON_FILE, TABLE_FILE]
-    if finished:
-        save_png(_grid(comparison, finished), run.folder / GRID_FILE, durable=True)
+    entries, written = finished(report), [JSON_FILE, TABLE_FILE]
+    if entries:
+        save_png(_grid(comparison, entries), run.folder / GRID_FILE, durable=True)
         written.append(GRID_FILE)
         try:
-            save_figure(speed_quality_plot(finished), run.folder / PLOT_FILE)
+            save_figure(speed_quality_plot(entries), run.folder / PLOT_FILE)
             written.append(PLOT_FILE)
         except MissingExtraError as error:
             run.say(f"no plot: {error}")
@@ -138,13 +139,13 @@ def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
     run.say(f"{', '.join(written)} in {run.folder}")
 
 
-def _grid(comparison: Comparison, finished: Mapping[str, dict[str, Any]]):
+def _grid(comparison: Comparison, entries: Mapping[str, dict[str, Any]]):
     columns = {
         name: (
             f"{entry['speedup']['image']['median']:.2f}x, {_likeness(entry['quality'])}",
             comparison.results[name].examples,
         )
-        for name, entry in finished.items()
+        for name, entry in entries.items()
     }
     return image_grid(comparison.prompts, columns)
 

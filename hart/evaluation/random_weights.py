@@ -28,11 +28,7 @@ _ON_CPU = {"dtype": torch.float32, "device": "cpu"}
 
 
 def random_config(shape: str) -> HARTForT2IConfig:
-    """The transformer's configuration.
-
-    Raises:
-        ValueError: unknown shape.
-    """
+    """The transformer's configuration; ValueError for an unknown shape."""
     if shape not in RANDOM_SHAPES:
         raise ValueError(f"unknown shape {shape!r}; known are {', '.join(RANDOM_SHAPES)}")
     return HARTForT2IConfig(**RANDOM_SHAPES[shape].transformer)
@@ -102,11 +98,7 @@ def _fill(model, generator: torch.Generator) -> None:
 
 
 def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> SimilarityTables:
-    """Tables in which every transition of both sites has the same similarity.
-
-    Raises:
-        ValueError: not a number within [-1, 1].
-    """
+    """Tables of one similarity for everything; ValueError unless it is within [-1, 1]."""
     if not is_similarity(similarity):
         raise ValueError(f"the assumed similarity must be within [-1, 1], got {similarity!r}")
     similarity = similarity or -1e-9  # an entry of 0 would mean "not measured"
@@ -115,26 +107,15 @@ def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> Similari
     return SimilarityTables(attn, mlp, assumed=True)
 
 
-def has_text_encoder(pipeline: HARTPipeline) -> bool:
-    """Whether the condition comes from a text encoder, so that its time means something."""
-    text_model = pipeline.text_model
-    return text_model is not None and not getattr(text_model, "is_a_stand_in", False)
-
-
 class WordTokenizer:
     """One id per word, by its checksum; what ``encode_prompts`` needs of a tokenizer."""
 
     pad_token_id = 0
 
     def __call__(
-        self,
-        text: str,
-        max_length: int | None = None,
-        padding: str | None = None,
-        truncation: bool = False,
-        return_tensors: str | None = None,
-        verbose: bool = True,
-    ) -> SimpleNamespace:
+        self, text: str, max_length: int = 0, padding: str = "", truncation: bool = False,
+        return_tensors: str = "", verbose: bool = True,
+    ) -> SimpleNamespace:  # fmt: skip
         """``input_ids`` of one text, a tensor (1, n) if ``return_tensors`` is given."""
         ids = [1 + zlib.crc32(word.encode()) % (TEXT_VOCABULARY - 1) for word in text.split()]
         if truncation:

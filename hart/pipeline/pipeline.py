@@ -29,12 +29,12 @@ from hart.pipeline.results import (
     DECODE_PART,
     PREVIEW_PART,
     TEXT_PART,
-    BatchSeconds,
     HARTPipelineOutput,
     ImageResult,
     StagePreview,
     calls_between,
     image_results,
+    part_seconds,
 )
 from hart.pipeline.text import encode_unique
 from hart.utils.constants import llm_system_prompt
@@ -333,7 +333,7 @@ class HARTPipeline(PretrainedPipeline):
         )
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
-        seconds = BatchSeconds.of(timeline, len(self.transformer.patch_nums))
+        seconds = part_seconds(timeline, len(self.transformer.patch_nums))
         calls = calls_between(calls_before, self.transformer.cache_statistics.calls())
         return image_results(batch, images, seconds, calls, recipe)
 

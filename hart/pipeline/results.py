@@ -38,21 +38,54 @@ class StagePreview:
 
 
 @dataclass(frozen=True)
-class ImageResult:
+class PartSeconds:
+    """Wall time in seconds, part by part.
+
+    Attributes:
+        text_s: text encoding; None where there is no text encoder.
+        stages_s: transformer and token drawing, one entry per stage.
+        residual_s: the residual diffusion head, which runs in the last stage and is not in
+            ``stages_s``.
+        decode_s: from the feature map to the picture.
+    """
+
+    text_s: float | None
+    stages_s: tuple[float, ...]
+    residual_s: float
+    decode_s: float
+
+    @property
+    def transformer_s(self) -> float:
+        """All stages without the diffusion head."""
+        return sum(self.stages_s)
+
+    @property
+    def total_s(self) -> float:
+        return (self.text_s or 0.0) + self.transformer_s + self.residual_s + self.decode_s
+
+    @property
+    def seconds(self) -> dict[str, float | None]:
+        """The parts' seconds by name, and ``total``, as reports have them."""
+        return {
+            "text": self.text_s,
+            "transformer": self.transformer_s,
+            "residual": self.residual_s,
+            "decode": self.decode_s,
+            "total": self.total_s,
+        }
+
+
+@dataclass(frozen=True)
+class ImageResult(PartSeconds):
     """One finished image.
 
-    The images of a batch are made together: ``*_s`` are this image's equal share of the batch's
-    wall time in seconds, so that they sum up to the time of a run.
+    The images of a batch are made together: its seconds are this image's equal share of the
+    batch's, so that they sum up to the time of a run.
 
     Attributes:
         index: place in the run, from 0.
         prompt, seed: what it was drawn from; VAR's prompt is the index of a class.
         image: the picture.
-        text_s: text encoding.
-        stages_s: transformer and token drawing, one entry per stage.
-        residual_s: the residual diffusion head, which runs in the last stage and is not in
-            ``stages_s``.
-        decode_s: from the feature map to the picture.
         batch_size: images in its batch.
         stages: its module calls per stage and site, see :meth:`CacheStatistics.calls`. Empty if
             the model collects no statistics.
@@ -63,10 +96,6 @@ class ImageResult:
     prompt: str | int
     seed: int
     image: Image
-    text_s: float
-    stages_s: tuple[float, ...]
-    residual_s: float
-    decode_s: float
     batch_size: int
     stages: CallsPerStage
     metadata: dict[str, str] = field(default_factory=dict)
@@ -75,26 +104,6 @@ class ImageResult:
     def condition(self) -> dict[str, str | int]:
         """The prompt or the class under its name."""
         return {"prompt" if isinstance(self.prompt, str) else "class": self.prompt}
-
-    @property
-    def transformer_s(self) -> float:
-        """All stages without the diffusion head."""
-        return sum(self.stages_s)
-
-    @property
-    def total_s(self) -> float:
-        return self.text_s + self.transformer_s + self.residual_s + self.decode_s
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The parts' seconds by name, and ``total``, as reports have them."""
-        return {
-            "text": self.text_s,
-            "transformer": self.transformer_s,
-            "residual": self.residual_s,
-            "decode": self.decode_s,
-            "total": self.total_s,
-        }
 
 
 @dataclass(frozen=True)
@@ -112,29 +121,18 @@ class HARTPipelineOutput:
     statistics: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class BatchSeconds:
-    """Wall time of one batch, parts as in :class:`ImageResult`."""
-
-    text_s: float
-    stages_s: tuple[float, ...]
-    residual_s: float
-    decode_s: float
-
-    @classmethod
-    def of(cls, timeline: Timeline, num_stages: int) -> BatchSeconds:
-        """Read a finished batch's timeline; on CUDA waits for it."""
-        totals = timeline.totals()
-        generation = GenerationSeconds.of(timeline, num_stages)
-        return cls(
-            totals[TEXT_PART], generation.stages_s, generation.residual_s, totals[DECODE_PART]
-        )
+def part_seconds(timeline: Timeline, num_stages: int) -> PartSeconds:
+    """Read a finished batch's timeline; on CUDA waits for it."""
+    totals, generation = timeline.totals(), GenerationSeconds.of(timeline, num_stages)
+    return PartSeconds(
+        totals[TEXT_PART], generation.stages_s, generation.residual_s, totals[DECODE_PART]
+    )
 
 
 def image_results(
     batch: Sequence[ImageRequest],
     images: Sequence[Image],
-    seconds: BatchSeconds,
+    seconds: PartSeconds,
     stages: CallsPerStage,
     recipe: Mapping[str, str],
 ) -> list[ImageResult]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hart.utils.errors import shown
 from hart.utils.text_files import (
     MAX_CHARACTERS,
     MAX_LINE_BYTES,
@@ -92,12 +93,6 @@ def read_prompt_text(text: str) -> Iterator[PromptRow]:
     return _text_rows(Text.of(text))
 
 
-def shortened(value: object, limit: int = 60) -> str:
-    """``repr`` for a message."""
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
 def _rows_of(text: Text, ending: str) -> Iterator[PromptRow]:
     if ending in _OBJECTS:
         return _object_rows(text)
@@ -113,9 +108,7 @@ def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> Pro
         fields = parse(content)
         unknown = sorted(set(fields) - set(FIELDS))
         if unknown:
-            raise ValueError(
-                f"unknown field {shortened(unknown[0])}; known are {', '.join(FIELDS)}"
-            )
+            raise ValueError(f"unknown field {shown(unknown[0])}; known are {', '.join(FIELDS)}")
         _check_prompt(fields.get("prompt"))
     except ValueError as error:
         return PromptRow(line, error=str(error))
@@ -124,7 +117,7 @@ def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> Pro
 
 def _check_prompt(value: object) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"prompt must be a text, got {shortened(value)}")
+        raise ValueError(f"prompt must be a text, got {shown(value)}")
     if not value.strip():
         raise ValueError("prompt is empty")
     if len(value) > MAX_CHARACTERS:
@@ -156,7 +149,7 @@ def _rows_that_are_text(text: Text) -> Iterator[PromptRow]:
         if not count and row.error is None:
             other = _other_format(row.fields["prompt"])
             if other:
-                found = shortened(row.fields["prompt"])
+                found = shown(row.fields["prompt"])
                 raise ValueError(f"{text.name}, line {row.line}: {found} is no prompt, but {other}")
         yield row
 
@@ -199,7 +192,7 @@ def _fields(value: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, content in value:
         if name in fields:
-            raise ValueError(f"field {shortened(name)} comes twice")
+            raise ValueError(f"field {shown(name)} comes twice")
         fields[name] = content
     return fields
 
@@ -347,6 +340,6 @@ def _header(name: str, cells: list[str]) -> list[str]:
     if "prompt" not in header or len(set(header)) < len(header) or set(header) - set(FIELDS):
         raise ValueError(
             f"{name}: the header must name the column prompt and may name seed and cache_preset, "
-            f"found {', '.join(map(shortened, header))[:300]}"
+            f"found {', '.join(map(shown, header))[:300]}"
         )
     return header

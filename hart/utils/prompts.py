@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hart.utils.adapted import compute_device
 from hart.utils.constants import llm_system_prompt
+from hart.utils.errors import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -120,11 +121,7 @@ def _warn_if_cut(
         count = len(tokenizer(text, verbose=False).input_ids)
         if count > limit:
             warnings.warn(
-                f"the {kind} {_shortened(text)} has {count} tokens; only {limit} of them fit "
+                f"the {kind} {shown(text, 200)} has {count} tokens; only {limit} of them fit "
                 "the text context, the rest is ignored",
                 stacklevel=3,
             )
-
-
-def _shortened(text: str, limit: int = 200) -> str:
-    return repr(text) if len(text) <= limit else repr(text[:limit]) + "..."

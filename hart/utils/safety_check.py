@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hart.utils.weights import CheckpointError
+from hart.utils.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

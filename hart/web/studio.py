@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from hart.evaluation.comparison import REFERENCE, rotated
+from hart.evaluation.comparison import REFERENCE
 from hart.evaluation.reuse_plot import ReuseMap
+from hart.evaluation.timing import rotated
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.statistics import CacheStatistics
