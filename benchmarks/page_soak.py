@@ -9,7 +9,6 @@ output folder?
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import http.client
@@ -23,9 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
-from benchmarks.results_file import add_output, save_results
+from benchmarks.common import benchmark_parser, growth_text, memory_growth, progress, save_results
 from hart.evaluation.memory import resident_bytes
 from hart.evaluation.random_weights import assumed_similarity, random_pipeline
 from hart.modules.networks.caching.presets import CACHE_PRESETS
@@ -136,7 +133,7 @@ def run(address: str, requests: int, quiet: bool) -> list[int]:
     """Draw, and return the resident bytes after every request."""
     draw = Visitor(address).function("draw-button")
     memory = []
-    for number in tqdm(range(requests), unit="request", disable=True if quiet else None):
+    for number in progress(range(requests), "request", quiet):
         shown = Visitor(address).call(draw, drawing(number))
         if not shown[-1] or "Done." not in json.dumps(shown):
             raise PageError(f"request {number}: {json.dumps(shown[-1])[:300]}")
@@ -147,12 +144,7 @@ def run(address: str, requests: int, quiet: bool) -> list[int]:
 
 def growth(memory: list[int], settled: int) -> dict[str, Any]:
     """Most memory in a period before request ``settled`` and in the last one."""
-    first, last = max(memory[settled - PERIOD : settled]), max(memory[-PERIOD:])
-    return {
-        "resident_bytes_settled": first,
-        "resident_bytes_end": last,
-        "growth": last / first - 1,
-    }
+    return memory_growth(memory[settled - PERIOD : settled], memory[-PERIOD:])
 
 
 @contextlib.contextmanager
@@ -175,11 +167,9 @@ def free_port() -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.page_soak")
+    parser = benchmark_parser("page_soak")
     parser.add_argument("--requests", type=int, default=500, help="default: %(default)s")
     parser.add_argument("--settled", type=int, default=100, help="requests before memory counts")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "page_soak")
     args = parser.parse_args(argv)
     if not PERIOD <= args.settled <= args.requests - PERIOD:
         parser.error(f"--settled must be from {PERIOD} to --requests - {PERIOD}")
@@ -189,9 +179,7 @@ def main(argv: list[str] | None = None) -> int:
         pipeline = handlers.studio.pipeline
     found = growth(memory, args.settled)
     print(
-        f"{args.requests} requests; resident memory "
-        f"{found['resident_bytes_settled'] / 2**20:.1f} MiB after {args.settled}, "
-        f"{found['resident_bytes_end'] / 2**20:.1f} MiB at the end ({found['growth']:+.2%}); "
+        f"{args.requests} requests; {growth_text(found, str(args.settled))}; "
         f"{folders} folders left of {KEPT} to keep"
     )
     results = {"requests": args.requests, "settled": args.settled, **found, "memory": memory}
