@@ -12,7 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hart.modules.diffusion.create import create_diffusion
 from hart.modules.diffusion.gaussian_diffusion import NoiseSource
 from hart.modules.diffusion.network import (
     FinalLayer,
@@ -22,6 +21,7 @@ from hart.modules.diffusion.network import (
     modulate,
     with_guidance,
 )
+from hart.modules.diffusion.respace import create_diffusion
 
 __all__ = [
     "DiffLoss",
@@ -141,8 +141,16 @@ class DiffLoss(nn.Module):
         copies = 1 if cfg == 1.0 else 2
         if rows % copies:
             raise ValueError(f"guidance needs an even number of rows of z, got {rows}")
-        shape = (rows, self.in_channels)
-        initial, step_source = _starting_noise(shape, copies, z.device, noise_source)
+        part = (rows // copies, self.in_channels)
+        step_source: NoiseSource | None = None
+        if noise_source is None:
+            initial = torch.randn(part, dtype=torch.float32, device="cpu").to(z.device)
+        else:
+            initial = noise_source(part, "initial")
+
+            def step_source(_: tuple[int, ...], kind: str) -> Tensor:
+                return noise_source(part, kind).repeat(copies, 1)
+
         model: Callable[..., Tensor]
         model_kwargs: dict[str, Tensor | float]
         if denoiser is not None:
@@ -154,32 +162,10 @@ class DiffLoss(nn.Module):
             model_kwargs = {"c": z, "cfg_scale": cfg}
         residual = self.gen_diffusion.p_sample_loop(
             model,
-            shape,
-            initial,
+            (rows, self.in_channels),
+            initial.repeat(copies, 1),
             model_kwargs=model_kwargs,
             temperature=temperature,
             noise_source=step_source,
         )
         return residual * self.vae_scale
-
-
-def _starting_noise(
-    shape: tuple[int, int], copies: int, device: torch.device, noise_source: NoiseSource | None
-) -> tuple[Tensor, NoiseSource | None]:
-    """Initial noise, and the source of the step noise, for ``copies`` equal parts of the rows."""
-    part = (shape[0] // copies, shape[1])
-    if noise_source is None:
-        initial = torch.randn(part, dtype=torch.float32, device="cpu")
-        return initial.to(device).repeat(copies, 1), None
-    repeated = functools.partial(_repeated_noise, noise_source, part, copies)
-    return repeated(shape, "initial"), repeated
-
-
-def _repeated_noise(
-    noise_source: NoiseSource,
-    part: tuple[int, int],
-    copies: int,
-    shape: tuple[int, ...],
-    kind: str,
-) -> Tensor:
-    return noise_source(part, kind).repeat(copies, 1)
