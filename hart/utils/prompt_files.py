@@ -22,6 +22,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,6 @@ MAX_PROMPTS = 1_000_000
 MAX_ROW_LINES = 100
 """Lines that one row of CSV may have; a quote that is still open then was forgotten."""
 
-_TEXT, _OBJECTS = ("", ".txt", ".text"), (".jsonl", ".ndjson")
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_ENDINGS = (*_TEXT, *_OBJECTS, ".json", *_SEPARATORS)
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -70,12 +68,13 @@ def read_prompt_file(file: Path) -> Iterator[PromptRow]:
             format, or in another format than its ending says.
     """
     ending = file.suffix.lower()
-    if ending not in _ENDINGS:
-        known = ", ".join(filter(None, _ENDINGS))
+    if ending not in _READERS:
+        known = ", ".join(filter(None, _READERS))
         raise ValueError(f"{file}: the ending {ending!r} is unknown; known are {known} and none")
     text = Text.of_file(file)
     count = 0
-    for count, row in enumerate(_rows_of(text, ending), 1):
+    rows = _READERS[ending]
+    for count, row in enumerate(rows(text), 1):
         if count > MAX_PROMPTS:
             raise ValueError(f"{file}: more than {MAX_PROMPTS} prompts; split it")
         yield row
@@ -91,16 +90,6 @@ def read_prompt_text(text: str) -> Iterator[PromptRow]:
         ValueError: it has too many lines.
     """
     return _text_rows(Text.of(text))
-
-
-def _rows_of(text: Text, ending: str) -> Iterator[PromptRow]:
-    if ending in _OBJECTS:
-        return _object_rows(text)
-    if ending == ".json":
-        return _array_rows(text)
-    if ending in _SEPARATORS:
-        return _cell_rows(text, _SEPARATORS[ending])
-    return _rows_that_are_text(text)
 
 
 def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> PromptRow:
@@ -235,27 +224,29 @@ def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
         space = _JSON_SPACE.match(content, at)
         return space.end() if space else at
 
-    at = skip_space(0)
-    if content[at : at + 1] != "[":
-        raise broken("expected an array of prompts; objects line by line are .jsonl", at)
-    at = skip_space(at + 1)
-    more = content[at : at + 1] != "]"
-    while more:
+    def decoded(at: int) -> tuple[Any, int]:
         try:
-            value, end = _DECODER.raw_decode(content, at)
+            return _DECODER.raw_decode(content, at)
         except json.JSONDecodeError as error:
             raise broken(error.msg, error.pos) from None
         except RecursionError:
             raise broken("nested too deeply", at) from None
         except ValueError as error:  # an integer of thousands of digits
             raise broken(error, at) from None
+
+    at = skip_space(0)
+    if content[at : at + 1] != "[":
+        raise broken("expected an array of prompts; objects line by line are .jsonl", at)
+    at = skip_space(at + 1)
+    more = content[at : at + 1] != "]"
+    while more:
+        value, end = decoded(at)
         yield at, value
         at = skip_space(end)
         more = content[at : at + 1] == ","
-        if more:
-            at = skip_space(at + 1)
-        elif content[at : at + 1] != "]":
+        if not more and content[at : at + 1] != "]":
             raise broken("expected a comma or the array's end", at)
+        at = skip_space(at + more)
     at = skip_space(at + 1)
     if at < len(content):
         raise broken("there is something behind the array", at)
@@ -265,7 +256,8 @@ def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
 
 
 def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
-    lines = [_Line.of(text, line) for line in text.lines(keep_ends=True)]
+    lines = [_line(text, line) for line in text.lines(keep_ends=True)]
+    texts = [line for line, _ in lines]
     header: list[str] = []
 
     def parse(cells: list[str]) -> dict[str, Any]:
@@ -276,17 +268,14 @@ def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
 
     start = 0
     while start < len(lines):
-        row = lines[start : start + _count_lines(lines, start)]
-        wrong, error = next(
-            ((n, line.error) for n, line in enumerate(row, start + 1) if line.error), (0, None)
-        )
-        cells: list[str] = []
+        taken, cells, no_row = 1, [""], None
         try:
-            cells = _cells([line.text for line in row], separator)
-        except ValueError as no_row:
-            row = row[:1]  # a forgotten quote spoils its own line; what it ran into are rows again
-            wrong, error = start + 1, row[0].error or str(no_row)
-        if error:
+            cells, taken = _cells(texts, start, separator)
+        except ValueError as error:  # a forgotten quote spoils its own line and no other
+            no_row = str(error)
+        errors = [(n, e) for n, (_, e) in enumerate(lines[start : start + taken], start + 1) if e]
+        if errors or no_row:
+            wrong, error = errors[0] if errors else (start + 1, no_row)
             if not header:
                 raise ValueError(f"{text.name}, line {wrong}: {error}")
             yield PromptRow(wrong, error=error)
@@ -294,45 +283,32 @@ def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
             header += _header(text.name, cells)
         elif cells:
             yield _row(start + 1, parse, cells)
-        start += len(row)
+        start += taken
 
 
-@dataclass(frozen=True)
-class _Line:
+def _line(text: Text, line: bytes) -> tuple[str, str | None]:
     """A line with its end, and what is wrong with it; its quotes count all the same."""
-
-    text: str
-    error: str | None = None
-
-    @classmethod
-    def of(cls, text: Text, line: bytes) -> _Line:
-        try:
-            return cls(text.decoded(line))
-        except ValueError as error:
-            end = line[len(line.rstrip(b"\r\n")) :].decode()
-            readable = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r\n")
-            return cls(readable.replace("\0", "") + end, str(error))
-
-
-def _count_lines(lines: list[_Line], start: int) -> int:
-    """How many lines the row that starts there has: until its quotes are closed."""
-    quotes = 0
-    for count, line in enumerate(lines[start : start + MAX_ROW_LINES], 1):
-        quotes += line.text.count('"')
-        if quotes % 2 == 0:
-            return count
-    return min(MAX_ROW_LINES, len(lines) - start)
-
-
-def _cells(row: list[str], separator: str) -> list[str]:
     try:
-        found = list(csv.reader(row, delimiter=separator, strict=True))
+        return text.decoded(line), None
+    except ValueError as error:
+        end = line[len(line.rstrip(b"\r\n")) :].decode()
+        readable = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r\n")
+        return readable.replace("\0", "") + end, str(error)
+
+
+def _cells(lines: list[str], start: int, separator: str) -> tuple[list[str], int]:
+    """The cells of the row that starts there, and how many lines it has."""
+    ahead = range(start, min(start + MAX_ROW_LINES, len(lines)))
+    reader = csv.reader((lines[i] for i in ahead), delimiter=separator, strict=True)
+    try:
+        cells = next(reader)
     except csv.Error as error:
         raise ValueError(f"not CSV ({error})") from None
     cell = f'(?:"[^"]*(?:""[^"]*)*"|[^"{separator}\r\n]*)'
-    if not re.fullmatch(f"{cell}(?:{separator}{cell})*[\r\n]*", "".join(row)):
+    row = "".join(lines[start : start + reader.line_num])
+    if not re.fullmatch(f"{cell}(?:{separator}{cell})*[\r\n]*", row):
         raise ValueError('not CSV (a quote within a cell; "" in a cell in quotes stands for one)')
-    return found[0]
+    return cells, reader.line_num
 
 
 def _header(name: str, cells: list[str]) -> list[str]:
@@ -343,3 +319,13 @@ def _header(name: str, cells: list[str]) -> list[str]:
             f"found {', '.join(map(shown, header))[:300]}"
         )
     return header
+
+
+_READERS: dict[str, Callable[[Text], Iterator[PromptRow]]] = {
+    **dict.fromkeys(("", ".txt", ".text"), _rows_that_are_text),
+    **dict.fromkeys((".jsonl", ".ndjson"), _object_rows),
+    ".json": _array_rows,
+    ".csv": partial(_cell_rows, separator=","),
+    ".tsv": partial(_cell_rows, separator="\t"),
+}
+"""By the ending of a file's name."""
