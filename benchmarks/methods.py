@@ -28,7 +28,7 @@ from hart.evaluation.random_weights import RANDOM_SHAPES, assumed_similarity, ra
 from hart.modules.networks.caching.config import KEY_VALUE_MODES, CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import GenerationOptions, HARTPipeline
-from hart.utils.files import replacing
+from hart.utils.files import write_text
 
 EQUAL_SHARES = (0.4, 0.6, 0.75, 0.9)
 """Shares of tokens left out at both of the last two stages, beside the published ones."""
@@ -122,8 +122,7 @@ def write(args: argparse.Namespace, pipeline: HARTPipeline, report: dict[str, An
         settings["assumed_similarity"] = args.assume_similarity
     save_results(args.output, pipeline, {"settings": settings, **report})
     table = markdown_table(report)
-    with replacing(args.output.with_suffix(".md")) as beside:
-        beside.write_text(table, encoding="utf-8")
+    write_text(args.output.with_suffix(".md"), table)
     print(table)
     entries = finished(report)
     if not entries:

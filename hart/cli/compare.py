@@ -30,7 +30,7 @@ from hart.evaluation.image_grid import image_grid
 from hart.evaluation.image_metrics import Metric, import_ssim
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline.loading import resolve_device
-from hart.utils.files import replacing, write_json
+from hart.utils.files import write_json, write_text
 from hart.utils.images import save_png
 
 JSON_FILE = "cache_comparison.json"
@@ -124,8 +124,7 @@ def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
     keep_earlier(run.folder, JSON_FILE, TABLE_FILE, GRID_FILE, PLOT_FILE)
     write_json(run.folder / JSON_FILE, report, durable=True)
     table = markdown_table(report)
-    with replacing(run.folder / TABLE_FILE, durable=True) as beside:
-        beside.write_text(table, encoding="utf-8")
+    write_text(run.folder / TABLE_FILE, table, durable=True)
     entries, written = finished(report), [JSON_FILE, TABLE_FILE]
     if entries:
         save_png(_grid(comparison, entries), run.folder / GRID_FILE, durable=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from hart.utils.files import replacing
+from hart.utils.files import replacing, write_text
 from hart.utils.text_files import split_lines
 
 GRID_COLUMNS = 12
@@ -99,7 +99,7 @@ def save_images(
         prompts: One line each in ``prompt.txt``; line breaks inside a prompt become spaces.
 
     Returns:
-        The image files written, in order.
+        The image files, in order.
 
     Raises:
         TypeError: if the images are not floating-point.
@@ -119,8 +119,7 @@ def save_images(
         save_png(picture, path)
     if prompts is not None:
         text = "".join(" ".join(split_lines(prompt)) + "\n" for prompt in prompts)
-        with replacing(folder / "prompt.txt") as beside:
-            beside.write_text(text, encoding="utf-8")
+        write_text(folder / "prompt.txt", text)
     return paths
 
 
@@ -130,16 +129,11 @@ def save_png(
     metadata: Mapping[str, str] | None = None,
     durable: bool = False,
 ) -> Path:
-    """Write a PNG file with text chunks; a reader never sees an unfinished file.
+    """Write a PNG file with text chunks, as ``replacing`` writes; returns the path.
 
     Args:
-        image: The image.
-        path: File to write or replace; its folder is created if needed, but for a durable one.
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
-        durable: Return only when the file would survive a power failure; see ``replacing``.
-
-    Returns:
-        The path.
+        durable: see ``replacing``.
 
     Raises:
         TypeError: if a keyword or text is not a string.

@@ -53,10 +53,10 @@ _SAFETENSORS_DTYPES = {
 
 
 def find_weight_files(folder: str | Path) -> list[Path]:
-    """Return the weight files of a model folder, all shards of a sharded one.
+    """The weight files of a model folder, all shards of a sharded one; safetensors are preferred.
 
-    Safetensors files are preferred to pickled ones. Raises ``CheckpointError`` if the folder has
-    no weight file, or if an index is unreadable or names a shard that is not there.
+    Raises ``CheckpointError``: no weight file, or an index that is unreadable or names a shard that
+    is not there.
     """
     folder = Path(folder)
     for name in WEIGHT_FILE_NAMES:
