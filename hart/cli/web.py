@@ -16,7 +16,7 @@ from hart.cli.parser import add_debug, integer_from, number_within
 from hart.cli.prompts import DEMO_PROMPTS
 from hart.utils.constants import default_prompts
 from hart.utils.files import real_path
-from hart.web.address import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
+from hart.web import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
 from hart.web.hosts import ANY_NAME, is_loopback
 from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS, Keep
 

@@ -15,8 +15,7 @@ from hart.evaluation.image_metrics import import_ssim
 from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions
-from hart.web import render
-from hart.web.address import DEFAULT_MAX_WAITING
+from hart.web import DEFAULT_MAX_WAITING, render
 from hart.web.handlers import Handlers
 from hart.web.requests import CUSTOM, DEFAULT_PRESET
 from hart.web.view import Updates

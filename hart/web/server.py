@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hart.utils.files import real_path
-from hart.web.address import DEFAULT_PORT, LOOPBACK
+from hart.web import DEFAULT_PORT, LOOPBACK
 from hart.web.guard import Guard
 from hart.web.handlers import Handlers
 from hart.web.hosts import AllowedHosts

@@ -18,9 +18,17 @@ from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
-from hart.pipeline.options import DEFAULT_BATCH_SIZE, ImageRequest
-from hart.web.address import DEFAULT_MAX_WAITING
-from hart.web.events import BatchDone, Calibrated, Drawn, FinishedRun, Tracker, WarmingUp
+from hart.pipeline.options import ImageRequest
+from hart.web import DEFAULT_MAX_WAITING
+from hart.web.events import (
+    BatchDone,
+    Calibrated,
+    Drawn,
+    FinishedRun,
+    Tracker,
+    WarmingUp,
+    batch_size,
+)
 from hart.web.requests import DEFAULT_PRESET, CalibrationRequest, DrawRequest
 from hart.web.worker import Emit, StoppedError, Worker
 
@@ -137,7 +145,7 @@ class Studio:
             runs = [_Run(self.pipeline, name, config) for name, config in configs.items()]
             streams = [run.stream(request, tracker) for run in runs]
             # Batch by batch in turns, each first as often as the other: a machine drifts.
-            for number in range(math.ceil(len(request.prompts) / _batch_size(request))):
+            for number in range(math.ceil(len(request.prompts) / batch_size(request))):
                 for run, stream in rotated(list(zip(runs, streams, strict=True)), number):
                     emit(BatchDone(run.name, run.draw_batch(stream, tracker)))
             finished = [run.finish() for run in runs]
@@ -145,7 +153,7 @@ class Studio:
 
     def _warm_up(self, configs: Iterable[CacheConfig], request: DrawRequest, emit: Emit) -> None:
         """Draw a batch of the request's size with each configuration that never drew one."""
-        size = min(len(request.prompts), _batch_size(request))
+        size = min(len(request.prompts), batch_size(request))
         cold = [config for config in configs if (config, size) not in self._warm]
         for config in cold:
             emit(WarmingUp())
@@ -235,10 +243,6 @@ class _Run:
         model.set_cache_config(self._config)
         model.use_cache = True
         model.cache_statistics = self._statistics
-
-
-def _batch_size(request: DrawRequest) -> int:
-    return request.options.batch_size or DEFAULT_BATCH_SIZE
 
 
 @contextlib.contextmanager
