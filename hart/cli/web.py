@@ -17,7 +17,7 @@ from hart.cli.prompts import DEMO_PROMPTS
 from hart.utils.constants import default_prompts
 from hart.utils.files import real_path
 from hart.web import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
-from hart.web.hosts import ANY_NAME, is_loopback
+from hart.web.guard import ANY_NAME, is_loopback
 from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS, Keep
 
 if TYPE_CHECKING:

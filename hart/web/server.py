@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from hart.utils.files import real_path
 from hart.web import DEFAULT_PORT, LOOPBACK
-from hart.web.guard import Guard
+from hart.web.guard import AllowedHosts, Guard
 from hart.web.handlers import Handlers
-from hart.web.hosts import AllowedHosts
 from hart.web.page import STYLE_FILE, gradio_module, page_theme
 from hart.web.results import swept
 

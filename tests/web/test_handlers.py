@@ -132,10 +132,10 @@ def test_comparing_the_reference_with_itself_draws_once(handlers):
     [
         ({"prompts": ""}, "at least one prompt"),
         ({"prompts": "a\nb\nc\nd"}, "this page takes 3"),
-        ({"seed": None}, "seed must be a number"),
-        ({"cfg_scale": 99}, "guidance scale must be within"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"cfg_scale": 99}, "guidance scale must be a number from 0 to 30"),
         ({"preset": "<i>"}, "Unknown preset &#x27;&lt;i&gt;&#x27;"),
-        ({"preset": CUSTOM, "threshold": 7}, "threshold must be within 0 and 1"),
+        ({"preset": CUSTOM, "threshold": 7}, "threshold must be a number from 0 to 1"),
         ({"preset": CUSTOM, "stages": [5]}, "Stage 5 cannot reuse"),
     ],
 )
