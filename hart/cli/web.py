@@ -18,7 +18,7 @@ from hart.utils.constants import default_prompts
 from hart.utils.files import real_path
 from hart.web import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
 from hart.web.guard import ANY_NAME, is_loopback
-from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS, Keep
+from hart.web.results import KEEP, Keep
 
 if TYPE_CHECKING:
     from hart.pipeline import HARTPipeline
@@ -71,13 +71,13 @@ def add_web_command(commands: argparse._SubParsersAction) -> None:
     page.add_argument(
         "--keep_requests",
         type=integer_from(1),
-        default=DEFAULT_KEPT,
+        default=KEEP.requests,
         help="finished requests whose files stay; older ones are removed (default %(default)s)",
     )
     page.add_argument(
         "--keep_hours",
         type=number_within(0.01, 1e6),
-        default=DEFAULT_KEPT_HOURS,
+        default=KEEP.hours,
         help="hours after which a finished request's files are removed (default %(default)g)",
     )
     page.add_argument(

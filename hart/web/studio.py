@@ -7,7 +7,7 @@ import copy
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,7 @@ class Studio:
         self._own_tables = copy.deepcopy(pipeline.transformer.similarity)
         self._warm: set[tuple[CacheConfig, int]] = set()
 
-    def draw(self, request: DrawRequest) -> Iterator[Any]:
+    def draw(self, request: DrawRequest) -> Generator[Any, None, None]:
         """Draw when the model is free: yields :class:`Waiting`, :class:`WarmingUp`,
         :class:`Progress`, :class:`Preview`, :class:`BatchDone` and at the end :class:`Drawn`; None
         where nothing happened for a while.
@@ -79,24 +79,16 @@ class Studio:
         """
         return self._worker.events(partial(self._draw, request))
 
-    def calibrate(self, request: CalibrationRequest) -> Iterator[Any]:
+    def calibrate(self, request: CalibrationRequest) -> Generator[Any, None, None]:
         """Measure similarities when the model is free: :class:`Waiting`, :class:`Progress`, then
-        :class:`Calibrated`.
+        :class:`Calibrated`; raises as :meth:`draw`.
 
         A calibration that is closed or fails leaves the table as it was.
-
-        Raises:
-            UnsafePromptError: a prompt was refused.
-            BusyError: too many requests wait.
         """
         return self._worker.events(partial(self._calibrate, request))
 
-    def restore(self) -> Iterator[Any]:
-        """Use the checkpoint's own similarity table again, once the model is free.
-
-        Raises:
-            BusyError: too many requests wait.
-        """
+    def restore(self) -> Generator[Any, None, None]:
+        """Use the checkpoint's own table again, once the model is free; raises BusyError."""
         return self._worker.events(self._restore)
 
     def close(self) -> None:
@@ -189,13 +181,9 @@ class Studio:
             else:
                 model.clear_similarity_data()
             tracker = Tracker(self.pipeline, emit, request, ["calibration"])
+            how = {"quiet": True, "callback": tracker.on_stage, **request.options.to_dict()}
             try:
-                self.pipeline.calibrate(
-                    request.prompts,
-                    quiet=True,
-                    callback=tracker.on_stage,
-                    **request.options.to_dict(),
-                )
+                self.pipeline.calibrate(request.prompts, **how)
             except BaseException:
                 model.similarity = before
                 raise
@@ -212,13 +200,9 @@ class _Run:
         self._results: list[ImageResult] = []
 
     def stream(self, request: DrawRequest, tracker: Tracker) -> Iterator[list[ImageResult]]:
-        return self._pipeline.stream(
-            request.prompts,
-            quiet=True,
-            callback=tracker.on_stage,
-            preview=tracker.on_preview if request.previews else None,
-            **request.options.to_dict(),
-        )
+        how = {"quiet": True, "callback": tracker.on_stage, **request.options.to_dict()}
+        preview = tracker.on_preview if request.previews else None
+        return self._pipeline.stream(request.prompts, preview=preview, **how)
 
     def draw_batch(
         self, stream: Iterator[list[ImageResult]], tracker: Tracker
