@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 from hart.batch.calibration import merged_tables, tables_to_dict
 from hart.batch.drawing import Drawer
 from hart.batch.folder import BatchFolder, Record, Row
-from hart.batch.jobs import Job, JobList
+from hart.batch.jobs import Job, JobList, Task, plan_tasks, without_company
 from hart.batch.processes import Processes
-from hart.batch.tasks import Task, plan_tasks, without_company
 from hart.cli.batch_similarity import prepare_batch_similarity
 from hart.cli.output import save_result
 from hart.cli.report import similarity_entry
@@ -231,7 +230,7 @@ class BatchRun:
                 "lost": self.lost,
                 "came_out_otherwise": changed,
                 "seconds": seconds,
-                "bad_lines": [vars(bad) for bad in self.found.bad],
+                "bad_lines": [bad._asdict() for bad in self.found.bad],
             },
             durable=True,
         )
