@@ -65,7 +65,8 @@ class Pictures:
 
     def _draw(self, config: CacheConfig):
         self.pipeline.model.set_cache_config(config)
-        images, reuse = {}, {}
+        images: dict[str, list[np.ndarray]] = {}
+        reuse: dict[str, list[float]] = {}
         work = [(g, i, p) for g in GROUPS for i, p in enumerate(self.prompts[g])]
         for group, i, prompt in progress(work, "image", self.quiet):
             output = self.pipeline(prompt, seed=IMAGE_SEED + i, quiet=True)
@@ -119,7 +120,9 @@ def reuse_against_error(report: dict[str, Any]) -> float:
 def skip_similarities(pipeline: HARTPipeline, base: CacheConfig) -> list[float]:
     """The calibrated similarities that a threshold is compared with: of what may be reused."""
     model = pipeline.model
-    columns = [model.schedule.column(model.schedule.index_of(s)) for s in base.skip_stages]
+    columns: Any = [
+        model.schedule.column(model.schedule.index_of(s)) for s in base.skip_stages or ()
+    ]
     sites = (
         (model.cache_similarity_attn, base.compute_attn_layers),
         (model.cache_similarity_mlp, base.compute_mlp_layers),

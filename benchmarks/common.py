@@ -72,7 +72,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
     """Spearman's rho of two series of equal length, in [-1, 1]."""
 
     def ranks(values: Sequence[float]) -> np.ndarray:  # equal values share the middle of theirs
-        ordered = np.sort(values)
-        return sum(np.searchsorted(ordered, values, side) for side in ("left", "right")) / 2
+        below, up_to = (np.searchsorted(np.sort(values), values, s) for s in ("left", "right"))
+        return (below + up_to) / 2
 
     return float(np.corrcoef(ranks(a), ranks(b))[0, 1])

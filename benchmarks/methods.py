@@ -53,8 +53,8 @@ def configurations(patch_nums: tuple[int, ...]) -> Configurations:
     for name in WITH_KEYS:
         for mode in KEY_VALUE_MODES[1:]:
             found[f"{name}, kv {mode}"] = replace(found[name], reuse_kv=mode)
-    for stages, stop in ((1, last), (2, before)):
-        ending = f"unguided last {stages}"
+    for unguided, stop in ((1, last), (2, before)):
+        ending = f"unguided last {unguided}"
         found[ending] = replace(found[REFERENCE], guidance_stop_stage=stop)
     for name in ("original", "fastvar"):
         found[f"{name}, unguided last 1"] = replace(found[name], guidance_stop_stage=last)

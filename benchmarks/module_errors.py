@@ -35,7 +35,7 @@ class SingleReuse:
     def measure(self, si: int, site: str, layer: int) -> dict[str, Any]:
         """Similarity and error of reusing one module at stage index ``si``."""
         model, lengths = self.model, self.model.schedule.lengths
-        column = model.schedule.column(si)
+        column: Any = model.schedule.column(si)
         only = SimilarityTables.empty(model.depth, model.schedule)
         only.site(site)[layer][column] = 1.0
         model.similarity = only
@@ -61,7 +61,7 @@ def similarity_against_ssim(rows: list[dict[str, Any]]) -> float:
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     """One Markdown table: a module per row, a stage per pair of columns."""
-    titles, cells = ["module"], {}
+    titles, cells = ["module"], dict[str, list[str]]()
     for row in rows:
         module = f"{row['site']} {row['layer']}"
         cells.setdefault(module, [module]).extend(

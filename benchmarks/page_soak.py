@@ -116,7 +116,9 @@ class Visitor:
         raise PageError("the page stopped talking")
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self._site.hostname, self._site.port, timeout=PATIENCE_S)
+        return http.client.HTTPConnection(
+            self._site.hostname or LOOPBACK, self._site.port, timeout=PATIENCE_S
+        )
 
 
 def drawing(number: int) -> list[Any]:

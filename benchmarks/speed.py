@@ -42,13 +42,13 @@ class Path:
         name: in the report.
         pipeline: what draws.
         preset: cache preset, None for the way as published.
-        tables: what decides the reuse.
+        tables: similarities that decide the reuse, None for the way as published.
     """
 
     name: str
     pipeline: HARTPipeline
     preset: str | None = None
-    tables: SimilarityTables | None = None
+    tables: Any = None
 
     @contextlib.contextmanager
     def set_up(self) -> Iterator[None]:

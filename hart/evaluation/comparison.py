@@ -95,10 +95,8 @@ def named_configurations(names: Sequence[str] = ()) -> dict[str, CacheConfig | s
     """
     configurations: dict[str, CacheConfig | str] = {REFERENCE: REFERENCE}
     for entry in names or CACHE_PRESETS:
-        if entry in CACHE_PRESETS:
-            name, config = entry, entry
-        else:
-            name, config = Path(entry).stem, read_configuration(entry)
+        config = entry if entry in CACHE_PRESETS else read_configuration(entry)
+        name = entry if entry in CACHE_PRESETS else Path(entry).stem
         if configurations.setdefault(name, config) != config:
             raise ValueError(f"{entry}: another configuration is already called {name!r}")
     return configurations
@@ -142,7 +140,7 @@ class Comparer:
         self,
         pipeline: HARTPipeline,
         configurations: Mapping[str, CacheConfig | str],
-        prompts: Sequence[str] | Sequence[int],
+        prompts: Sequence[Any],
         options: GenerationOptions | VARGenerationOptions,
         metrics: Sequence[Metric] = (),
     ) -> None:

@@ -51,7 +51,7 @@ def heat_map(
 ) -> None:
     """Draw numbers as cells with a text in each, row 0 on top; NaN is hatched and has none."""
     edges = [[i - 0.5 for i in range(count + 1)] for count in (len(columns), len(rows))]
-    mesh = axes.pcolormesh(*edges, rows, linewidth=0.6, **colours)
+    mesh: Any = axes.pcolormesh(*edges, rows, linewidth=0.6, **colours)
     axes.patch.set(**HATCHED)
     for y, row in enumerate(rows):
         for x, value in enumerate(row):

@@ -7,7 +7,9 @@ tells how fast one will be and, with an assumed similarity table, what caching w
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,7 +26,6 @@ from hart.pipeline.loading import resolve_device
 from hart.utils.device import resolve_dtype
 
 TEXT_VOCABULARY = 512
-_ON_CPU = {"dtype": torch.float32, "device": "cpu"}
 
 
 def random_config(shape: str) -> HARTForT2IConfig:
@@ -58,11 +59,11 @@ def random_pipeline(
     device = resolve_device(device)
     dtype = resolve_dtype("auto" if dtype is None else dtype, device)
     generator = torch.Generator("cpu").manual_seed(integer("seed", seed))
+    sizes: dict[str, Any] = {"vocab_size": config.vocab_size, "z_channels": config.z_channels}
     autoencoder_config = HARTAutoEncoderConfig(
-        vocab_size=config.vocab_size,
-        z_channels=config.z_channels,
         v_patch_nums=config.patch_nums,
         quantizer_type="var_hybrid",
+        **sizes,
         **RANDOM_SHAPES[shape].autoencoder,
     )
     model = _build(HARTForT2IEnhanced, config, device, dtype, generator)
@@ -82,12 +83,16 @@ def _build(model_class, config, device: torch.device, dtype: torch.dtype, genera
     return model
 
 
+def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
 @torch.no_grad()
 def _fill(model, generator: torch.Generator) -> None:
     """Matrices and kernels keep the scale of their input; norms and biases do nothing."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            values = torch.randn(parameter.shape, generator=generator, **_ON_CPU)
+            values = _normal(parameter.shape, generator)
             parameter.copy_(values.mul_(parameter[0].numel() ** -0.5))
         else:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -122,9 +127,8 @@ class WordTokenizer:
             ids = ids[:max_length]
         if padding == "max_length":
             ids += [self.pad_token_id] * (max_length - len(ids))
-        if return_tensors:
-            ids = torch.tensor([ids], dtype=torch.int64, device="cpu")
-        return SimpleNamespace(input_ids=ids)
+        rows = torch.tensor([ids], dtype=torch.int64, device="cpu") if return_tensors else ids
+        return SimpleNamespace(input_ids=rows)
 
 
 class RandomTextEncoder(nn.Module):
@@ -134,15 +138,14 @@ class RandomTextEncoder(nn.Module):
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        features = torch.randn(TEXT_VOCABULARY, width, generator=generator, **_ON_CPU)
-        self.register_buffer("features", features)
+        self.register_buffer("features", _normal((TEXT_VOCABULARY, width), generator))
 
     @property
     def device(self) -> torch.device:
-        return self.features.device
+        return self.get_buffer("features").device
 
     def forward(
         self, ids: torch.Tensor, attention_mask=None, output_hidden_states=True
     ) -> SimpleNamespace:
         """Ids (B, n) to ``hidden_states`` with one entry, (B, n, E)."""
-        return SimpleNamespace(hidden_states=(self.features[ids],))
+        return SimpleNamespace(hidden_states=(self.get_buffer("features")[ids],))

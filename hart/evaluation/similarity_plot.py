@@ -98,7 +98,7 @@ def _mark(axes: Axes, site: str, rows: list[list[float]], plan: DecisionPlan) ->
         si - 1
         for si in range(1, schedule.num_stages)
         if is_eligible(config, schedule, site, si)
-        and schedule.lengths[si - 1] in config.cache_stages
+        and schedule.lengths[si - 1] in (config.cache_stages or ())
     ]
     axes.plot(columns, [-0.72] * len(columns), clip_on=False, **_OPEN)
     cells = len(rows) * schedule.num_transitions
@@ -120,7 +120,7 @@ def _title_lines(
     if plan is not None:
         config = plan.config
         lines.append(
-            f"marks: {plan_name}, may skip stages {format_stages(config.skip_stages)}, "
+            f"marks: {plan_name}, may skip stages {format_stages(config.skip_stages or ())}, "
             f"threshold {config.threshold:g}"
         )
         if config.adaptive_threshold:
@@ -136,7 +136,7 @@ def _title_lines(
 
 def _label_colours(bar: Colorbar, plan: DecisionPlan | None) -> None:
     bar.set_label("cosine similarity (dimensionless,\n1 = same direction)")
-    ticks = [tick / 10 for tick in range(round(bar.norm.vmin * 10), 11)]
+    ticks = [tick / 10 for tick in range(round((bar.norm.vmin or 0.0) * 10), 11)]
     labels = [f"{tick:.1f}" for tick in ticks]
     if plan is not None:
         threshold = plan.config.threshold

@@ -220,36 +220,32 @@ def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
     def broken(reason: object, at: int) -> ValueError:
         return ValueError(f"{name}, line {line_at(content, at)}: not JSON ({reason})")
 
-    def skip_space(at: int) -> int:
-        space = _JSON_SPACE.match(content, at)
-        return space.end() if space else at
-
-    def decoded(at: int) -> tuple[Any, int]:
-        try:
-            return _DECODER.raw_decode(content, at)
-        except json.JSONDecodeError as error:
-            raise broken(error.msg, error.pos) from None
-        except RecursionError:
-            raise broken("nested too deeply", at) from None
-        except ValueError as error:  # an integer of thousands of digits
-            raise broken(error, at) from None
-
-    at = skip_space(0)
+    at = _skip_space(content, 0)
     if content[at : at + 1] != "[":
         raise broken("expected an array of prompts; objects line by line are .jsonl", at)
-    at = skip_space(at + 1)
+    at = _skip_space(content, at + 1)
     more = content[at : at + 1] != "]"
     while more:
-        value, end = decoded(at)
+        try:
+            value, end = _DECODER.raw_decode(content, at)
+        except RecursionError:
+            raise broken("nested too deeply", at) from None
+        except ValueError as error:  # also an integer of thousands of digits, which has no place
+            raise broken(getattr(error, "msg", error), getattr(error, "pos", at)) from None
         yield at, value
-        at = skip_space(end)
+        at = _skip_space(content, end)
         more = content[at : at + 1] == ","
         if not more and content[at : at + 1] != "]":
             raise broken("expected a comma or the array's end", at)
-        at = skip_space(at + more)
-    at = skip_space(at + 1)
+        at = _skip_space(content, at + more)
+    at = _skip_space(content, at + 1)
     if at < len(content):
         raise broken("there is something behind the array", at)
+
+
+def _skip_space(content: str, at: int) -> int:
+    space = _JSON_SPACE.match(content, at)
+    return space.end() if space else at
 
 
 # --- CSV --------------------------------------------------------------------------------------
@@ -268,17 +264,18 @@ def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
 
     start = 0
     while start < len(lines):
-        taken, cells, no_row = 1, [""], None
+        taken, cells, reasons = 1, [""], []
         try:
             cells, taken = _cells(texts, start, separator)
         except ValueError as error:  # a forgotten quote spoils its own line and no other
-            no_row = str(error)
-        errors = [(n, e) for n, (_, e) in enumerate(lines[start : start + taken], start + 1) if e]
-        if errors or no_row:
-            wrong, error = errors[0] if errors else (start + 1, no_row)
+            reasons = [(start + 1, str(error))]
+        row = enumerate(lines[start : start + taken], start + 1)
+        reasons = [(number, wrong) for number, (_, wrong) in row if wrong] or reasons
+        if reasons:
+            number, wrong = reasons[0]
             if not header:
-                raise ValueError(f"{text.name}, line {wrong}: {error}")
-            yield PromptRow(wrong, error=error)
+                raise ValueError(f"{text.name}, line {number}: {wrong}")
+            yield PromptRow(number, error=wrong)
         elif cells and not header:
             header += _header(text.name, cells)
         elif cells:

@@ -67,7 +67,7 @@ def save_drawing(
     save_figure(plot_reuse(drawn.runs[0].reuse, drawn.request.name), heat_map)
     files = [path for path, _ in pictures] + [heat_map]
     if stages:
-        prompts = [result.prompt for result in drawn.runs[0].results]
+        prompts = [str(result.prompt) for result in drawn.runs[0].results]
         shown = prompts[: len(next(iter(stages.values())))]
         grid = image_grid(shown, {name: ("", images) for name, images in stages.items()})
         files.append(save_png(grid, folder / "stage_by_stage.png"))

@@ -69,7 +69,7 @@ class Handlers:
     def draw(
         self, prompts, seed, cfg_scale, preset, stages, sites, threshold, adaptive, interpolation,
         compare, previews, base=DEFAULT_PRESET,
-    ) -> Iterator[Updates]:  # fmt: skip
+    ) -> Generator[Updates, None, None]:  # fmt: skip
         """Draw what the page says; never raises. ``base``: the preset that custom caching changes.
 
         Updates ``status``, ``gallery``, ``columns`` (of the gallery), ``strip``, ``cards``,
@@ -126,7 +126,7 @@ class Handlers:
 
     # --- calibrating --------------------------------------------------------------------------
 
-    def calibrate(self, prompts, seed, cfg_scale, add, preset) -> Iterator[Updates]:
+    def calibrate(self, prompts, seed, cfg_scale, add, preset) -> Generator[Updates, None, None]:
         """Calibrate on what the page says; never raises.
 
         Updates ``status``, ``heat_map``, ``files`` and ``about``.
@@ -167,7 +167,7 @@ class Handlers:
             "about": self.about(),
         }
 
-    def restore(self) -> Iterator[Updates]:
+    def restore(self) -> Generator[Updates, None, None]:
         """Use the checkpoint's own table again. Updates ``status`` and ``about``; never raises."""
         yield from self._guarded(self._restore())
 
@@ -185,13 +185,13 @@ class Handlers:
         """After a request was cancelled."""
         return {"status": render.message("Cancelled.")}
 
-    def preset_fields(self, preset: str) -> tuple[list[int], list[str], float, bool, str] | None:
-        """Stages, sites, threshold, adaptive and interpolation of a preset; None if custom."""
+    def preset_fields(self, preset: object) -> tuple[Any, ...]:
+        """Stages, sites, threshold, adaptive and interpolation of a preset; nothing if custom."""
         if not isinstance(preset, str) or preset not in CACHE_PRESETS:
-            return None
+            return ()
         config = preset_config(preset, self._schedule.patch_nums)
         return (
-            list(config.skip_stages),
+            list(config.skip_stages or ()),
             list(config.enabled_sites),
             config.threshold,
             config.adaptive_threshold,

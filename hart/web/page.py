@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -260,7 +260,7 @@ def _buttons(gr: ModuleType, text: str, name: str) -> tuple[Any, Any]:
 def _connect(
     gr: ModuleType,
     handlers: Handlers,
-    handler: Callable[..., Iterator[Updates]],
+    handler: Callable[..., Generator[Updates, None, None]],
     start: Any,
     cancel: Any,
     inputs: list[Any],

@@ -76,7 +76,7 @@ def read_prompts(text: object, limit: int) -> list[str]:
     return prompts
 
 
-def read_options(seed: object, cfg_scale: object) -> GenerationOptions:
+def read_options(seed: Any, cfg_scale: Any) -> GenerationOptions:
     """Sampling options from two numbers; ValueError if one is none, or out of range."""
     if isinstance(seed, float) and seed.is_integer():
         seed = int(seed)  # a browser has one kind of numbers
@@ -99,14 +99,14 @@ def read_preset(preset: object, schedule: StageSchedule) -> CacheConfig:
 
 
 def read_config(
-    preset: object,
+    preset: Any,
     schedule: StageSchedule,
-    stages: object = (),
-    sites: object = (),
-    threshold: object = CacheConfig.threshold,
-    adaptive: object = False,
-    interpolation: object = CacheConfig.interpolation_mode,
-    base: object = None,
+    stages: Any = (),
+    sites: Any = (),
+    threshold: Any = CacheConfig.threshold,
+    adaptive: Any = False,
+    interpolation: Any = CacheConfig.interpolation_mode,
+    base: Any = None,
 ) -> CacheConfig:
     """The cache configuration of a preset, or with :data:`CUSTOM` the one that the rest says.
 
@@ -131,7 +131,7 @@ def read_config(
                 f"{', '.join(map(str, able))}."
             )
     skip = sorted({int(stage) for stage in _list("stages", stages)})
-    if skip != list(config.skip_stages):
+    if skip != list(config.skip_stages or ()):
         before = [schedule.lengths[schedule.index_of(n) - 1] for n in skip]
         config = replace(config, skip_stages=skip, cache_stages=before)
     chosen = _list("sites", sites)
@@ -149,7 +149,7 @@ def read_config(
     )
 
 
-def _list(name: str, value: object) -> list[Any]:
+def _list(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"The {name} must be a list.")
     return list(value)

@@ -116,7 +116,7 @@ def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any
 def _server(application: Any) -> Any:
     import uvicorn  # comes with gradio
 
-    options = {"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1}
+    options: dict[str, Any] = {"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1}
     return uvicorn.Server(uvicorn.Config(application, limit_concurrency=1000, **options))
 
 

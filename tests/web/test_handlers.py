@@ -167,7 +167,7 @@ def test_an_unsafe_prompt_is_told(handlers, pipeline):
 
 def test_a_preset_fills_the_fields_that_custom_needs(handlers):
     assert handlers.preset_choices() == [*CACHE_PRESETS, CUSTOM]
-    assert handlers.preset_fields(CUSTOM) is None
+    assert handlers.preset_fields(CUSTOM) == ()
     fields = handlers.preset_fields("attn-only")
     assert fields == ([36, 64], ["attn"], 0.7, False, "bilinear")
 
