@@ -60,12 +60,23 @@ def memory_growth(settled: Sequence[int], end: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def growth_text(found: dict[str, Any], settled: str) -> str:
+def save_growth(
+    args: argparse.Namespace,
+    pipeline: HARTPipeline,
+    things: str,
+    said: str,
+    found: dict[str, Any],
+    memory: Sequence[Any],
+) -> None:
+    """Print and write how memory grew over ``things``, an argument that says how many."""
+    count = getattr(args, things)
     first, last = (found[f"resident_bytes_{when}"] / 2**20 for when in ("settled", "end"))
-    return (
-        f"resident memory {first:.1f} MiB after {settled}, {last:.1f} MiB at the end "
-        f"({found['growth']:+.2%})"
+    print(
+        f"{count} {things}, {said}; resident memory {first:.1f} MiB after {args.settled}, "
+        f"{last:.1f} MiB at the end ({found['growth']:+.2%})"
     )
+    results = {things: count, "settled": args.settled, **found, "memory": memory}
+    save_results(args.output, pipeline, results)
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

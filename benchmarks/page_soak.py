@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.common import benchmark_parser, growth_text, memory_growth, progress, save_results
+from benchmarks.common import benchmark_parser, memory_growth, progress, save_growth
 from hart.evaluation.memory import resident_bytes
 from hart.evaluation.random_weights import assumed_similarity, random_pipeline
 from hart.modules.networks.caching.presets import CACHE_PRESETS
@@ -179,13 +179,8 @@ def main(argv: list[str] | None = None) -> int:
         memory = run(address, args.requests, args.quiet)
         folders = len(list(Path(name).iterdir()))
         pipeline = handlers.studio.pipeline
-    found = growth(memory, args.settled)
-    print(
-        f"{args.requests} requests; {growth_text(found, str(args.settled))}; "
-        f"{folders} folders left of {KEPT} to keep"
-    )
-    results = {"requests": args.requests, "settled": args.settled, **found, "memory": memory}
-    save_results(args.output, pipeline, results)
+    said = f"{folders} folders left of {KEPT} to keep"
+    save_growth(args, pipeline, "requests", said, growth(memory, args.settled), memory)
     return 0
 
 

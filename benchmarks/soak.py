@@ -17,7 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.common import benchmark_parser, demo, growth_text, memory_growth, save_results
+from benchmarks.common import benchmark_parser, demo, memory_growth, save_growth
 from hart.demo.evaluate import held_out_prompts
 from hart.evaluation.memory import resident_bytes
 from hart.modules.networks.caching.config import SITES, CacheConfig
@@ -169,13 +169,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--images must be at least --settled + {2 * window}")
     pipeline = demo(args.device)
     memory = run(pipeline, args.images, args.quiet)
-    found = growth(memory, args.settled)
-    print(
-        f"{args.images} images, every count exact, first image unchanged; "
-        f"{growth_text(found, f'{args.settled} images')}"
-    )
-    results = {"images": args.images, "settled": args.settled, **found, "memory": memory}
-    save_results(args.output, pipeline, results)
+    said, found = "every count exact, first image unchanged", growth(memory, args.settled)
+    save_growth(args, pipeline, "images", said, found, memory)
     return 0
 
 

@@ -56,12 +56,7 @@ def read_document(file: Path, check: Callable[[Any], None]) -> Any:
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of ``results.jsonl``.
-
-    Raises:
-        ValueError: a line is damaged, or the file is too large or no regular file.
-        OSError: it cannot be read.
-    """
+    """The rows of ``results.jsonl``; raises as :func:`read_document`."""
     for number, line in enumerate(read_limited(file, MAX_ROWS_BYTES).split(b"\n"), 1):
         if not line:
             continue

@@ -36,12 +36,10 @@ MAX_EXAMPLES = 8
 
 @dataclass
 class ConfigurationResult:
-    """What was measured of one configuration.
+    """What was measured of one configuration; None before its first run.
 
     Attributes:
-        name: as asked for.
-        requested: a preset's name or a configuration.
-        config: what that means for the model; None before its first run.
+        requested, config: a preset's name or a configuration, and what it means for the model.
         seconds: seconds per image by number of the round.
         quality: see :func:`hart.evaluation.image_metrics.quality`.
         statistics: cache statistics of one run.
@@ -103,11 +101,7 @@ def named_configurations(names: Sequence[str] = ()) -> dict[str, CacheConfig | s
 
 
 def read_configuration(file: str) -> CacheConfig:
-    """A JSON file of CacheConfig fields.
-
-    Raises:
-        ValueError: no such file, not JSON, or not a configuration.
-    """
+    """A JSON file of CacheConfig fields; ValueError if it is none."""
     path = Path(file)
     if path.suffix != ".json" or not path.is_file():
         raise ValueError(
@@ -161,11 +155,7 @@ class Comparer:
     def run(self, rounds: int = DEFAULT_ROUNDS, warmup: int = 1, quiet: bool = False) -> Comparison:
         """Measure; Ctrl-C ends it early and keeps what is finished.
 
-        Args:
-            rounds, warmup, quiet: as in :func:`hart.evaluation.timing.take_turns`.
-
-        Raises:
-            ValueError: ``rounds`` is below 1 or ``warmup`` below 0.
+        Arguments and errors are those of :func:`hart.evaluation.timing.take_turns`.
         """
         model = self._pipeline.transformer
         before = model.cache_config, model.use_cache

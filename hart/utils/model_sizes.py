@@ -63,12 +63,9 @@ Model = TypeVar("Model", bound=Sized)
 
 
 def build_on_meta(
-    model_class: type[Model],
-    config: PretrainedConfig,
-    headers: Headers,
-    source: str | Path,
+    model_class: type[Model], config: PretrainedConfig, headers: Headers, source: str | Path,
     *model_args: Any,
-) -> Model:
+) -> Model:  # fmt: skip
     """A model on the meta device whose configuration fits the headers of its weights.
 
     What tells a size stands in ``model_class.WEIGHT_SIZES``. Keys and shapes are compared by

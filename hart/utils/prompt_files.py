@@ -84,11 +84,7 @@ def read_prompt_file(file: Path) -> Iterator[PromptRow]:
 
 
 def read_prompt_text(text: str) -> Iterator[PromptRow]:
-    """The rows of a text with one prompt per line, as in a file.
-
-    Raises:
-        ValueError: it has too many lines.
-    """
+    """The rows of a text with one prompt per line, as in a file; ValueError if too many."""
     return _text_rows(Text.of(text))
 
 
