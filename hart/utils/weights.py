@@ -121,12 +121,9 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def load_into(
-    module: nn.Module,
-    state_dict: Mapping[str, torch.Tensor],
-    *,
-    ignore: Iterable[str] = (),
-    source: str | Path = "state dict",
-) -> None:
+    module: nn.Module, state_dict: Mapping[str, torch.Tensor], *,
+    ignore: Iterable[str] = (), source: str | Path = "state dict",
+) -> None:  # fmt: skip
     """Load a state dict strictly.
 
     A module built on the meta device takes over the given tensors (no second copy, their dtype
@@ -151,25 +148,21 @@ def load_into(
 
 
 def check_fit(
-    module: nn.Module,
-    state_dict: Mapping[str, torch.Tensor],
-    *,
-    ignore: Iterable[str] = (),
-    source: str | Path = "state dict",
-) -> None:
+    module: nn.Module, state_dict: Mapping[str, torch.Tensor], *,
+    ignore: Iterable[str] = (), source: str | Path = "state dict",
+) -> None:  # fmt: skip
     """Compare keys, shapes and kinds of numbers with the module's; see :func:`load_into`.
 
     The module and the state dict, or either, may be on the meta device.
     """
     patterns = tuple(ignore)
-    differences = {
-        key: text
+    first, *others = [
+        text
         for key, text in _differences(module.state_dict(), state_dict)
         if not any(fnmatchcase(key, pattern) for pattern in patterns)
-    }
-    if differences:
-        first = next(iter(differences.values()))
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+    ] or [""]
+    if first:
+        more = f" (and {len(others)} more)" if others else ""
         raise CheckpointError(f"{source} does not fit {type(module).__name__}: {first}{more}")
 
 

@@ -230,17 +230,11 @@ class GaussianDiffusion:
         return estimate["mean"] + estimate["variance"] * gradient
 
     def p_sample(
-        self,
-        model: Callable[..., Tensor],
-        x: Tensor,
-        t: Tensor | int,
-        clip_denoised: bool = True,
+        self, model: Callable[..., Tensor], x: Tensor, t: Tensor | int, clip_denoised: bool = True,
         denoised_fn: Callable[[Tensor], Tensor] | None = None,
-        cond_fn: Callable[..., Tensor] | None = None,
-        model_kwargs: dict | None = None,
-        temperature: float = 1.0,
-        noise: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+        cond_fn: Callable[..., Tensor] | None = None, model_kwargs: dict | None = None,
+        temperature: float = 1.0, noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """Draw ``x_{t-1}`` given ``x_t``: ``sample`` and ``pred_xstart``, shaped like ``x``.
 
         Arguments are those of :meth:`p_mean_variance` and :meth:`condition_mean`; ``temperature``
