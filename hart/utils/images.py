@@ -18,7 +18,6 @@ from hart.utils.files import replacing, write_text
 from hart.utils.text_files import split_lines
 
 GRID_COLUMNS = 12
-_MAX_PNG_KEYWORD = 79
 _LONG_TEXT = 400  # is worth compressing
 
 
@@ -134,14 +133,9 @@ def save_png(
     Args:
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
         durable: see ``replacing``.
-
-    Raises:
-        TypeError: if a keyword or text is not a string.
-        ValueError: if a keyword is not one that PNG allows.
     """
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
-        _check_keyword(keyword, text)
         info.add_text(keyword, text, zip=len(text) > _LONG_TEXT)
     path = Path(path)
     with replacing(path, durable) as beside:
@@ -171,14 +165,3 @@ def _check_images(images: Tensor) -> None:
         raise TypeError(f"images must be a floating-point tensor, got {kind}")
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
-
-
-def _check_keyword(keyword: str, text: str) -> None:
-    if not isinstance(keyword, str) or not isinstance(text, str):
-        raise TypeError(f"PNG metadata must be strings, got {keyword!r}: {text!r}")
-    latin1 = all(character.isprintable() and ord(character) < 256 for character in keyword)
-    if not latin1 or not 1 <= len(keyword) <= _MAX_PNG_KEYWORD or keyword != keyword.strip():
-        raise ValueError(
-            f"PNG keyword {keyword!r} must be 1 to {_MAX_PNG_KEYWORD} printable Latin-1 "
-            "characters without spaces at its ends"
-        )
