@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from hart.cli.parser import integer_from, number_within
+from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.random_shapes import RANDOM_SHAPES
-from hart.evaluation.repetitions import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.modules.networks.caching.cache_options import OPTION_NAMES
 
 MODEL_FLAGS = (

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hart.evaluation import DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.memory import MemoryWatch
-from hart.evaluation.repetitions import DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.savings import savings_text
 from hart.evaluation.timing import (
     has_text_encoder,

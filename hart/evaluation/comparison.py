@@ -6,7 +6,6 @@ round, because machines drift: they warm up, throttle and do other work.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from hart.evaluation import DEFAULT_ROUNDS
 from hart.evaluation.image_metrics import Metric, import_ssim, quality
 from hart.evaluation.memory import device_memory
-from hart.evaluation.repetitions import DEFAULT_ROUNDS
 from hart.evaluation.timing import has_text_encoder, mean_seconds, take_turns
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
@@ -29,6 +28,7 @@ from hart.pipeline import (
 )
 from hart.pipeline.results import PartSeconds
 from hart.utils.errors import one_line
+from hart.utils.json_files import read_json_object
 
 REFERENCE = "no-cache"
 MAX_EXAMPLES = 8
@@ -109,10 +109,7 @@ def read_configuration(file: str) -> CacheConfig:
             "and JSON files of CacheConfig fields"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"expected a JSON object, found {type(content).__name__}")
-        return CacheConfig.from_dict(content)
+        return CacheConfig.from_dict(read_json_object(path))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: not a cache configuration ({error})") from error
 

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import numpy as np
 from tqdm.auto import tqdm
 
-from hart.evaluation.repetitions import check_runs
 from hart.pipeline import HARTPipeline, ImageResult
 from hart.pipeline.results import PartSeconds
 
@@ -63,7 +62,10 @@ def take_turns(
     Raises:
         ValueError: ``rounds`` is below 1 or ``warmup`` below 0.
     """
-    check_runs(rounds, warmup)
+    if rounds < 1:
+        raise ValueError(f"runs is {rounds}, must be at least 1")
+    if warmup < 0:
+        raise ValueError(f"warmup is {warmup}, must not be negative")
     total = (warmup + rounds) * len(names)
     with tqdm(total=total, unit="run", disable=True if quiet else None) as bar:
         try:
