@@ -46,26 +46,24 @@ def read_document(file: Path, check: Callable[[Any], None]) -> Any:
         ValueError: it is none, too large, or no regular file.
         OSError: it cannot be read.
     """
-    content = read_limited(file, MAX_DOCUMENT_BYTES)
-    try:
-        value = parse_json(content)
-        check(value)
-    except ValueError as error:
-        raise ValueError(f"{file}: damaged ({error}); restore it or use another folder") from error
-    return value
+    advice = "; restore it or use another folder"
+    return _parsed(str(file), read_limited(file, MAX_DOCUMENT_BYTES), check, advice)
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of ``results.jsonl``; raises as :func:`read_document`."""
     for number, line in enumerate(read_limited(file, MAX_ROWS_BYTES).split(b"\n"), 1):
-        if not line:
-            continue
-        try:
-            row = parse_json(line)
-            check_row(row)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: damaged ({error})") from error
-        yield row
+        if line:
+            yield _parsed(f"{file}, line {number}", line, check_row)
+
+
+def _parsed(where: str, data: bytes, check: Callable[[Any], None], advice: str = "") -> Any:
+    try:
+        value = parse_json(data)
+        check(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: damaged ({error}){advice}") from error
+    return value
 
 
 def check_object(value: Any, names: set[str] | None = None) -> None:
