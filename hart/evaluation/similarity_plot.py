@@ -17,7 +17,7 @@ from hart.evaluation.figures import (
     new_figure,
 )
 from hart.modules.networks.caching.config import SITES
-from hart.modules.networks.caching.decisions import DecisionPlan, is_eligible
+from hart.modules.networks.caching.plan import Plan, is_eligible
 from hart.modules.networks.caching.similarity_io import StoredSimilarity
 from hart.modules.networks.caching.stages import format_stages
 
@@ -34,7 +34,7 @@ _OPEN: dict[str, Any] = {
 
 
 def plot_similarity(
-    stored: StoredSimilarity, name: str, plan: DecisionPlan | None = None, plan_name: str = ""
+    stored: StoredSimilarity, name: str, plan: Plan | None = None, plan_name: str = ""
 ) -> Figure:
     """Draw both tables side by side, layers as rows and transitions as columns.
 
@@ -81,7 +81,7 @@ def plot_similarity(
     return figure
 
 
-def _mark(axes: Axes, site: str, rows: list[list[float]], plan: DecisionPlan) -> None:
+def _mark(axes: Axes, site: str, rows: list[list[float]], plan: Plan) -> None:
     """Frame the cells that the plan reuses and those that only exceed its threshold."""
     rectangle = matplotlib_module("patches").Rectangle
     reused = 0
@@ -106,7 +106,7 @@ def _mark(axes: Axes, site: str, rows: list[list[float]], plan: DecisionPlan) ->
 
 
 def _title_lines(
-    stored: StoredSimilarity, name: str, plan: DecisionPlan | None, plan_name: str, characters: int
+    stored: StoredSimilarity, name: str, plan: Plan | None, plan_name: str, characters: int
 ) -> list[str]:
     """What is shown, from where, and what the marks mean, in lines of that length."""
     images = stored.tables.images
@@ -134,7 +134,7 @@ def _title_lines(
     return [part for line in lines for part in textwrap.wrap(line, characters)]
 
 
-def _label_colours(bar: Colorbar, plan: DecisionPlan | None) -> None:
+def _label_colours(bar: Colorbar, plan: Plan | None) -> None:
     bar.set_label("cosine similarity (dimensionless,\n1 = same direction)")
     ticks = [tick / 10 for tick in range(round((bar.norm.vmin or 0.0) * 10), 11)]
     labels = [f"{tick:.1f}" for tick in ticks]
@@ -147,7 +147,7 @@ def _label_colours(bar: Colorbar, plan: DecisionPlan | None) -> None:
     bar.set_ticks(ticks, labels=labels)
 
 
-def _legend(plan: DecisionPlan | None, some_unmeasured: bool) -> list:
+def _legend(plan: Plan | None, some_unmeasured: bool) -> list:
     patch = matplotlib_module("patches").Patch
     handles = []
     if plan is not None:

@@ -6,7 +6,7 @@ Every class forwards keywords that it does not know to ``PretrainedConfig``, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoConfig
@@ -15,6 +15,7 @@ from hart.modules.models.transformer.fields import (
     CACHE_FIELDS,
     CLASS_FIELDS,
     DIFFUSION_FIELDS,
+    GONE_FIELDS,
     TEXT_FIELDS,
     TRANSFORMER_FIELDS,
 )
@@ -188,12 +189,23 @@ class HARTForC2IConfig(_ResidualDiffusionFields, VARTransformerConfig):
         super().__init__(**kwargs)
 
 
-class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
-    """Text-to-image HART.
+class CacheFieldsMixin:
+    """In front of a configuration: one field for every option of :class:`CacheConfig`.
 
-    The ``cache_*`` fields, ``use_cache``, ``calibration``, ``sim_path`` and ``threshold`` configure
-    feature caching in :class:`HARTForT2IEnhanced`; None means "not set". The plain model ignores
-    them. ``threshold`` is the legacy spelling of ``cache_threshold``, which wins when both are set.
+    ``cache_threshold`` is its ``threshold``, and so on. These fields, ``use_cache``,
+    ``calibration``, ``sim_path`` and ``threshold`` (the older spelling of ``cache_threshold``,
+    which wins) configure feature caching; None means "not set". A plain model ignores them.
+    """
+
+    def __init__(self, **kwargs):
+        given = {name: kwargs.pop(name, None) for name in CACHE_FIELDS}
+        super().__init__(**kwargs)
+        for name, value in given.items():  # now: the base class has a use_cache of its own
+            setattr(self, name, value)
+
+
+class HARTForT2IConfig(_ResidualDiffusionFields, CacheFieldsMixin, VARTransformerT2IConfig):
+    """Text-to-image HART.
 
     Args:
         diff_width, diff_depth: width and residual blocks of the residual diffusion head.
@@ -204,10 +216,12 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         context_norm_scale: initial value of that norm's weight in upstream training code.
         vocab_size, z_channels: codebook size and latent channels of the autoencoder; None means
             those of the autoencoder's own configuration.
+        kwargs: options of feature caching (:class:`CacheFieldsMixin`), fields of
+            :class:`VARTransformerT2IConfig`.
     """
 
     model_type = "hart_transformer_t2i"
-    FIELDS = VARTransformerT2IConfig.FIELDS | DIFFUSION_FIELDS | CACHE_FIELDS
+    FIELDS = VARTransformerT2IConfig.FIELDS | DIFFUSION_FIELDS | CACHE_FIELDS | GONE_FIELDS
 
     def __init__(
         self,
@@ -220,23 +234,6 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         context_norm_scale: float = 1.0,
         vocab_size: int | None = None,
         z_channels: int | None = None,
-        cache_skip_stages: Sequence[int] | None = None,
-        cache_cache_stages: Sequence[int] | None = None,
-        cache_enable_attn: bool | None = None,
-        cache_enable_mlp: bool | None = None,
-        cache_threshold: float | None = None,
-        cache_adaptive_threshold: bool | None = None,
-        cache_interpolation_mode: str | None = None,
-        cache_prune_stages: Mapping[str, float] | None = None,
-        cache_prune_source: int | None = None,
-        cache_reuse_kv: str | None = None,
-        cache_guidance_stop_stage: int | None = None,
-        cache_compute_attn_layers: Sequence[int] | None = None,
-        cache_compute_mlp_layers: Sequence[int] | None = None,
-        use_cache: bool | None = None,
-        calibration: bool | None = None,
-        sim_path: str | None = None,
-        threshold: float | None = None,
         **kwargs,
     ):
         self._set_diffusion_fields(
@@ -245,24 +242,7 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         self.use_context_norm = use_context_norm
         self.context_norm_scale = context_norm_scale
         self.vocab_size, self.z_channels = vocab_size, z_channels
-        self.cache_skip_stages = cache_skip_stages
-        self.cache_cache_stages = cache_cache_stages
-        self.cache_enable_attn = cache_enable_attn
-        self.cache_enable_mlp = cache_enable_mlp
-        self.cache_threshold = cache_threshold
-        self.cache_adaptive_threshold = cache_adaptive_threshold
-        self.cache_interpolation_mode = cache_interpolation_mode
-        self.cache_prune_stages = cache_prune_stages
-        self.cache_prune_source = cache_prune_source
-        self.cache_reuse_kv = cache_reuse_kv
-        self.cache_guidance_stop_stage = cache_guidance_stop_stage
-        self.cache_compute_attn_layers = cache_compute_attn_layers
-        self.cache_compute_mlp_layers = cache_compute_mlp_layers
-        self.calibration = calibration
-        self.sim_path = sim_path
-        self.threshold = threshold
         super().__init__(**kwargs)
-        self.use_cache = use_cache
 
 
 for _config_class in (

@@ -147,7 +147,6 @@ def _drawn(
 
 
 def resolve_random_source(
-    model_generator: torch.Generator,
     g_seed: int | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     bsz: int,
@@ -161,8 +160,7 @@ def resolve_random_source(
     if generator is None:
         if g_seed is None:
             return UpstreamRandom()
-        model_generator.manual_seed(integer("g_seed", g_seed))
-        return UpstreamRandom(model_generator)
+        return UpstreamRandom(torch.Generator(device).manual_seed(integer("g_seed", g_seed)))
     if g_seed is not None:
         raise ValueError("g_seed and generator exclude each other; give one of them")
     generators = [generator] if isinstance(generator, torch.Generator) else list(generator)

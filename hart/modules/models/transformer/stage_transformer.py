@@ -53,6 +53,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
     main_input_name = "label_B"
     supports_gradient_checkpointing = True
     block_class = AdaLNSelfAttn
+    init_std = 0.02
 
     def _set_sizes(self, config: PretrainedConfig, first_l: int) -> None:
         """Attributes under the names that code written for the public implementations reads.
@@ -245,16 +246,19 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         init_adaln: float = 0.5,
         init_adaln_gamma: float = 1e-5,
         init_head: float = 0.02,
-        init_std: float = 0.02,
+        init_std: float | None = None,
         conv_std_or_gain: float = 0.02,
     ) -> None:
-        """Draw fresh weights for training; negative ``init_std`` means ``sqrt(1 / C / 3)``.
+        """Draw fresh weights for training.
+
+        ``init_std`` is the class's own by default; a negative one means ``sqrt(1 / C / 3)``.
 
         The library calls a hook of this name while the constructor runs; that call does nothing.
         """
         if not getattr(self, "_constructed", False):
             return
-        std = init_std if init_std >= 0 else math.sqrt(1 / self.C / 3)
+        std = self.init_std if init_std is None else init_std
+        std = std if std >= 0 else math.sqrt(1 / self.C / 3)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=std)
@@ -275,6 +279,9 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
             linear.weight[2 * self.C :].mul_(init_adaln)
             linear.weight[: 2 * self.C].mul_(init_adaln_gamma)
             linear.bias.zero_()
+        if hasattr(block, "ada_gss"):
+            block.ada_gss[:, :, 2:].mul_(init_adaln)
+            block.ada_gss[:, :, :2].mul_(init_adaln_gamma)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Restore constant buffers that a checkpoint may lack; weights are never touched here."""

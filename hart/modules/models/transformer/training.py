@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from hart.modules.models.transformer.random_source import numpy_orders
-from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import sample_with_top_k_top_p_
 
 MIN_KEPT_TOKENS = 32
@@ -92,9 +91,8 @@ class TrainingMixin:
         full = context.new_empty(bsz, self.sequence_length)
         mask, last_mask = self.random_masking(full, self.sample_orders(bsz))
         keep, last_keep = mask == 0, last_mask == 0
-        x, cond = self._embed_sequence(context, x_BLCv_wo_first_l, keep)
-        x = self._run_training_blocks(
-            x, cond, self._visible(keep), context_position_ids, context_mask
+        x, cond = self._teacher_forced(
+            context, x_BLCv_wo_first_l, keep, context_position_ids, context_mask
         )
         logits = self.get_logits(x, cond)
         kept = last_keep.nonzero(as_tuple=True)
@@ -135,16 +133,20 @@ class TrainingMixin:
         bsz, end = x_BLCv_wo_first_l.shape[0], self.begin_ends[num_stages - 1][1]
         keep = torch.arange(self.sequence_length, device=context.device) < end
         keep = keep.expand(bsz, -1)
-        x, cond = self._embed_sequence(context, x_BLCv_wo_first_l, keep)
-        x = self._run_training_blocks(
-            x, cond, self._visible(keep), context_position_ids, context_mask
+        x, cond = self._teacher_forced(
+            context, x_BLCv_wo_first_l, keep, context_position_ids, context_mask
         )
         return self.get_logits(x[:, self.first_l - 1 :], cond)
 
-    def _embed_sequence(
-        self, context: torch.Tensor, maps: torch.Tensor, keep: torch.Tensor
+    def _teacher_forced(
+        self,
+        context: torch.Tensor,
+        maps: torch.Tensor,
+        keep: torch.Tensor,
+        position_ids: torch.Tensor,
+        mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Visible tokens (B, N', C) and conditioning (B, T, C), in the dtype of a matmul."""
+        """Hidden states (B, N', C) of the positions that ``keep`` (B, N) has, and the text."""
         bsz, device_type = context.shape[0], context.device.type
         variates = torch.randn(bsz, dtype=torch.float32, device=context.device)
         drop = variates < self.cond_drop_rate
@@ -157,14 +159,11 @@ class TrainingMixin:
             x = x + self.level_embeddings()[self.lvl_1L[0, : x.shape[1]]]
             if self.attn_type == "gpt2":
                 x = x + self.pos_1LC[:, : x.shape[1]]
-        if torch.is_autocast_enabled(device_type):
+        if torch.is_autocast_enabled(device_type):  # the dtype of a matmul
             dtype = torch.get_autocast_dtype(device_type)
-            return x.to(dtype), cond.to(dtype)
-        return x, cond
-
-    def _visible(self, keep: torch.Tensor) -> MaskIndex:
-        """Indices of the image positions that ``keep`` (B, N) has."""
-        return keep[:, self.first_l :].nonzero(as_tuple=True)
+            x, cond = x.to(dtype), cond.to(dtype)
+        visible = keep[:, self.first_l :].nonzero(as_tuple=True)
+        return self._run_training_blocks(x, cond, visible, position_ids, mask), cond
 
     def _residual_loss(self, hidden, logits, target, target_ids) -> torch.Tensor:
         """Diffusion loss on the residual left by ids that are drawn from the model itself."""
