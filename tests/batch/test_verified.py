@@ -390,6 +390,15 @@ def stage(batch, name):
     return file
 
 
+def assert_damaged(batch, name: str, content: bytes) -> None:
+    """A file of the batch with this content is named as damaged, and where."""
+    file = stage(batch, name)
+    file.write_bytes(content)
+    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
+    where = f"{file}, line 1" if name == "results.jsonl" else f"{file}"
+    assert f"{where}: damaged" in said
+
+
 def record(**changes):
     return {"rows": [{**ROW, **changes}], "extra": None}
 
@@ -397,11 +406,7 @@ def record(**changes):
 @pytest.mark.parametrize("value", [None, 3, "x", [], [1], True, 1e300, "\0"])
 @pytest.mark.parametrize("name", ["batch.json", "results.jsonl", *OWN_FILES[3:]])
 def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
-    file = stage(batch, name)
-    file.write_text(json.dumps(value))
-    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
-    assert f"{file}" in said
-    assert "damaged" in said
+    assert_damaged(batch, name, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize(
@@ -438,17 +443,10 @@ def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
     ],
 )
 def test_an_own_file_with_other_fields_is_named(batch, name, value):
-    file = stage(batch, name)
-    file.write_text(json.dumps(value))
-    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
-    assert f"{file}" in said
-    assert "damaged" in said
+    assert_damaged(batch, name, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"\0" * 100])
 @pytest.mark.parametrize("name", ["batch.json", *OWN_FILES[3:]])
 def test_an_own_file_that_is_no_json_is_named(batch, name, content):
-    file = stage(batch, name)
-    file.write_bytes(content)
-    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
-    assert f"{file}: damaged" in said
+    assert_damaged(batch, name, content)

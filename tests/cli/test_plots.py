@@ -17,7 +17,8 @@ from tests.caching.similarity_files import DEPTH, HART_1024, VAR_256, filled
 
 pytest.importorskip("matplotlib")
 
-SITES = {site: {"computed": 1, "reused": 1} for site in ("attn", "mlp")}
+COUNTS = {"computed": 1, "reused": 1, "not_eligible": 0}
+SITES = dict.fromkeys(("attn", "mlp"), COUNTS)
 
 
 def table(name: str = "table.json", schedule: StageSchedule = HART_1024) -> str:
