@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from hart.engine import Engine, EngineDecoder
 from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
 from hart.modules.models.transformer.wrappers import innermost
+from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.folders import PathLike
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
@@ -26,7 +27,7 @@ from hart.pipeline.results import (
     HARTPipelineOutput,
     ImageResult,
     StagePreview,
-    calls_between,
+    calls_of,
     image_results,
     part_seconds,
 )
@@ -278,11 +279,18 @@ class Pipeline:
         preview: PreviewCallback | None = None,
     ) -> list[ImageResult]:
         recipe = recipe_of(self, options)
-        calls_before = self.transformer.cache_statistics.calls()
         timeline = Timeline(self.device)
         condition = self._condition(batch, options)
         timeline.mark(TEXT_PART)
         stages = self._num_stages(options)
+        counts: GenerationCounts | None = None
+
+        def on_stage(si: int, num_stages: int) -> None:
+            nonlocal counts
+            running = self.transformer.caching.running
+            counts = running and running.counts
+            if callback is not None:
+                callback(si, num_stages)
 
         def show(si: int, f_hat: torch.Tensor) -> None:
             if preview is not None and si < stages - 1:
@@ -296,7 +304,7 @@ class Pipeline:
             top_p=options.top_p,
             more_smooth=options.more_smooth,
             generator=[torch.Generator(self.device).manual_seed(each.seed) for each in batch],
-            callback=callback,
+            callback=on_stage,
             timeline=timeline,
             steps=Engine(self.transformer, self.compile) if self.use_engine else None,
             on_feature_map=None if preview is None else show,
@@ -304,5 +312,4 @@ class Pipeline:
         images = to_pil(self.decode(f_hat))
         timeline.mark(DECODE_PART)
         seconds = part_seconds(timeline, len(self.transformer.patch_nums))
-        calls = calls_between(calls_before, self.transformer.cache_statistics.calls())
-        return image_results(batch, images, seconds, calls, recipe)
+        return image_results(batch, images, seconds, calls_of(counts), recipe)

@@ -9,6 +9,8 @@ from typing import Any
 from PIL.Image import Image
 
 from hart.modules.models.transformer.generation_state import GenerationSeconds
+from hart.modules.networks.caching.config import SITES
+from hart.modules.networks.caching.generation_counts import CALLS, GenerationCounts
 from hart.pipeline.options import ImageRequest
 from hart.pipeline.recipe import batch_texts
 from hart.utils.timing import Timeline
@@ -136,44 +138,31 @@ def image_results(
     stages: CallsPerStage,
     recipe: Mapping[str, str],
 ) -> list[ImageResult]:
-    """One result per image of a finished batch, whose ``stages`` hold the calls of all images.
-
-    It was drawn as ``recipe`` says.
-    """
+    """One result per image of a finished batch, drawn as ``recipe`` says."""
     share = len(batch)
-    own = {
-        stage: {
-            site: {kind: count // share for kind, count in counts.items()}
-            for site, counts in sites.items()
-        }
-        for stage, sites in stages.items()
-    }
     return [
         ImageResult(
             index=request.index,
             prompt=request.prompt,
             seed=request.seed,
             image=image,
-            text_s=seconds.text_s / share,
+            text_s=(seconds.text_s or 0.0) / share,
             stages_s=tuple(stage_s / share for stage_s in seconds.stages_s),
             residual_s=seconds.residual_s / share,
             decode_s=seconds.decode_s / share,
             batch_size=share,
-            stages=own,
+            stages=stages,
             metadata={**batch_texts(batch, request), **recipe},
         )
         for request, image in zip(batch, images, strict=True)
     ]
 
 
-def calls_between(before: CallsPerStage, after: CallsPerStage) -> CallsPerStage:
-    """What was counted between two snapshots; empty if nothing was."""
-    if before == after:
+def calls_of(counts: GenerationCounts | None) -> CallsPerStage:
+    """What a batch's modules did for every image of it; empty if nothing was counted."""
+    if counts is None:
         return {}
     return {
-        stage: {
-            site: {kind: count - before[stage][site][kind] for kind, count in counts.items()}
-            for site, counts in sites.items()
-        }
-        for stage, sites in after.items()
+        str(length): {site: {kind: getattr(stage[site], kind) for kind in CALLS} for site in SITES}
+        for length, stage in zip(counts.shape.stage_lengths, counts.stages, strict=True)
     }

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hart.pipeline import HARTPipeline
+from hart.pipeline.options import ImageRequest
 from tests.reliability.lent import PRESETS, expected_picture, picture, tiny_pipeline
 from tests.reliability.modes import MODES, draw, enter, traces
 
@@ -111,3 +112,17 @@ def test_a_generation_inside_of_a_generation_draws_its_own_picture():
     pipeline("a", callback=lambda *_: inside.append(picture(pipeline)), quiet=True)
     assert set(inside) == {expected}
     assert picture(pipeline) == expected
+
+
+def test_each_image_counts_its_own_modules(start):
+    pipeline, request = tiny_pipeline(preset="original"), [ImageRequest(0, "a red fox", 11)]
+    (alone,) = pipeline.draw_together(request)
+
+    def attempt(_) -> list[dict]:
+        start.wait()
+        return [pipeline.draw_together(request)[0].stages for _ in range(3)]
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        counted = list(threads.map(attempt, range(THREADS)))
+    assert sum(site["reused"] for stage in alone.stages.values() for site in stage.values()) > 0
+    assert counted == [[alone.stages] * 3] * THREADS

@@ -29,8 +29,8 @@ def models():
 def trace(monkeypatch):
     """What the sampler drew and fed back, stage by stage."""
     seen = {"ids": [], "f_hat": [], "x": [], "masks": [], "logits": []}
-    draw, run_blocks = sampling.SamplingMixin._draw_tokens, HARTForT2I.run_blocks
-    guided = sampling.SamplingMixin.guided_logits
+    draw, run_blocks = sampling.SamplingTransformer._draw_tokens, HARTForT2I.run_blocks
+    guided = sampling.SamplingTransformer.guided_logits
 
     def recording_draw(self, hidden, run, si, ratio):
         ids, h = draw(self, hidden, run, si, ratio)
@@ -51,8 +51,8 @@ def trace(monkeypatch):
         seen["logits"].append(logits.clone())
         return logits
 
-    monkeypatch.setattr(sampling.SamplingMixin, "_draw_tokens", recording_draw)
-    monkeypatch.setattr(sampling.SamplingMixin, "guided_logits", recording_logits)
+    monkeypatch.setattr(sampling.SamplingTransformer, "_draw_tokens", recording_draw)
+    monkeypatch.setattr(sampling.SamplingTransformer, "guided_logits", recording_logits)
     monkeypatch.setattr(HARTForT2I, "run_blocks", recording_run)
     return seen
 

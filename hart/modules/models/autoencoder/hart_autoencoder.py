@@ -116,8 +116,10 @@ class HARTAutoEncoder(PreTrainedModel):
     def _build_quantizer(self) -> VectorQuantizer2:
         config = self.config
         quantizer_class = HARTHybridQuantizer if self._is_hybrid else VectorQuantizer2
-        same = ("using_znorm", "beta", "default_qresi_counts", "v_patch_nums", "quant_resi")
-        same += ("share_quant_resi", "disable_quant_resi")
+        same = (
+            *("using_znorm", "beta", "default_qresi_counts", "v_patch_nums", "quant_resi"),
+            *("share_quant_resi", "disable_quant_resi"),
+        )
         options = {name: getattr(config, name) for name in same}
         return quantizer_class(config.vocab_size, config.z_channels, **options)
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hart.modules.models.autoencoder.configuration import AUTOENCODER_FIELDS
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
@@ -68,9 +67,10 @@ def resolve_autoencoder_sizes(config: PretrainedConfig) -> None:
     if config.vocab_size is not None and config.z_channels is not None:
         return
     folder = resolve_autoencoder_folder(config)
-    file = folder / CONFIG_FILE if folder else None
-    found = read_json_object(file) if file and file.is_file() else {}
-    check_fields(file, found, AUTOENCODER_FIELDS)
+    found = {}
+    if folder and (file := folder / CONFIG_FILE).is_file():
+        found = read_json_object(file)
+        check_fields(file, found, AUTOENCODER_FIELDS)
     if config.vocab_size is None:
         config.vocab_size = found.get("vocab_size", DEFAULT_VOCAB_SIZE)
     if config.z_channels is None:
@@ -131,7 +131,7 @@ class WeightSource:
         return read_state_dict(self.path, None, dtype, device, self.inside, wanted=is_used)
 
 
-class CheckpointMixin:
+class CheckpointModel(PreTrainedModel):
     """``from_pretrained`` with strict errors, EMA weights, and the attached autoencoder."""
 
     @classmethod
@@ -185,9 +185,7 @@ class CheckpointMixin:
         return model, {kind: [] for kind in kinds}  # loading is strict
 
     @classmethod
-    def _open(
-        cls, path: Path, config: PretrainedConfig | str | Path | None, use_ema: bool
-    ) -> tuple[WeightSource, PretrainedConfig]:
+    def _open(cls, path: Path, config: Any, use_ema: bool) -> tuple[WeightSource, PretrainedConfig]:
         """The weights of a checkpoint, and a configuration to be changed."""
         check_model_type(path, (cls.config_class.model_type,))
         if isinstance(config, PretrainedConfig):
@@ -275,7 +273,7 @@ class CheckpointMixin:
         return HARTAutoEncoder.from_tokenizer_folder(path, dtype=self.dtype, device=self.device)
 
     @property
-    def vae_quant_proxy(self) -> tuple[nn.Module]:
+    def vae_quant_proxy(self) -> tuple[Any]:
         """The autoencoder's quantizer in a tuple."""
         return (self.vae_proxy[0].quantize,)
 
@@ -283,7 +281,7 @@ class CheckpointMixin:
         super()._apply(fn, *args, **kwargs)
         vae = self.__dict__.get("_autoencoder", (None,))[0]
         if vae is not None and changes(vae, fn):
-            self._autoencoder = (converted_copy(vae, fn),)
+            self.__dict__["_autoencoder"] = (converted_copy(vae, fn),)
         return self
 
 
@@ -292,8 +290,10 @@ def is_used(key: str) -> bool:
 
 
 def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
-        return None if dtype == "auto" else dtype
+    if dtype is None or dtype == "auto":
+        return None
+    if isinstance(dtype, torch.dtype):
+        return dtype
     resolved = getattr(torch, str(dtype), None)
     if not isinstance(resolved, torch.dtype):
         raise ValueError(f"dtype must be a torch dtype or its name, got {dtype!r}")

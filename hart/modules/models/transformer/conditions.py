@@ -46,7 +46,7 @@ class TextCondition:
         self,
         model: HARTForT2I,
         B: int,
-        label_B: torch.Tensor,
+        label_B: Any,
         context_position_ids: torch.Tensor | None = None,
         context_mask: torch.Tensor | None = None,
         final_stage: int = 0,
@@ -65,7 +65,7 @@ class TextCondition:
                 raise ValueError(f"{name} must have the shape {shape}, got {found}")
         chunks = integer("num_maskgit_iters", num_maskgit_iters, 0)
         check_chunks(chunks, model.patch_nums)
-        self.tensors = (label_B, context_position_ids, context_mask)
+        self.tensors: Any = (label_B, context_position_ids, context_mask)
         self.options: dict[str, Any] = {
             "in_chunks": True,
             "residual_diffusion": final_stage == 0,

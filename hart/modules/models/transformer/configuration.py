@@ -83,32 +83,16 @@ class _TransformerConfig(CheckedConfig):
         diffusion_head_repeats: int = 1,
         **kwargs,
     ):
-        self.vae_path = vae_path
-        self.depth = depth
-        self.embed_dim = embed_dim
-        self.num_heads = num_heads
-        self.mlp_ratio = mlp_ratio
-        self.drop_rate = drop_rate
-        self.attn_drop_rate = attn_drop_rate
-        self.drop_path_rate = drop_path_rate
-        self.norm_eps = norm_eps
-        self.shared_aln = shared_aln
-        self.cond_drop_rate = cond_drop_rate
-        self.attn_l2_norm = attn_l2_norm
-        self.patch_nums = tuple(patch_nums) if isinstance(patch_nums, list) else patch_nums
-        self.flash_if_available = flash_if_available
-        self.fused_if_available = fused_if_available
-        self.mlp_type = mlp_type
-        self.attn_type = attn_type
-        self.disable_aln = disable_aln
-        self.use_timestep_embed = use_timestep_embed
-        self.sep_aln_pooling_mode = sep_aln_pooling_mode
-        self.use_cross_attn = use_cross_attn
-        self.diffusion_head_repeats = diffusion_head_repeats
+        given = locals()
+        for name in TRANSFORMER_FIELDS:
+            setattr(self, name, given[name])
         super().__init__(**kwargs)
 
     def __setattr__(self, name, value) -> None:
-        super().__setattr__(name, plain(value))
+        value = plain(value)
+        if name == "patch_nums" and isinstance(value, list):
+            value = tuple(value)
+        super().__setattr__(name, value)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -157,22 +141,8 @@ class VARTransformerT2IConfig(_TransformerConfig):
         super().__init__(vae_path=vae_path, **kwargs)
 
 
-class _ResidualDiffusionFields:
-    """Mixin: size and sampler of the residual diffusion head."""
-
-    def _set_diffusion_fields(self, width, depth, num_sampling_steps, batch_mul, sampler):
-        self.diff_width = width
-        self.diff_depth = depth
-        self.num_sampling_steps = str(num_sampling_steps)
-        self.diffusion_batch_mul = batch_mul
-        self.sampler = sampler
-
-
-class HARTForC2IConfig(_ResidualDiffusionFields, VARTransformerConfig):
-    """Class-conditional HART; no model of this library uses it (kept for imports)."""
-
-    model_type = "hart_transformer_c2i"
-    FIELDS = VARTransformerConfig.FIELDS | DIFFUSION_FIELDS
+class _DiffusionFieldsMixin:
+    """In front of a configuration: size and sampler of the residual diffusion head."""
 
     def __init__(
         self,
@@ -183,10 +153,17 @@ class HARTForC2IConfig(_ResidualDiffusionFields, VARTransformerConfig):
         sampler: str = "iddpm",
         **kwargs,
     ):
-        self._set_diffusion_fields(
-            diff_width, diff_depth, num_sampling_steps, diffusion_batch_mul, sampler
-        )
+        self.diff_width, self.diff_depth = diff_width, diff_depth
+        self.num_sampling_steps = str(num_sampling_steps)
+        self.diffusion_batch_mul, self.sampler = diffusion_batch_mul, sampler
         super().__init__(**kwargs)
+
+
+class HARTForC2IConfig(_DiffusionFieldsMixin, VARTransformerConfig):
+    """Class-conditional HART; no model of this library uses it (kept for imports)."""
+
+    model_type = "hart_transformer_c2i"
+    FIELDS = VARTransformerConfig.FIELDS | DIFFUSION_FIELDS
 
 
 class CacheFieldsMixin:
@@ -204,10 +181,11 @@ class CacheFieldsMixin:
             setattr(self, name, value)
 
 
-class HARTForT2IConfig(_ResidualDiffusionFields, CacheFieldsMixin, VARTransformerT2IConfig):
+class HARTForT2IConfig(_DiffusionFieldsMixin, CacheFieldsMixin, VARTransformerT2IConfig):
     """Text-to-image HART.
 
     Args:
+        diffusion: the next five, if they are not given by name.
         diff_width, diff_depth: width and residual blocks of the residual diffusion head.
         num_sampling_steps: respacing specification of its sampler ("8", 8, "ddim25", "10,10").
         diffusion_batch_mul: repeats of the diffusion batch in the training loss.
@@ -225,24 +203,17 @@ class HARTForT2IConfig(_ResidualDiffusionFields, CacheFieldsMixin, VARTransforme
 
     def __init__(
         self,
-        diff_width: int = 1024,
-        diff_depth: int = 6,
-        num_sampling_steps: str | int = "8",
-        diffusion_batch_mul: int = 4,
-        sampler: str = "iddpm",
+        *diffusion,
         use_context_norm: bool = False,
         context_norm_scale: float = 1.0,
         vocab_size: int | None = None,
         z_channels: int | None = None,
         **kwargs,
     ):
-        self._set_diffusion_fields(
-            diff_width, diff_depth, num_sampling_steps, diffusion_batch_mul, sampler
-        )
         self.use_context_norm = use_context_norm
         self.context_norm_scale = context_norm_scale
         self.vocab_size, self.z_channels = vocab_size, z_channels
-        super().__init__(**kwargs)
+        super().__init__(*diffusion, **kwargs)
 
 
 for _config_class in (

@@ -116,7 +116,7 @@ class FeatureCaching:
         """
         tables = {name: self.similarity.site(name) for name in SITES}
         tables[site] = [plain_list(row) for row in plain_list(table)]
-        replaced = SimilarityTables(**tables, images=self.similarity.images)
+        replaced = SimilarityTables(tables["attn"], tables["mlp"], self.similarity.images)
         replaced.validate(self.shape.depth, self.schedule)
         self.similarity = replaced
 
@@ -148,7 +148,7 @@ class FeatureCaching:
         with _finishing:
             if recorders:
                 self.similarity = self.similarity.including(recorders, bsz)
-            if counts is not None:
+            if counts is not None and timeline is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.shape.patch_nums))
                 self.statistics.add(counts, bsz, seconds)
 

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 
 from hart.modules.models.transformer.feature_caching import FeatureCaching
 from hart.modules.models.transformer.fingerprint import fingerprint_of
+from hart.modules.models.transformer.sampling import SamplingTransformer
 from hart.modules.networks.basic_hart import mlp_hidden_size
 from hart.modules.networks.caching.cache_options import (
     OPTION_NAMES,
@@ -46,7 +47,7 @@ def _of_caching(name: str, doc: str) -> Any:
     return property(get, put, doc=doc)
 
 
-class FeatureCachingMixin:
+class FeatureCachingMixin(SamplingTransformer):
     """In front of a plain model: its blocks can reuse the previous stage's outputs.
 
     The plain model is a :class:`StageTransformer` with a sampler; ``block_class`` is its block with

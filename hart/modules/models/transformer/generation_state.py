@@ -132,12 +132,13 @@ class Generation:
         """Drop the rows without text, and what is kept of them."""
         self.guided = False
         self.cond = self.cond[: self.bsz]
-        if self.context_mask is not None:  # class-conditional models have no text
+        if self.context_position_ids is not None and self.context_mask is not None:  # a text
             self.context_position_ids = self.context_position_ids[: self.bsz]
             self.context_mask = self.context_mask[: self.bsz]
         for layer in self.kv.layers:
             layer.keep_rows(self.bsz)
-        self.cache.stop_guidance(self.bsz)
+        if self.cache is not None:
+            self.cache.stop_guidance(self.bsz)
 
     def mark(self, part: str) -> None:
         """Close a part on the timeline."""

@@ -18,21 +18,20 @@ from hart.modules.models.transformer.checkpoint import resolve_autoencoder_sizes
 from hart.modules.models.transformer.conditions import TextCondition
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.random_source import CopyableGenerator
-from hart.modules.models.transformer.sampling import SamplingMixin, mask_by_order
+from hart.modules.models.transformer.sampling import mask_by_order
 from hart.modules.models.transformer.stage_transformer import (
     SharedAdaLin,
-    StageTransformer,
     check_sides,
     norm_layer_of,
 )
-from hart.modules.models.transformer.training import TrainingMixin
+from hart.modules.models.transformer.training import TrainingTransformer
 from hart.utils.adapted import input_dtype
 from hart.utils.model_sizes import Axis, Count
 
 __all__ = ["CopyableGenerator", "HARTForT2I", "SharedAdaLin", "mask_by_order"]
 
 
-class HARTForT2I(SamplingMixin, TrainingMixin, StageTransformer):
+class HARTForT2I(TrainingTransformer):
     """Text-to-image HART.
 
     The image autoencoder is not a submodule and not part of the state dict: it is attached, or
@@ -64,7 +63,7 @@ class HARTForT2I(SamplingMixin, TrainingMixin, StageTransformer):
         resolve_autoencoder_sizes(config)
         self._set_sizes(config, config.context_token)
         norm_layer = norm_layer_of(config)
-        self.word_embed = nn.Linear(config.z_channels, self.C)
+        self.word_embed = nn.Linear(self.Cvae, self.C)
         self.context_embed = nn.Linear(self.context_dim, self.C)
         self.context_norm = (
             norm_layer(self.context_dim) if config.use_context_norm else nn.Identity()

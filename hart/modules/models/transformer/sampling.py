@@ -26,6 +26,7 @@ from hart.modules.models.transformer.generation_state import (
     stage_part,
 )
 from hart.modules.models.transformer.random_source import resolve_random_source
+from hart.modules.models.transformer.stage_transformer import StageTransformer, positions_in
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.kv_cache import KVCache
@@ -56,10 +57,13 @@ def smoothing_temperature(ratio: float) -> float:
     return max(0.27 * (1 - 0.95 * ratio), 0.005)
 
 
-class SamplingMixin:
+class SamplingTransformer(StageTransformer):
     """Sampling for :class:`HARTForT2I` and :class:`VARForC2I`; their conditions differ."""
 
     condition_class: ClassVar[type[TextCondition | ClassCondition]]
+    context_dim: int
+    decoder_norm: Any  # of models with a diffusion head
+    diffloss: Any
 
     def autoregressive_infer_cfg(
         self,
@@ -290,7 +294,7 @@ class SamplingMixin:
         values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
         orders = run.random.orders(bsz, positions).to(x.device)
         for chunk in _chunks(orders, run.options.num_maskgit_iters):
-            rows = chunk.repeat(run.copies, 1).nonzero(as_tuple=True)
+            rows = positions_in(chunk.repeat(run.copies, 1))
             tokens = x[rows].view(run.copies * bsz, -1, self.C)
             drawn = self._draw_values(tokens, run, si, (si - 1) / si, steps, rows)
             values[chunk] = drawn.reshape(-1, self.Cvae).float()

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from hart.modules.models.transformer.random_source import numpy_orders
+from hart.modules.models.transformer.sampling import SamplingTransformer
+from hart.modules.models.transformer.stage_transformer import positions_in
 from hart.modules.networks.utils import sample_with_top_k_top_p_
 
 MIN_KEPT_TOKENS = 32
@@ -26,8 +28,10 @@ class MaskRatioGenerator:
         return np.array([normal.inv_cdf(low + u * (high - low)) for u in uniform])
 
 
-class TrainingMixin:
+class TrainingTransformer(SamplingTransformer):
     """Training for :class:`HARTForT2I`: cross-entropy is left to the caller."""
+
+    diffusion_batch_mul: int
 
     mask_ratio_generator = MaskRatioGenerator()
 
@@ -67,8 +71,8 @@ class TrainingMixin:
         x_BLCv_wo_first_l: torch.Tensor,
         context_position_ids: torch.Tensor,
         context_mask: torch.Tensor,
-        last_layer_gt: torch.Tensor | None = None,
-        last_layer_gt_discrete: torch.Tensor | None = None,
+        last_layer_gt: torch.Tensor,
+        last_layer_gt_discrete: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """One teacher-forced pass over all stages at once.
 
@@ -95,7 +99,7 @@ class TrainingMixin:
             context, x_BLCv_wo_first_l, keep, context_position_ids, context_mask
         )
         logits = self.get_logits(x, cond)
-        kept = last_keep.nonzero(as_tuple=True)
+        kept = positions_in(last_keep)
         num_kept = kept[0].numel() // bsz
         diff_loss = self._residual_loss(
             x[:, -num_kept:],
@@ -162,7 +166,7 @@ class TrainingMixin:
         if torch.is_autocast_enabled(device_type):  # the dtype of a matmul
             dtype = torch.get_autocast_dtype(device_type)
             x, cond = x.to(dtype), cond.to(dtype)
-        visible = keep[:, self.first_l :].nonzero(as_tuple=True)
+        visible = positions_in(keep[:, self.first_l :])
         return self._run_training_blocks(x, cond, visible, position_ids, mask), cond
 
     def _residual_loss(self, hidden, logits, target, target_ids) -> torch.Tensor:

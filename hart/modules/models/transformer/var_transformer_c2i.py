@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -19,14 +19,15 @@ from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.models.transformer.checkpoint import WeightSource
 from hart.modules.models.transformer.conditions import ClassCondition
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
-from hart.modules.models.transformer.sampling import SamplingMixin
-from hart.modules.models.transformer.stage_transformer import StageTransformer, check_sides
+from hart.modules.models.transformer.sampling import SamplingTransformer
+from hart.modules.models.transformer.stage_transformer import check_sides
 from hart.modules.models.transformer.var_checkpoint import (
     PthSource,
     is_var_checkpoint,
     locate_var_files,
     var_config,
 )
+from hart.modules.networks.basic_hart import AdaLNSelfAttn
 from hart.modules.networks.basic_var import ClassAdaLNSelfAttn
 from hart.utils.model_sizes import Axis, Count
 from hart.utils.weights import CheckpointError
@@ -34,7 +35,7 @@ from hart.utils.weights import CheckpointError
 __all__ = ["VARForC2I"]
 
 
-class VARForC2I(SamplingMixin, StageTransformer):
+class VARForC2I(SamplingTransformer):
     """Class-to-image VAR.
 
     Args:
@@ -53,7 +54,7 @@ class VARForC2I(SamplingMixin, StageTransformer):
         "vocab_size": Axis("head.weight", 0),
         "depth": Count("blocks."),
     }
-    block_class = ClassAdaLNSelfAttn
+    block_class: type[AdaLNSelfAttn] = ClassAdaLNSelfAttn
     init_std = -1
 
     def __init__(self, config: VARForC2IConfig):
@@ -110,12 +111,10 @@ class VARForC2I(SamplingMixin, StageTransformer):
             x = x.to(torch.get_autocast_dtype(device_type))
         return self.get_logits(self._run_training_blocks(x, cond), cond)
 
-    # --- checkpoints: .pth files, else those of CheckpointMixin -------------------------------
+    # --- checkpoints: .pth files, else those of CheckpointModel -------------------------------
 
     @classmethod
-    def _open(
-        cls, path: Path, config: PretrainedConfig | str | Path | None, use_ema: bool
-    ) -> tuple[WeightSource, PretrainedConfig]:
+    def _open(cls, path: Path, config: Any, use_ema: bool) -> tuple[WeightSource, PretrainedConfig]:
         """Of a ``.pth`` file, or a folder with one, the configuration is what the weights imply."""
         if not is_var_checkpoint(path):
             return super()._open(path, config, use_ema)
@@ -135,7 +134,7 @@ class VARForC2I(SamplingMixin, StageTransformer):
         return is_var_checkpoint(path) or super().holds_weights(path)
 
     def attach_autoencoder(self, vae: HARTAutoEncoder) -> None:
-        """As in :class:`CheckpointMixin`; the autoencoder must have the transformer's stages.
+        """As in :class:`CheckpointModel`; the autoencoder must have the transformer's stages.
 
         Raises:
             ValueError: it has another codebook or other stages.
