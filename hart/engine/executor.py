@@ -11,13 +11,13 @@ Equal to the model's own blocks up to rounding. The differences:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from hart.engine.attention import attend
 from hart.engine.key_value_buffers import KeyValueBuffers, keys_per_layer
-from hart.engine.streams import Stream, keep_rows
+from hart.engine.streams import Stream, Tables, keep_rows
 from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
@@ -82,7 +82,7 @@ class Executor:
             return x
         return _whole_batch([each.x[:, -1:] for each in streams], self.run.bsz)
 
-    def _tables(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None):
+    def _tables(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> Tables | None:
         attention = self.model.blocks[0].attn
         if not hasattr(attention, "rotary_tables"):
             return None
@@ -100,7 +100,9 @@ class Executor:
 
     # --- one stage ----------------------------------------------------------------------------
 
-    def _run(self, stream: Stream, si: int, actions: tuple[Action, ...], m_maskgit) -> None:
+    def _run(
+        self, stream: Stream, si: int, actions: tuple[Action, ...], m_maskgit: MaskIndex | None
+    ) -> None:
         """All modules in their order."""
         for module, action in enumerate(actions):
             if not action.reuse:
@@ -109,7 +111,7 @@ class Executor:
             elif action.store_source:  # wanted by itself
                 self._flush(stream, si, m_maskgit)
                 self.store.defer(module)
-                self.store.keep_source(module, si, self._flush(stream, si, m_maskgit))
+                self._flush(stream, si, m_maskgit, module)
             else:
                 self.store.defer(module)
             self.cache.note(module, action)
@@ -121,14 +123,23 @@ class Executor:
     def store(self) -> FeatureStore:
         return self.cache.store
 
-    def _flush(self, stream: Stream, si: int, m_maskgit) -> torch.Tensor | None:
-        """Add what was deferred to the residual stream, before somebody looks at it."""
+    def _flush(
+        self, stream: Stream, si: int, m_maskgit: MaskIndex | None, source_of: int | None = None
+    ) -> None:
+        """Add what was deferred to the residual stream, before somebody looks at it.
+
+        Args:
+            source_of: the module whose output that is, if left-out tokens want it.
+        """
         change = self.store.flush(si, m_maskgit)
         if change is not None:
             stream.x += change
-        return change
+            if source_of is not None:
+                self.store.keep_source(source_of, si, change)
 
-    def _cross_attend(self, stream: Stream, si: int, module: int, m_maskgit) -> None:
+    def _cross_attend(
+        self, stream: Stream, si: int, module: int, m_maskgit: MaskIndex | None
+    ) -> None:
         """Between a layer's attention and its MLP, where the model has such; not of the text."""
         layer, is_mlp = divmod(module, 2)
         cross_attn = self.model.blocks[layer].cross_attn
@@ -136,12 +147,16 @@ class Executor:
             self._flush(stream, si, m_maskgit)
             stream.x += cross_attn(stream.x, self.cond, self.run.context_mask)
 
-    def _compute(self, stream: Stream, si: int, module: int, action: Action, m_maskgit) -> None:
+    def _compute(
+        self, stream: Stream, si: int, module: int, action: Action, m_maskgit: MaskIndex | None
+    ) -> None:
         """Compute a module, leave out the tokens that it leaves out, keep what is to be kept."""
         n = stream.x.shape[1]
         keep = kept_tokens(n, action.ratio)
         if keep == n:
-            outputs = self._outputs(stream, si, module, m_maskgit)
+            outputs: Iterable[tuple[slice, torch.Tensor]] = self._outputs(
+                stream, si, module, m_maskgit
+            )
         else:
             index, _ = split_tokens(stream.x, keep)
             kept = [out for _, out in self._outputs(stream.select(index), si, module, m_maskgit)]
@@ -159,7 +174,7 @@ class Executor:
                 self.store.keep(module, si, out, stream.rows, piece)
 
     def _outputs(
-        self, stream: Stream, si: int, module: int, m_maskgit
+        self, stream: Stream, si: int, module: int, m_maskgit: MaskIndex | None
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """What a module adds to the residual stream, piece by piece of the token axis."""
         layer, is_mlp = divmod(module, 2)
@@ -168,13 +183,13 @@ class Executor:
         gamma, observed = gammas[is_mlp], None
         if self.cache.observes(module, si):
             gamma, observed = None, torch.empty_like(stream.x)
-        attended = None if is_mlp else self._attend(stream, layer, si)
+        source = stream.x if is_mlp else self._attend(stream, layer, si)
         for piece in stream.pieces():
+            x = source[:, piece]
             if is_mlp:
-                x = stream.x[:, piece]
                 out = self.token_wise.mlp_output(block, x, scale2, shift2, gamma)
             else:
-                out = self.token_wise.attention_output(block, attended[:, piece], gamma)
+                out = self.token_wise.attention_output(block, x, gamma)
             if observed is not None:
                 observed[:, piece] = out
                 out = out if gammas[is_mlp] is None else out * gammas[is_mlp]
@@ -182,7 +197,9 @@ class Executor:
         if observed is not None:
             self._observe(si, module, observed, m_maskgit)
 
-    def _observe(self, si: int, module: int, out: torch.Tensor, m_maskgit) -> None:
+    def _observe(
+        self, si: int, module: int, out: torch.Tensor, m_maskgit: MaskIndex | None
+    ) -> None:
         """Show a module's output to the cache; of the text once both streams have been run."""
         if si == 0 and self.has_text:
             parts = self._text_outputs.setdefault(module, [])
@@ -224,7 +241,7 @@ class Executor:
         _, _, scale1, _, shift1, _ = stream.modulation[layer]
         x, tables = stream.x[:, piece], stream.tables
         if tables is not None:
-            tables = tuple(table[:, piece] for table in tables)
+            tables = tables[0][:, piece], tables[1][:, piece]
             if stream.halves_equal and scale1 is None:
                 x = x[: len(x) // 2]  # the tables make two halves of it again
         block = self.model.blocks[layer]
