@@ -136,6 +136,7 @@ def test_the_report_and_the_statistics_of_a_real_run_can_be_drawn(cli, hart):
     assert_picture("statistics.png")
 
 
+@pytest.mark.slow
 def test_drawing_needs_no_display_and_no_global_figures(tmp_path):
     table(tmp_path / "table.json")
     code = (

@@ -10,6 +10,7 @@ import torch
 
 from hart.engine import Engine, decode, decode_in_tiles
 from hart.pipeline.options import ImageRequest
+from tests.product import product
 from tests.reliability.lent import (
     PRESETS,
     PROMPT,
@@ -30,9 +31,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@product(dtype=DTYPES, engine=[True, False], mode=[*MODES])
 def test_nothing_of_what_was_lent_changes_and_it_can_be_trained(dtype, engine, mode):
     pipeline = tiny_pipeline(dtype, engine=engine)
     before, similarity = everything(parts(pipeline)), copy.copy(pipeline.model.similarity)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hart.pipeline import HARTPipeline
+from tests.product import product
 from tests.reliability.lent import PRESETS, expected_picture, picture, tiny_pipeline
 from tests.reliability.modes import MODES, draw, enter, traces
 
@@ -74,9 +75,11 @@ def one_model(pipeline: HARTPipeline) -> list[HARTPipeline]:
     return [copy.copy(pipeline) for _ in range(THREADS)]
 
 
-@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("share", [own_models, one_autoencoder, one_model])
+@product(
+    share=[own_models, one_autoencoder, one_model],
+    dtype=[torch.float32, torch.bfloat16],
+    engine=[True, False],
+)
 def test_each_thread_gets_the_picture_of_a_lone_one(start, share, dtype, engine):
     """Each draws several times, so that copies of the decoder are made while others decode."""
     preset = PRESETS[1]

@@ -13,6 +13,7 @@ from hart.modules.networks.basic_hart import FFN, LlamaMLP
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
 from hart.modules.networks.caching.site_cache import SiteCache
+from tests.product import product
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
 GPT2 = {"attn_type": "gpt2", "mlp_type": "gpt2", "use_context_norm": False}
@@ -223,15 +224,11 @@ def test_the_adaptive_thresholds_probe_computes_every_token(model, computed):
 TO_16 = 6 + 4 + 9 + 16
 
 
-@pytest.mark.parametrize(
-    ("mode", "keys"),
-    [("none", TO_16 + 13), ("project", TO_16 + 25 + 49), ("interpolate", TO_16 + 25 + 49)],
-)
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_keys_of_reused_and_pruned_attentions(stages, mode, keys, iterations, fields):
+@product(variant=[*VARIANTS], mode=["none", "project", "interpolate"], iterations=[1, 3])
+def test_keys_of_reused_and_pruned_attentions(stages, variant, mode, iterations):
     """25 is pruned, 49 reused."""
-    model = tiny_model(HARTForT2IEnhanced, **fields)
+    keys = TO_16 + (13 if mode == "none" else 25 + 49)
+    model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
     fill(model, 0.9)
     model.set_cache_config(CacheConfig([49], [25], prune_stages={25: 0.5}, reuse_kv=mode))
     assert draw(model, 2, num_maskgit_iters=iterations).isfinite().all()

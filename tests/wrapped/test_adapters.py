@@ -17,6 +17,7 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.caching.config import CacheConfig
 from hart.utils import encode_prompts
 from hart.utils.adapted import compute_device
+from tests.product import product
 from tests.tiny_models import HART_SIDES, text, tiny_model
 from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw, put
 
@@ -66,8 +67,7 @@ def test_lora_on_one_kind_of_layer(layer):
     assert_same(draw(adapted, engine=True), plain)
 
 
-@pytest.mark.parametrize("reuse_kv", ["project", "interpolate"])
-@pytest.mark.parametrize("family", ["hart-llama", "var"])
+@product(family=["hart-llama", "var"], reuse_kv=["project", "interpolate"])
 def test_keys_of_left_out_tokens_pass_the_adapter_too(family, reuse_kv):
     found = []
     for merge in (False, True):
@@ -140,8 +140,7 @@ class HiddenLinear(nn.Module):
         return self._layer[0](x)
 
 
-@pytest.mark.parametrize("replacement", [Int8Linear, HiddenLinear])
-@pytest.mark.parametrize("family", FAMILIES)
+@product(family=FAMILIES, replacement=[Int8Linear, HiddenLinear])
 def test_replaced_linear_layers_draw_as_ordinary_ones_of_the_same_values(family, replacement):
     quantised, ordinary = build(family), build(family)
     for name in linears(quantised):
@@ -155,8 +154,7 @@ def test_replaced_linear_layers_draw_as_ordinary_ones_of_the_same_values(family,
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not there")
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@product(family=FAMILIES, dynamic=[False, True])
 def test_weights_quantised_by_torchao(family, dynamic):
     from torchao import quantization
 
@@ -191,8 +189,10 @@ def offloaded(model, folder, kind: str):
     )
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cpu and buffers", "disk", "whole", "dispatched"])
-@pytest.mark.parametrize("family", ["hart-llama", "hart-gpt2-adaln", "var-shared-aln"])
+@product(
+    family=["hart-llama", "hart-gpt2-adaln", "var-shared-aln"],
+    kind=["cpu", "cpu and buffers", "disk", "whole", "dispatched"],
+)
 def test_offloaded_models_draw_reuse_and_calibrate_as_others(family, kind, tmp_path):
     ordinary = build(family)
     expected = draw(ordinary, engine=False)
@@ -259,7 +259,15 @@ def test_where_a_module_computes():
     assert compute_device(layer) == torch.device("cpu")
 
 
-@pytest.mark.parametrize("part", ["blocks.0", "blocks.0.attn", "blocks.0.ffn", "diffloss.net"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param("blocks.0", marks=pytest.mark.slow),
+        pytest.param("blocks.0.attn", marks=pytest.mark.slow),
+        "blocks.0.ffn",
+        "diffloss.net",
+    ],
+)
 def test_compiled_parts_draw_as_others(part):
     torch.compiler.reset()
     expected, model = draw(build("hart-llama"), engine=False), build("hart-llama")
@@ -270,6 +278,7 @@ def test_compiled_parts_draw_as_others(part):
             assert_same(draw(model, engine), expected)
 
 
+@pytest.mark.slow
 def test_a_block_compiled_by_aot_autograd():
     torch.compiler.reset()
     expected, model = draw(build("var"), engine=False), build("var")
