@@ -69,7 +69,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@product(4, fault=[*FAULTS])
 def test_a_lost_picture_is_found_and_its_whole_batch_drawn(batch, drawn, fault):
     write_prompts(batch.prompts, SIX)
     assert batch("--batch_size", "4") == 0

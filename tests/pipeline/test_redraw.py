@@ -101,7 +101,7 @@ def test_a_cache_that_was_off_is_not_named(shared_checkpoint, tmp_path):
     assert json.loads(texts["cache_config"]) == CACHE.to_dict()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@product(1, dtype=["bfloat16", "float32", "float16"])
 def test_the_dtype_and_the_batch_are_in_the_file(shared_checkpoint, tmp_path, dtype):
     options = {"device": "cpu", "dtype": dtype}
     pipeline = HARTPipeline.from_pretrained(shared_checkpoint, cache=CACHE, **options)
@@ -164,9 +164,7 @@ def test_another_dtype_is_said(pipeline, shared_checkpoint, tmp_path):
         other.redraw(file)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"top_k": 5}, {"top_p": 0.3, "more_smooth": True}], ids=str
-)
+@product(1, options=[{"top_p": 0.3, "more_smooth": True}, {}, {"top_k": 5}])
 def test_var(tmp_path, options):
     checkpoint = make_var_checkpoint(tmp_path / "var")
     pipeline = VARPipeline.from_pretrained(checkpoint, device="cpu", cache="original")

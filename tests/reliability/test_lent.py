@@ -31,7 +31,7 @@ MODES = {
 }
 
 
-@product(dtype=DTYPES, engine=[True, False], mode=[*MODES])
+@product(2, dtype=DTYPES, engine=[True, False], mode=[*MODES])
 def test_nothing_of_what_was_lent_changes_and_it_can_be_trained(dtype, engine, mode):
     pipeline = tiny_pipeline(dtype, engine=engine)
     before, similarity = everything(parts(pipeline)), copy.copy(pipeline.model.similarity)

@@ -67,7 +67,7 @@ def test_a_setting_changes_no_picture_and_leaves_no_trace(setting, dtype, engine
     assert picture(pipeline, PRESETS[0]) == expected[PRESETS[0]]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@product(3, setting=[*SETTINGS])
 def test_upstreams_draws_and_vars_do_not_change_either(setting):
     hart, var = tiny_pipeline().model, tiny_var()
     context, labels = text(hart), torch.tensor([1, 2])

@@ -23,7 +23,7 @@ def start():
     return threading.Barrier(THREADS)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@product(2, mode=MODES[::-1])
 def test_threads_on_one_model_all_get_their_image(pipeline, start, mode):
     enter(pipeline, mode)
     expected = draw(pipeline).tobytes()
@@ -76,6 +76,7 @@ def one_model(pipeline: HARTPipeline) -> list[HARTPipeline]:
 
 
 @product(
+    2,
     share=[own_models, one_autoencoder, one_model],
     dtype=[torch.float32, torch.bfloat16],
     engine=[True, False],

@@ -12,6 +12,7 @@ from torch import nn
 from hart.engine.bare import blocks_are_bare, decoder_is_bare, denoiser_is_bare, head_is_bare
 from hart.modules.diffusion.network import SimpleMLPAdaLN
 from hart.modules.networks.basic_hart import LlamaAttention, LlamaMLP
+from tests.product import product
 from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw, put
 
 
@@ -104,11 +105,10 @@ class Around(nn.Module):
 
 
 CHANGES = (hook, pre_hook, replaced_forward, subclass, in_place_compiled, Around)
-TURNS = [0, *(pytest.param(turn, marks=pytest.mark.slow) for turn in range(1, len(CHANGES)))]
-"""Each part gets one of the changes; in the next turn it gets the next one."""
 
 
 def change(root: nn.Module, path: str, turn: int) -> None:
+    """Each part gets one of the changes; in the next turn it gets the next one."""
     how = CHANGES[turn % len(CHANGES)]
     if how is Around:
         put(root, path, Around(root.get_submodule(path)))
@@ -130,16 +130,15 @@ def assert_acts(family: str, model, place: str) -> None:
         raise AssertionError(f"{place} of {family}: {error}") from error
 
 
-@pytest.mark.parametrize("turn", TURNS)
-@pytest.mark.parametrize("family", FAMILIES)
+@product(3, family=sorted(FAMILIES, key=len), turn=range(len(CHANGES)))
 def test_a_change_of_a_part_acts_with_and_without_engine(family, turn):
-    for i, path in enumerate(parts_of(family), turn + FAMILIES.index(family)):
+    for i, path in enumerate(parts_of(family), turn):
         model = build(family)
         change(model, path, i)
         assert_acts(family, model, path)
 
 
-@pytest.mark.parametrize("turn", TURNS)
+@product(1, turn=range(len(CHANGES)))
 def test_a_change_of_a_part_of_the_autoencoder_acts_with_and_without_engine(turn):
     for i, path in enumerate(AUTOENCODER_PARTS, turn):
         model = build("hart-llama")
