@@ -110,6 +110,7 @@ def test_a_file_of_fields_is_a_configuration(cli, tmp_path):
     assert configurations(cli)["late"]["cache_config"]["skip_stages"] == [64]
 
 
+@pytest.mark.slow
 def test_with_benchmark_every_part_has_its_seconds(cli):
     assert cli("--compare_configs", "original", "--benchmark", *QUICK) == 0
     for entry in configurations(cli).values():
@@ -120,6 +121,7 @@ def test_with_benchmark_every_part_has_its_seconds(cli):
     assert "seconds_by_part" not in configurations(cli)["original"]
 
 
+@pytest.mark.slow
 def test_three_rounds_are_the_default(cli):
     assert cli("--compare_configs", "original", "--assume-similarity", "1") == 0
     assert {entry["rounds"] for entry in configurations(cli).values()} == {3}
@@ -144,6 +146,7 @@ def test_quiet_prints_nothing(cli):
 # --- held-out captions of the demo ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_held_out_captions_are_read_back_from_the_images(cli, monkeypatch):
     monkeypatch.setattr(hart.demo.reader, "IMAGE_SIZE", 16)  # what the tiny model draws
     monkeypatch.setattr(learned_metrics, "load_reader", Guessing)
@@ -204,6 +207,7 @@ def test_without_a_reference_nothing_can_be_compared(cli, break_generation):
     assert written(cli) == FILES[:2]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_finished_rounds(cli, break_generation):
     break_generation("original", KeyboardInterrupt(), number=2)
     arguments = ("--compare_configs", "attn-only", "original", *QUICK[2:])

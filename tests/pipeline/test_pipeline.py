@@ -92,6 +92,7 @@ def test_every_sampling_option_reaches_the_model(pipeline, option):
     assert largest_difference(default, pipeline(PROMPT, **option).images[0]) > 1
 
 
+@pytest.mark.slow
 def test_the_last_stage_has_at_most_as_many_chunks_as_tokens(pipeline):
     tokens = STAGES[-1]
     assert len(pipeline(PROMPT, num_maskgit_iters=tokens).images) == 1

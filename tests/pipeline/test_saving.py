@@ -153,6 +153,7 @@ def var(tmp_path):
     return VARPipeline.from_pretrained(checkpoint, device="cpu", cache="original")
 
 
+@pytest.mark.slow
 def test_a_var_pipeline_is_saved_as_such_checkpoints_are_published(var, tmp_path):
     var.calibrate([1], quiet=True)
     var.save_pretrained(tmp_path / "saved")

@@ -363,6 +363,7 @@ def images_drawn(site) -> int:
     return site.handlers.studio.pipeline.model.cache_statistics.images
 
 
+@pytest.mark.slow
 def test_requests_that_nobody_listens_to_are_not_drawn(site):
     """As many as the queue has places; and they keep none of them."""
     assert "Done." in last_words(site, drawing(1))
