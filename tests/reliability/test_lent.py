@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 
-import pytest
 import torch
 
 from hart.engine import Engine, decode, decode_in_tiles
@@ -91,7 +90,7 @@ def train_a_step(pipeline) -> None:
         torch.optim.SGD(learnt, lr=1e-3).step()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@product(1, mode=[*MODES])
 def test_vars_parts_stay_as_they_were_too(mode):
 
     model = tiny_var()

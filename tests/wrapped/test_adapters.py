@@ -37,7 +37,7 @@ def with_lora(model, targets=None, strength: float = 1.0):
     return peft.get_peft_model(model, config)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@product(2, family=sorted(FAMILIES, key=len))
 def test_lora_on_every_linear_layer_acts_and_merging_it_changes_nothing(family):
     expected, model = draw(build(family), engine=False), build(family)
     adapted = with_lora(model)
@@ -56,7 +56,7 @@ def test_lora_on_every_linear_layer_acts_and_merging_it_changes_nothing(family):
         assert_same(draw(merged, engine), plain)
 
 
-@pytest.mark.parametrize("layer", ["qkv_proj", "mat_qkv", "proj", "down_proj", "fc2", "ada_lin.1"])
+@product(2, layer=["qkv_proj", "mat_qkv", "proj", "down_proj", "fc2", "ada_lin.1"])
 def test_lora_on_one_kind_of_layer(layer):
     family = "hart-llama" if layer in ("qkv_proj", "down_proj", "proj") else "hart-gpt2-adaln"
     expected, model = draw(build(family), engine=False), build(family)
@@ -259,15 +259,8 @@ def test_where_a_module_computes():
     assert compute_device(layer) == torch.device("cpu")
 
 
-@pytest.mark.parametrize(
-    "part",
-    [
-        pytest.param("blocks.0", marks=pytest.mark.slow),
-        pytest.param("blocks.0.attn", marks=pytest.mark.slow),
-        "blocks.0.ffn",
-        "diffloss.net",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["blocks.0", "blocks.0.attn", "blocks.0.ffn", "diffloss.net"])
 def test_compiled_parts_draw_as_others(part):
     torch.compiler.reset()
     expected, model = draw(build("hart-llama"), engine=False), build("hart-llama")

@@ -152,7 +152,7 @@ def test_what_is_no_model_is_refused(thing):
         HARTPipeline(thing, None, None)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@product(2, family=sorted(FAMILIES, key=len))
 def test_an_engine_used_again_after_another_configuration_counts_one_generation(family):
     model = build(family)
     engine = Engine(model)
