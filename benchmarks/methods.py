@@ -25,7 +25,7 @@ from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import save_figure
 from hart.evaluation.learned_metrics import AttributeAccuracy
 from hart.evaluation.random_weights import RANDOM_SHAPES, assumed_similarity, random_pipeline
-from hart.modules.networks.caching.config import KEY_VALUE_MODES, CacheConfig
+from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import GenerationOptions, HARTPipeline
 from hart.utils.files import replacing
@@ -34,7 +34,6 @@ EQUAL_SHARES = (0.4, 0.6, 0.75, 0.9)
 """Shares of tokens left out at both of the last two stages, beside the published ones."""
 THRESHOLDS = {"original": (0.6, 0.8, 0.9), "hybrid": (0.6, 0.9)}
 """By preset, beside its own."""
-WITH_KEYS = ("original", "fastvar", "hybrid")
 SEED = 1
 
 Configurations = dict[str, CacheConfig]
@@ -50,9 +49,6 @@ def configurations(patch_nums: tuple[int, ...]) -> Configurations:
     for share in EQUAL_SHARES:
         stages = {before: share, last: share}
         found[f"fastvar {share:.0%}"] = replace(found["fastvar"], prune_stages=stages)
-    for name in WITH_KEYS:
-        for mode in KEY_VALUE_MODES[1:]:
-            found[f"{name}, kv {mode}"] = replace(found[name], reuse_kv=mode)
     for stages, stop in ((1, last), (2, before)):
         ending = f"unguided last {stages}"
         found[ending] = replace(found[REFERENCE], guidance_stop_stage=stop)

@@ -1,206 +1,253 @@
-"""The arguments of ``hart generate``. Sampling defaults are those of HART's own scripts."""
+"""The arguments of ``generate``, ``batch`` and ``web``, and which of them exclude each other.
+
+Those that are fields of a dataclass of options are written there, see :mod:`hart.utils.options`.
+"""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from hart.cli.evaluation_arguments import add_evaluation_arguments
-from hart.cli.parser import integer_from, on_off
-from hart.modules.networks.caching.cache_options import add_cache_arguments
-from hart.pipeline.options import (
-    DEFAULT_BATCH_SIZE,
-    DEFAULT_SEED,
-    GenerationOptions,
-    VARGenerationOptions,
-)
+from hart.evaluation.random_shapes import RANDOM_SHAPES
+from hart.evaluation.repetitions import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
+from hart.modules.networks.caching.cache_options import OPTION_NAMES, add_cache_arguments
+from hart.pipeline.options import GenerationOptions, VARGenerationOptions
+from hart.utils.options import Either, add_options, integer_from, number_within, options_of
+from hart.web.address import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
+from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS
 
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
+
+MODEL_FLAGS = (
+    *("--model_path", "--text_model_path", "--tokenizer_path", "--use_ema"),
+    "--system_prompt_file",
+)
+CACHE_FLAGS = tuple(
+    "--" + name.replace("_", "-")
+    for name in ("cache_preset", *OPTION_NAMES.values(), "use_cache", "threshold")
+)
+
+# Flag -> the flags that mean nothing beside it, and why.
+EXCLUDES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("--random-weights", MODEL_FLAGS, "random weights are not those of a checkpoint"),
+    ("--assume-similarity", ("--sim-path", "--calibration"), "there can be only one table"),
+    ("--benchmark", ("--calibration",), "calibrate first, then measure"),
+    ("--compare_configs", ("--calibration",), "calibrate first, then measure"),
+    (
+        "--compare_configs",
+        CACHE_FLAGS,
+        "name presets, or JSON files of CacheConfig fields, after --compare_configs",
+    ),
+)
+# Flag -> the flags of which it needs one.
+NEEDS = {
+    "--random-weights": ("--benchmark", "--compare_configs"),
+    "--benchmark_runs": ("--benchmark", "--compare_configs"),
+    "--lpips_weights": ("--compare_configs",),
+    "--fid_weights": ("--compare_configs",),
+    "--clip_path": ("--compare_configs",),
+}
+
+PROMPT_FORMATS = (
+    "text with one prompt per line (empty lines and # comments are skipped), .jsonl of objects, "
+    ".json of an array, or .csv or .tsv with a header"
+)
+KEPT = (
+    "where files go; nothing there is overwritten: pictures are numbered on, and an earlier run's "
+    "report gets a number, generation_results_1.json and so on (default: %(default)s)"
+)
 
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart generate`` understands."""
-    add_model_arguments(parser.add_argument_group("model"))
-    _add_prompt_arguments(parser.add_argument_group("prompts"))
-    add_sampling_arguments(parser.add_argument_group("sampling"))
-    add_output_arguments(
-        parser.add_argument_group("output"),
-        "where files go; nothing there is overwritten: pictures are numbered on, and an earlier "
-        "run's report gets a number, generation_results_1.json and so on (default: %(default)s)",
-    )
-    add_evaluation_arguments(parser)
+    _add_model_arguments(parser.add_argument_group("model"))
+    prompts = parser.add_argument_group("prompts")
+    _add_prompt_arguments(prompts)
+    _add_text_arguments(prompts)
+    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    _add_output_arguments(parser.add_argument_group("output"), KEPT)
+    _add_measuring_arguments(parser.add_argument_group("measuring"))
     add_cache_arguments(parser)
 
 
-def add_model_arguments(group: argparse._ArgumentGroup) -> None:
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that ``hart batch`` understands."""
+    _add_model_arguments(parser.add_argument_group("model"))
+    prompts = parser.add_argument_group("prompts")
+    text = f"{PROMPT_FORMATS}: prompt and, for a row if wanted, seed and cache_preset"
+    prompts.add_argument("--prompts_file", required=True, metavar="FILE", help=text)
+    _add_text_arguments(prompts)
+    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
+    add_cache_arguments(parser)
+
+
+def add_web_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that ``hart web`` understands."""
+    model = parser.add_argument_group("model")
+    _add_model_arguments(model)
+    _add_system_prompt_file(model)
+    add = model.add_argument
+    add("--sim-path", help="similarity data (default: cache_similarity.json in the checkpoint)")
+    text = "a ShieldGemma-style model that refuses unsafe prompts (default: none does)"
+    add("--shield_model_path", metavar="FOLDER", help=text)
+    _add_page_arguments(parser.add_argument_group("page"))
+    _add_access_arguments(parser.add_argument_group("access"))
+    add_message_arguments(parser)
+
+
+def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what chooses the checkpoint and where it runs."""
-    group.add_argument(
-        "--model_path",
-        help="checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth "
-        "file or the folder of it (default: the bundled demo checkpoint)",
-    )
-    group.add_argument(
-        "--text_model_path", help="text encoder (default: text_model in the checkpoint)"
-    )
-    group.add_argument(
-        "--tokenizer_path",
-        help="text tokenizer (default: the text encoder's); "
-        "an image autoencoder's folder is taken as that",
-    )
-    group.add_argument(
-        "--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)"
-    )
-    group.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="auto",
-        help="auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it",
-    )
-    on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
-    group.add_argument(
-        "--compile", action="store_true", help="torch.compile parts of the engine (slow start)"
-    )
-    group.add_argument(
-        "--tiled_decode",
-        action="store_true",
-        help="decode in overlapping tiles: less memory, slightly other images",
-    )
-    on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
+    add = group.add_argument
+    text = "checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth file "
+    add("--model_path", help=f"{text}or the folder of it (default: the bundled demo checkpoint)")
+    add("--text_model_path", help="text encoder (default: text_model in the checkpoint)")
+    text = "text tokenizer (default: the text encoder's); "
+    add("--tokenizer_path", help=f"{text}an image autoencoder's folder is taken as that")
+    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)")
+    text = "auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it"
+    add("--dtype", choices=DTYPES, default="auto", help=text)
+    _on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
+    text = "torch.compile parts of the engine (slow start)"
+    add("--compile", action="store_true", help=text)
+    text = "decode in overlapping tiles: less memory, slightly other images"
+    add("--tiled_decode", action="store_true", help=text)
+    _on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
+
+
+def _on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, text: str) -> None:
+    group.add_argument(f"--{name}", f"--no-{name}", action=Either, default=default, help=text)
 
 
 def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
-    source = group.add_mutually_exclusive_group()
-    source.add_argument("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
-    source.add_argument(
-        "--prompts_file",
-        help="text with one prompt per line (empty lines and # comments are skipped), .jsonl of "
-        "objects, .json of an array, or .csv or .tsv with a header",
-    )
-    source.add_argument(
-        "--demo_prompts",
-        type=integer_from(1),
-        metavar="N",
-        help="N captions of the demo's held-out scenes; --compare_configs then tells how many "
-        "attributes the images show",
-    )
-    source.add_argument(
-        "--classes",
-        nargs="+",
-        type=integer_from(0),
-        metavar="CLASS",
-        help="class indices, for a VAR checkpoint (default: four drawn by the seed)",
-    )
-    add_text_arguments(group)
+    add = group.add_mutually_exclusive_group().add_argument
+    add("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    add("--prompts_file", help=PROMPT_FORMATS)
+    text = "N captions of the demo's held-out scenes; with --compare_configs it also tells how many"
+    text += " attributes the images show"
+    add("--demo_prompts", type=integer_from(1), metavar="N", help=text)
+    text = "class indices, for a VAR checkpoint (default: four drawn by the seed)"
+    add("--classes", nargs="+", type=integer_from(0), metavar="CLASS", help=text)
 
 
-def add_text_arguments(group: argparse._ArgumentGroup) -> None:
+def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what decides how prompts are encoded."""
-    group.add_argument(
-        "--max_token_length",
-        type=integer_from(1),
-        help="text positions (default, and the only value it accepts: what the model has)",
-    )
-    on_off(
-        group,
-        "use_llm_system_prompt",
-        GenerationOptions.use_llm_system_prompt,
-        "put an instruction before every prompt",
-    )
-    add_system_prompt_file(group)
+    hart, var = options_of(GenerationOptions), options_of(VARGenerationOptions)
+    add_options(group, (each for name, each in hart.items() if name not in var))
+    _add_system_prompt_file(group)
 
 
-def add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
-    """Add ``--system_prompt_file``."""
-    group.add_argument(
-        "--system_prompt_file",
-        help="the instruction, byte for byte (default: the checkpoint's system_prompt.txt, "
-        "else the library's own)",
-    )
+def _add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
+    text = "(default: the checkpoint's system_prompt.txt, else the library's own)"
+    group.add_argument("--system_prompt_file", help=f"the instruction, byte for byte {text}")
 
 
-def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
-    """Add what decides how images are drawn."""
-    group.add_argument(
-        "--num_samples", type=integer_from(1), default=1, help="images per prompt (default 1)"
-    )
-    group.add_argument(
-        "--batch_size",
-        type=integer_from(1),
-        default=DEFAULT_BATCH_SIZE,
-        help="images generated at the same time; moves their rounding and, with an adaptive "
-        "threshold, what they reuse (default %(default)s)",
-    )
-    group.add_argument(
-        "--seed",
-        type=integer_from(0),
-        default=DEFAULT_SEED,
-        help="image i of the run uses seed + i (default %(default)s)",
-    )
-    group.add_argument(
-        "--cfg_scale",
-        "--cfg",
-        type=float,
-        help=f"guidance scale ({_defaults('cfg_scale')})",
-    )
-    group.add_argument(
-        "--top_p", type=float, help=f"nucleus mass, 0 means off ({_defaults('top_p')})"
-    )
-    group.add_argument(
-        "--top_k",
-        type=integer_from(0),
-        help="candidates per token, 0 means all; VAR only, HART fixes them "
-        f"(default {VARGenerationOptions.top_k})",
-    )
-    on_off(
-        group,
-        "more_smooth",
-        None,
-        f"feed back soft token mixtures ({_defaults('more_smooth')})",
-    )
+def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add what decides how images are drawn. Where HART and VAR differ, no flag means neither."""
+    hart = options_of(GenerationOptions)
+    for name, each in options_of(VARGenerationOptions).items():
+        if each == hart.get(name):
+            add_options(group, [each])
+        else:
+            both = f"{hart[name].default}, for VAR " if name in hart else ""
+            add_options(group, [each], unset=True, default=f"{both}{each.default}")
 
 
-def _defaults(field: str) -> str:
-    return (
-        f"default {getattr(GenerationOptions, field)}, "
-        f"for VAR {getattr(VARGenerationOptions, field)}"
-    )
-
-
-def add_output_arguments(
-    group: argparse._ArgumentGroup, folder: str = "default: %(default)s"
-) -> None:
-    """Add where files and messages go."""
+def _add_output_arguments(group: argparse._ArgumentGroup, folder: str) -> None:
     group.add_argument("--output_dir", default="samples", help=folder)
-    on_off(group, "save_images", True, "write PNG files")
-    group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
+    _on_off(group, "save_images", True, "write PNG files")
+    add_message_arguments(group)
+
+
+def add_message_arguments(group: argparse._ActionsContainer, quiet: bool = True) -> None:
+    """Add what decides what is printed; every command has ``--debug``."""
+    if quiet:
+        group.add_argument("--quiet", action="store_true", help="print errors and warnings only")
     group.add_argument("--debug", action="store_true", help="show where an error came from")
 
 
-def generation_options(
-    args: argparse.Namespace, for_classes: bool = False
-) -> GenerationOptions | VARGenerationOptions:
-    """The sampling options of a command line.
+def _add_measuring_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--benchmark", action="store_true", help="time repeated runs, part by part, and memory")
+    text = "draw the same images with several cache configurations and compare speed, memory and "
+    text += "quality with no-cache: presets, or JSON files of CacheConfig fields (default: presets)"
+    add("--compare_configs", nargs="*", metavar="NAME", help=text)
+    text = f"measured runs (default {DEFAULT_RUNS}; of each of --compare_configs {DEFAULT_ROUNDS})"
+    add("--benchmark_runs", type=integer_from(1), help=text)
+    text = "runs before them that are not measured (default %(default)s)"
+    add("--benchmark_warmup", type=integer_from(0), default=DEFAULT_WARMUP, help=text)
+    text = "measure random weights of these shapes instead of a checkpoint"
+    add("--random-weights", choices=list(RANDOM_SHAPES), help=text)
+    text = "take X for the similarity of every module and transition instead of a table"
+    add("--assume-similarity", type=number_within(-1, 1), metavar="X", help=text)
+    add("--lpips_weights", help='state dict of lpips.LPIPS(net="alex"): adds LPIPS')
+    add("--fid_weights", help="torch-fidelity's Inception weights: adds FID against no-cache")
+    add("--clip_path", help="folder of a CLIP model: adds the CLIP score")
 
-    Args:
-        for_classes: whether the checkpoint is VAR's.
+
+def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add where the page is, and how much it draws and keeps."""
+    add = group.add_argument
+    text = "address to listen at (default %(default)s: this machine only; 0.0.0.0: everybody "
+    text += "who can reach it, by a numeric address or this machine's name)"
+    add("--host", default=LOOPBACK, help=text)
+    add("--port", type=integer_from(1), default=DEFAULT_PORT, help="default: %(default)s")
+    text = "where results go; the page serves no other files (default: %(default)s)"
+    add("--output_dir", default="web_samples", help=text)
+    text = "images of one request (default %(default)s)"
+    add("--max_images", type=integer_from(1), default=8, help=text)
+    text = "finished requests whose files stay; older ones are removed (default %(default)s)"
+    add("--keep_requests", type=integer_from(1), default=DEFAULT_KEPT, help=text)
+    text = "hours after which a finished request's files are removed (default %(default)g)"
+    add("--keep_hours", type=number_within(0.01, 1e6), default=DEFAULT_KEPT_HOURS, help=text)
+    text = "requests that may wait for the model (default %(default)s)"
+    add("--max_waiting", type=integer_from(1), default=DEFAULT_MAX_WAITING, help=text)
+    text = "without the tab that changes the similarity table for everybody"
+    add("--no-calibration", dest="visitors_calibrate", action="store_false", help=text)
+
+
+def _add_access_arguments(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    text = "let in only who knows these (default: everybody)"
+    add("--auth", metavar="USER:PASSWORD", help=text)
+    text = "a further host name to answer to, as a proxy or the DNS has it, without port; may be "
+    text += "repeated, '*' stands for all (default: localhost and loopback addresses; with --host "
+    text += "also that, all numeric addresses and this machine's name)"
+    add("--allowed_host", action="append", default=[], metavar="NAME", help=text)
+    text = "path under which a proxy serves the page and which it takes off, such as /hart"
+    add("--root_path", metavar="PATH", help=text)
+
+
+def check_combination(args: argparse.Namespace) -> None:
+    """Refuse combinations in which a flag of ``hart generate`` would be ignored.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for flag, others, reason in EXCLUDES:
+        for other in others:
+            if _is_given(args, flag) and _is_given(args, other):
+                raise ValueError(f"{flag} and {other} exclude each other: {reason}")
+    for flag, modes in NEEDS.items():
+        if _is_given(args, flag) and not any(_is_given(args, mode) for mode in modes):
+            raise ValueError(f"{flag} needs {' or '.join(modes)}")
+
+
+def _is_given(args: argparse.Namespace, flag: str) -> bool:
+    value = getattr(args, flag.removeprefix("--").replace("-", "_"))
+    if flag in ("--benchmark", "--calibration", "--use_ema"):
+        return bool(value)
+    return value is not None
+
+
+def generation_options(args: argparse.Namespace, for_classes: bool = False) -> Any:
+    """The :class:`GenerationOptions` or, for classes, :class:`VARGenerationOptions` asked for.
 
     Raises:
         ValueError: a value is not allowed.
     """
+    kind: type = VARGenerationOptions if for_classes else GenerationOptions
     given = {
-        name: getattr(args, name)
-        for name in ("cfg_scale", "top_p", "more_smooth", "top_k")
-        if getattr(args, name) is not None
+        name: getattr(args, each.name) for name, each in options_of(kind).items() if each.flags
     }
-    common = {
-        "num_images_per_prompt": args.num_samples,
-        "seed": args.seed,
-        "batch_size": args.batch_size,
-        **given,
-    }
-    if for_classes:
-        return VARGenerationOptions(**common)
-    return GenerationOptions(
-        **common,
-        max_token_length=args.max_token_length,
-        use_llm_system_prompt=args.use_llm_system_prompt,
-    )
+    return kind(**{name: value for name, value in given.items() if value is not None})

@@ -1,8 +1,8 @@
 """From a command line to the function that does it.
 
 A command's arguments are declared in a module that imports neither torch nor anything else that
-takes long; ``run`` in its defaults is the function, or where it is: ``"package.module:function"``,
-which is imported once the arguments are understood.
+takes long; ``run`` in its defaults is where the function is, ``"package.module:function"``, which
+is imported once the arguments are understood.
 """
 
 from __future__ import annotations
@@ -13,16 +13,41 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
-from hart.cli.arguments import add_generate_arguments
-from hart.cli.batch_arguments import add_batch_arguments
+from hart.cli.arguments import add_batch_arguments, add_generate_arguments, add_web_arguments
 from hart.cli.file_commands import add_file_commands
 from hart.cli.interrupts import Interrupts
-from hart.cli.parser import CommandParser, UsageError
-from hart.cli.web import add_web_command
 from hart.utils.huge_pages import prefer_huge_pages
+from hart.version import __version__
 
 USER_ERROR = 2
+
+GENERATE = "Draw images of prompts with HART, with or without feature caching."
+BATCH = (
+    "Draw the prompts of a file into a folder. The same command goes on after an interruption. "
+    "Started by torchrun or accelerate launch, several processes share the work."
+)
+WEB = (
+    "Serve a page on which people draw with presets or settings of their own, compare with "
+    "no-cache and calibrate. Ctrl-C stops it. Needs the extra web."
+)
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Raises :class:`UsageError` instead of printing the usage and leaving the process."""
+
+    def __init__(self, **kwargs) -> None:
+        # Abbreviations would change their meaning whenever a flag is added.
+        super().__init__(allow_abbrev=False, **kwargs)
+        self.add_argument("--version", action="version", version=f"hart {__version__}")
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; {self.prog} --help lists the arguments")
 
 
 def hart_parser() -> CommandParser:
@@ -30,11 +55,13 @@ def hart_parser() -> CommandParser:
     parser = CommandParser(prog="hart", description="HART text-to-image with feature caching.")
     commands = parser.add_subparsers(required=True, metavar="command")
     _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
-    batch = commands.add_parser("batch", help="draw a file of prompts; resumes")
+    batch = commands.add_parser("batch", help="draw a file of prompts; resumes", description=BATCH)
     add_batch_arguments(batch)
     batch.set_defaults(run="hart.cli.batch:run_batch")
     add_file_commands(commands)
-    add_web_command(commands)
+    web = commands.add_parser("web", help="serve a page to draw and calibrate on", description=WEB)
+    add_web_arguments(web)
+    web.set_defaults(run="hart.cli.web:run_web")
     return parser
 
 
@@ -46,7 +73,7 @@ def generate_parser() -> CommandParser:
 
 
 def _set_up_generate(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Draw images of prompts with HART, with or without feature caching."
+    parser.description = GENERATE
     add_generate_arguments(parser)
     parser.set_defaults(run="hart.cli.generate:run_generate")
 
@@ -71,9 +98,7 @@ def run(parser: argparse.ArgumentParser, argv: Sequence[str] | None, interrupts:
         return _complain(error)
 
 
-def _function(place: str | Callable[[argparse.Namespace], int]) -> Callable:
-    if callable(place):
-        return place
+def _function(place: str) -> Callable[[argparse.Namespace], int]:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from hart.cli.parser import add_debug, integer_from
+from hart.cli.arguments import add_message_arguments
 from hart.evaluation.figures import SUFFIXES
 from hart.evaluation.run_statistics import KNOWN_DOCUMENTS
+from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.stages import NAMED_SCHEDULES, StageSchedule
+from hart.utils.options import add_options, integer_from, options_of
+
+PLOTTED_OPTIONS = ("skip_stages", "cache_stages", "threshold")
+"""Fields of the configuration whose reuse ``plot-similarity`` marks."""
 
 
 def add_file_commands(commands: argparse._SubParsersAction) -> None:
@@ -32,109 +37,89 @@ def schedule_argument(text: str) -> StageSchedule:
         ) from None
 
 
+def _command(
+    commands: argparse._SubParsersAction, name: str, run: str, text: str, description: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=description)
+    add_message_arguments(parser, quiet=False)
+    parser.set_defaults(run=run)
+    return parser
+
+
 def _add_schedule(parser: argparse.ArgumentParser) -> None:
     """Add ``--schedule``, for files that do not name their stages."""
-    parser.add_argument(
-        "--schedule",
-        type=schedule_argument,
-        metavar="SIDES",
-        help="stages of a .pt or .pkl file, which does not name them: "
-        f"{', '.join(NAMED_SCHEDULES)}, or sides such as 1,2,3,4,5,7,9,12,16 "
-        "(default: var-256 or hart-1024 for a .pt of their size, hart-1024 for .pkl)",
+    text = (
+        f"stages of a .pt or .pkl file, which does not name them: {', '.join(NAMED_SCHEDULES)}, or "
+        "sides such as 1,2,3,4,5,7,9,12,16 (default: var-256 or hart-1024 for a .pt of their size, "
+        "hart-1024 for .pkl)"
     )
+    parser.add_argument("--schedule", type=schedule_argument, metavar="SIDES", help=text)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    text = f"the picture, {' or '.join(SUFFIXES)} (default: beside FILE, as .png)"
+    parser.add_argument("--output", metavar="FILE", help=text)
 
 
 def _add_merge(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "merge-similarity", help="average similarity tables, weighted by their images"
-    )
-    parser.description = (
+    parser = _command(
+        commands,
+        "merge-similarity",
+        "hart.cli.similarity_files:run_merge",
+        "average similarity tables, weighted by their images",
         "Average similarity tables that were measured with one checkpoint on different images; "
-        "the result is that of calibrating on all of them."
+        "the result is that of calibrating on all of them.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help=".json, .pt or .pkl")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the merged table")
-    parser.add_argument(
-        "--images",
-        type=integer_from(1),
-        metavar="N",
-        help="images behind each file that does not say (.pt and .pkl never do)",
-    )
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE", help=".json, .pt or .pkl")
+    add("--output", required=True, metavar="FILE", help="the merged table")
+    text = "images behind each file that does not say (.pt and .pkl never do)"
+    add("--images", type=integer_from(1), metavar="N", help=text)
     _add_schedule(parser)
-    add_debug(parser)
-    parser.set_defaults(run="hart.cli.similarity_files:run_merge")
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "convert-similarity", help="write a similarity table in another format or for other stages"
-    )
-    parser.description = (
+    parser = _command(
+        commands,
+        "convert-similarity",
+        "hart.cli.similarity_files:run_convert",
+        "write a similarity table in another format or for other stages",
         "Convert similarity data between .json (with provenance), VAR's .pt and HART's .pkl. "
-        "Between different schedules the transitions are matched by stage size."
+        "Between different schedules the transitions are matched by stage size.",
     )
     parser.add_argument("input", metavar="IN", help=".json, .pt or .pkl")
     parser.add_argument("output", metavar="OUT", help="its suffix chooses the format")
     _add_schedule(parser)
-    parser.add_argument(
-        "--to-schedule",
-        type=schedule_argument,
-        metavar="SIDES",
-        help="stages of OUT, named as for --schedule (default: those of IN)",
-    )
-    add_debug(parser)
-    parser.set_defaults(run="hart.cli.similarity_files:run_convert")
+    text = "stages of OUT, named as for --schedule (default: those of IN)"
+    parser.add_argument("--to-schedule", type=schedule_argument, metavar="SIDES", help=text)
 
 
 def _add_plot_similarity(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "plot-similarity", help="draw a similarity table and what a configuration would reuse"
-    )
-    parser.description = (
+    parser = _command(
+        commands,
+        "plot-similarity",
+        "hart.cli.plots:run_plot_similarity",
+        "draw a similarity table and what a configuration would reuse",
         "Draw similarity data as heat maps, layers by transitions, and mark what a cache "
-        "configuration would reuse. Needs the extra plots."
+        "configuration would reuse. Needs the extra plots.",
     )
     parser.add_argument("file", metavar="FILE", help="similarity data: .json, .pt or .pkl")
     _add_output(parser)
     _add_schedule(parser)
-    parser.add_argument(
-        "--cache-preset", choices=list(CACHE_PRESETS), help="configuration whose reuse is marked"
-    )
-    parser.add_argument(
-        "--cache-threshold",
-        type=float,
-        metavar="X",
-        help="its threshold (default: that of the preset)",
-    )
-    for kind, default in (("skip", "skips"), ("cache", "caches")):
-        parser.add_argument(
-            f"--cache-{kind}-stages",
-            type=int,
-            nargs="*",
-            metavar="N",
-            help=f"token counts of the stages that it {default} (default: those of the preset)",
-        )
-    add_debug(parser)
-    parser.set_defaults(run="hart.cli.plots:run_plot_similarity")
+    text = "configuration whose reuse is marked"
+    parser.add_argument("--cache-preset", choices=list(CACHE_PRESETS), help=text)
+    options = options_of(CacheConfig)
+    add_options(parser, [options[name] for name in PLOTTED_OPTIONS], unset=True)
 
 
 def _add_plot_statistics(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "plot-statistics", help="draw what a run reused and how long its stages took"
-    )
-    parser.description = (
+    parser = _command(
+        commands,
+        "plot-statistics",
+        "hart.cli.plots:run_plot_statistics",
+        "draw what a run reused and how long its stages took",
         "Draw what a run computed and reused at every stage, and how long its stages took. "
-        "Needs the extra plots."
+        "Needs the extra plots.",
     )
     parser.add_argument("file", metavar="FILE", help=KNOWN_DOCUMENTS)
     _add_output(parser)
-    add_debug(parser)
-    parser.set_defaults(run="hart.cli.plots:run_plot_statistics")
-
-
-def _add_output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--output",
-        metavar="FILE",
-        help=f"the picture, {' or '.join(SUFFIXES)} (default: beside FILE, as .png)",
-    )

@@ -1,79 +1,142 @@
-"""From a command line to a loaded model, with everything checked first that is cheap to check."""
+"""From a command line to a loaded pipeline, with what is cheap to check checked first."""
 
 from __future__ import annotations
 
 import argparse
+import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from transformers import PretrainedConfig
 from transformers.utils import logging as transformers_logging
 
-from hart.cli.arguments import generation_options
-from hart.cli.conditions import draws_classes, resolve_conditions
-from hart.cli.evaluation_arguments import check_evaluation_arguments
+from hart import demo
+from hart.cli.arguments import check_combination, generation_options
 from hart.cli.output import prepare_output_folder
+from hart.cli.prompts import resolve_prompts
 from hart.cli.run import Run
 from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
-from hart.modules.networks.caching.cache_options import (
-    resolve_cache_config,
-    resolve_use_cache,
-)
+from hart.modules.models.transformer.var_checkpoint import is_var_checkpoint
+from hart.modules.networks.caching.cache_options import resolve_cache_config, resolve_use_cache
 from hart.pipeline import HARTPipeline, VARPipeline, locate_checkpoint
 from hart.pipeline.options import plan_classes, plan_images
 from hart.utils.text_files import read_text
 
+NUM_DEFAULT_CLASSES = 4
+
+# Flags that one kind of checkpoint does not understand.
+ONLY_HART = (
+    *("--prompts", "--prompts_file", "--demo_prompts", "--max_token_length"),
+    *("--system_prompt_file", "--text_model_path", "--tokenizer_path", "--use_ema", "--clip_path"),
+)
+ONLY_VAR = ("--classes", "--top_k")
+
 
 def set_up(args: argparse.Namespace) -> Run:
-    """Check everything that can be checked cheaply, then load the checkpoint."""
+    """Check everything that can be checked cheaply, then load the checkpoint.
 
-    def say(line: str) -> None:
-        if not args.quiet:
-            print(line, flush=True)
-
-    check_evaluation_arguments(args)
+    Raises:
+        ValueError, OSError: a user's mistake.
+    """
+    say, folder = speaker(args.quiet), Path(args.output_dir)
+    check_combination(args)
     for_classes = draws_classes(args)
     options = generation_options(args, for_classes)
-    if for_classes:
-        folder = prepare_output_folder(Path(args.output_dir))
-        pipeline = load_var_pipeline(args)
-        prompts = resolve_conditions(args, pipeline.model.num_classes)
-        plan_classes(prompts, pipeline.model.num_classes, options)  # refuses unknown classes
-    else:
-        prompts = resolve_conditions(args)
+    if not for_classes:
+        prompts: list[Any] = resolve_prompts(args)
         plan_images(prompts, options)  # refuses empty prompts
-        folder = prepare_output_folder(Path(args.output_dir))
-        pipeline = load_pipeline(args, say)
-    choose_execution(pipeline, args)
-    if args.assume_similarity is not None:
-        pipeline.model.similarity = assumed_similarity(pipeline.model, args.assume_similarity)
-        pipeline.similarity_path = None
+    prepare_output_folder(folder)
+    pipeline = load_pipeline(args, say)
+    if for_classes:
+        prompts = _classes(args, pipeline.model.num_classes)
+        plan_classes(prompts, pipeline.model.num_classes, options)  # refuses unknown classes
     return Run(args, options, prompts, folder, pipeline, say)
 
 
-def choose_execution(pipeline: HARTPipeline, args: argparse.Namespace) -> None:
-    """Let the pipeline compute as the arguments say."""
-    pipeline.use_engine, pipeline.compile = args.engine, args.compile
-    pipeline.tiled_decode = args.tiled_decode
+def speaker(quiet: bool) -> Callable[[str], None]:
+    """What prints a line for the user, unless the run is quiet."""
+    return (lambda line: None) if quiet else (lambda line: print(line, flush=True))
+
+
+def draws_classes(args: argparse.Namespace) -> bool:
+    """Whether the checkpoint of a command line is VAR's.
+
+    Raises:
+        ValueError: a flag that its kind of checkpoint does not understand is given.
+    """
+    is_var = args.model_path is not None and is_var_checkpoint(args.model_path)
+    for flag in ONLY_HART if is_var else ONLY_VAR:
+        if getattr(args, flag.removeprefix("--"), None) is None:
+            continue
+        if is_var:
+            raise ValueError(
+                f"{flag}: {args.model_path} is a VAR checkpoint, which draws --classes and knows "
+                "neither text nor averaged weights"
+            )
+        raise ValueError(
+            f"{flag}: only VAR checkpoints have classes and top_k, and "
+            f"{args.model_path or 'this one'} is none; HART draws --prompts"
+        )
+    return is_var
+
+
+def _classes(args: argparse.Namespace, num_classes: int) -> list[int]:
+    """The classes asked for, else four drawn by the seed."""
+    if args.classes is not None:
+        return args.classes
+    count = min(NUM_DEFAULT_CLASSES, num_classes)
+    return random.Random(args.seed).sample(range(num_classes), count)
 
 
 def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTPipeline:
-    """The pipeline that the arguments describe, with their cache options."""
-    if args.random_weights is not None:
-        return build_random_pipeline(args)
+    """The pipeline that the arguments of any command describe, ready to draw as they say.
+
+    Raises:
+        ValueError, OSError: the checkpoint, or what the arguments say about it, cannot be used.
+    """
+    pipeline = read_pipeline(args, say)
+    pipeline.use_engine, pipeline.compile = args.engine, args.compile
+    pipeline.tiled_decode = args.tiled_decode
+    assumed = getattr(args, "assume_similarity", None)
+    if assumed is not None:
+        pipeline.model.similarity = assumed_similarity(pipeline.model, assumed)
+        pipeline.similarity_path = None
+    return pipeline
+
+
+def read_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTPipeline:
+    """The checkpoint, or the random weights, with the cache options of the arguments."""
+    pipeline: Any
+    shape = getattr(args, "random_weights", None)
+    if shape is not None:
+        config: PretrainedConfig = random_config(shape)
+        cache = resolve_cache_config(args, config, config.patch_nums)
+        pipeline = random_pipeline(shape, args.seed, args.device, args.dtype, cache)
+    elif draws_classes(args) and hasattr(args, "classes"):
+        pipeline = VARPipeline.from_pretrained(args.model_path, args.device, args.dtype)
+        config = pipeline.model.config
+        pipeline.model.set_cache_config(resolve_cache_config(args, config, config.patch_nums))
+    else:
+        pipeline, config = _read_hart(args, say)
+    pipeline.model.use_cache = resolve_use_cache(args, config)
+    pipeline.model.calibration = bool(getattr(args, "calibration", False))
+    return pipeline
+
+
+def _read_hart(
+    args: argparse.Namespace, say: Callable[[str], None]
+) -> tuple[HARTPipeline, HARTForT2IConfig]:
     transformers_logging.disable_progress_bar()
     model_path = args.model_path
     if model_path is None:
-        from hart.demo import DEMO_CHECKPOINT
-
-        model_path = DEMO_CHECKPOINT
+        model_path = demo.DEMO_CHECKPOINT
         say("no --model_path: drawing with the bundled demo checkpoint")
     folders = locate_checkpoint(model_path, args.text_model_path, args.tokenizer_path)
     config = HARTForT2IConfig.from_pretrained(folders.llm)
     cache = resolve_cache_config(args, config, config.patch_nums)
-    system_prompt = None
-    if args.system_prompt_file is not None:
-        system_prompt = read_text(Path(args.system_prompt_file))
+    file = args.system_prompt_file
     pipeline = HARTPipeline.from_pretrained(
         model_path,
         args.text_model_path,
@@ -82,27 +145,6 @@ def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
         dtype=args.dtype,
         cache=cache,
         use_ema=args.use_ema,
-        system_prompt=system_prompt,
+        system_prompt=None if file is None else read_text(Path(file)),
     )
-    pipeline.model.use_cache = resolve_use_cache(args, config)
-    pipeline.model.calibration = bool(args.calibration)
-    return pipeline
-
-
-def load_var_pipeline(args: argparse.Namespace) -> VARPipeline:
-    """The pipeline of a VAR checkpoint, with the cache options of the arguments."""
-    pipeline = VARPipeline.from_pretrained(args.model_path, device=args.device, dtype=args.dtype)
-    model = pipeline.model
-    model.set_cache_config(resolve_cache_config(args, model.config, model.patch_nums))
-    model.use_cache = resolve_use_cache(args, model.config)
-    model.calibration = bool(args.calibration)
-    return pipeline
-
-
-def build_random_pipeline(args: argparse.Namespace) -> HARTPipeline:
-    """Random weights of the shape that the arguments name, with their cache options."""
-    config = random_config(args.random_weights)
-    cache = resolve_cache_config(args, config, config.patch_nums)
-    pipeline = random_pipeline(args.random_weights, args.seed, args.device, args.dtype, cache)
-    pipeline.model.use_cache = resolve_use_cache(args, config)
-    return pipeline
+    return pipeline, config

@@ -16,15 +16,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Without ``argv`` it reads the process's command line and handles the process's Ctrl-C.
     """
-    return _guarded(_hart, argv)
+    return _guarded("hart_parser", argv)
 
 
 def generate_main(argv: Sequence[str] | None = None) -> int:
     """``hart generate`` as a program of its own."""
-    return _guarded(_generate, argv)
+    return _guarded("generate_parser", argv)
 
 
-def _guarded(command, argv: Sequence[str] | None) -> int:
+def _guarded(parser: str, argv: Sequence[str] | None) -> int:
+    def command(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
+        from hart.cli import commands
+
+        return commands.run(getattr(commands, parser)(), argv, interrupts)
+
     try:
         from hart.cli.interrupts import guarded
 
@@ -32,15 +37,3 @@ def _guarded(command, argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:  # in the milliseconds before it is handled
         print("interrupted", file=sys.stderr)
         return 130
-
-
-def _hart(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
-    from hart.cli.commands import hart_parser, run
-
-    return run(hart_parser(), argv, interrupts)
-
-
-def _generate(argv: Sequence[str] | None, interrupts: Interrupts) -> int:
-    from hart.cli.commands import generate_parser, run
-
-    return run(generate_parser(), argv, interrupts)

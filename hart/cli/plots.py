@@ -6,14 +6,15 @@ import argparse
 import json
 from pathlib import Path
 
+from hart.cli.file_commands import PLOTTED_OPTIONS
 from hart.cli.similarity_files import read_with_schedule
 from hart.evaluation.figures import check_figure_file, save_figure
 from hart.evaluation.run_statistics import read_run_statistics
 from hart.evaluation.similarity_plot import plot_similarity
 from hart.evaluation.statistics_plot import plot_statistics
-from hart.modules.networks.caching.cache_options import resolve_cache_config
+from hart.modules.networks.caching.cache_options import OPTION_NAMES, resolve_cache_config
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import decide_all
+from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.utils.text_files import read_text
 
@@ -41,13 +42,8 @@ def run_plot_similarity(args: argparse.Namespace) -> int:
 
 def _configuration(args: argparse.Namespace, schedule: StageSchedule) -> CacheConfig | None:
     """The configuration that the flags describe; None without any."""
-    given = (
-        args.cache_preset,
-        args.cache_threshold,
-        args.cache_skip_stages,
-        args.cache_cache_stages,
-    )
-    if all(value is None for value in given):
+    names = ("cache_preset", *(OPTION_NAMES[field] for field in PLOTTED_OPTIONS))
+    if all(getattr(args, name) is None for name in names):
         return None
     return resolve_cache_config(args, None, schedule.patch_nums)
 

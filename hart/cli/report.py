@@ -87,31 +87,27 @@ def summary_lines(pipeline: HARTPipeline, summary: dict[str, Any]) -> list[str]:
     return lines + no_reuse_lines(reasons, summary["multiply_adds_saved"] > 0)
 
 
-def run_report(
-    run: Run, entries: Sequence[dict], similarity: SimilaritySource, complete: bool
-) -> dict[str, Any]:
-    """The content of ``generation_results.json``; ``complete`` is False if the run ended early."""
+def report_head(run: Run, similarity: SimilaritySource, **settings: Any) -> dict[str, Any]:
+    """What every report begins with: what was drawn with which model, table and machine."""
     pipeline = run.pipeline
-    return {
-        "settings": run_settings(run),
-        "similarity": similarity_entry(similarity),
-        "system_prompt": _system_prompt(run),
-        "environment": environment(pipeline),
-        "complete": complete,
-        "summary": summarise(pipeline, entries),
-        "images": list(entries),
+    folders = pipeline.folders
+    model = {
+        "model": f"random weights {run.args.random_weights}, seed {run.args.seed}",
+        "text_model": None,
+        "text_tokenizer": None,
     }
-
-
-def run_settings(run: Run) -> dict[str, Any]:
-    """What was drawn, with which model and which cache configuration."""
     return {
-        **run.options.to_dict(),
-        **_model(run),
-        "cache_preset": run.args.cache_preset,
-        "cache_config": run.pipeline.model.cache_config.to_dict(),
-        "calibration": bool(run.args.calibration),
-        "assume_similarity": run.args.assume_similarity,
+        "settings": {
+            **run.options.to_dict(),
+            **(model if folders is None else folders.parts),
+            "cache_preset": run.args.cache_preset,
+            "cache_config": pipeline.model.cache_config.to_dict(),
+            "calibration": bool(run.args.calibration),
+            "assume_similarity": run.args.assume_similarity,
+            **settings,
+        },
+        "similarity": similarity_entry(similarity),
+        "environment": environment(pipeline),
     }
 
 
@@ -126,14 +122,6 @@ def configuration_name(run: Run) -> str:
     return asked if is_preset else f"{asked} with other options"
 
 
-def _model(run: Run) -> dict[str, str | None]:
-    folders = run.pipeline.folders
-    if folders is None:
-        name = f"random weights {run.args.random_weights}, seed {run.args.seed}"
-        return {"model": name, "text_model": None, "text_tokenizer": None}
-    return folders.parts
-
-
 def similarity_entry(similarity: SimilaritySource) -> dict[str, Any]:
     """Where the similarity table came from."""
     return {
@@ -143,8 +131,9 @@ def similarity_entry(similarity: SimilaritySource) -> dict[str, Any]:
     }
 
 
-def _system_prompt(run: Run) -> dict[str, Any] | None:
-    if run.kind == "classes":
+def system_prompt_entry(run: Run) -> dict[str, Any] | None:
+    """Whether an instruction stood before the prompts, and which; None for classes."""
+    if run.pipeline.draws == "classes":
         return None
     text = run.pipeline.system_prompt
     return {

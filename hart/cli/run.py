@@ -1,4 +1,4 @@
-"""What the parts of one ``hart generate`` run share."""
+"""What the parts of one run share."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hart.cli.interrupts import INTERRUPTED as INTERRUPTED
-from hart.pipeline import GenerationOptions, HARTPipeline, VARGenerationOptions
+from hart.pipeline import HARTPipeline
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the command.
+    """One run of ``hart generate`` or ``hart batch``.
 
     Attributes:
         args: the command line.
-        options: the sampling options in it.
+        options: the sampling options in it, of the pipeline's ``options_class``.
         prompts: what to draw; class indices for VAR.
         folder: where images and report go; it can be written.
         pipeline: the loaded checkpoint.
@@ -25,13 +25,8 @@ class Run:
     """
 
     args: argparse.Namespace
-    options: GenerationOptions | VARGenerationOptions
-    prompts: list[str] | list[int]
+    options: Any
+    prompts: list[Any]
     folder: Path
     pipeline: HARTPipeline
     say: Callable[[str], None]
-
-    @property
-    def kind(self) -> str:
-        """What the things to draw are called: ``"prompts"`` or ``"classes"``."""
-        return self.pipeline.draws

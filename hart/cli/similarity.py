@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hart.batch.calibration import calibrate_together
+from hart.batch.folder import BatchFolder
+from hart.batch.jobs import Job
+from hart.batch.processes import Processes
 from hart.cli.run import Run
+from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity_io import (
     SIMILARITY_FILE,
     SimilarityFileError,
@@ -52,23 +59,62 @@ def prepare_similarity(run: Run) -> SimilaritySource:
     elif pipeline.similarity_path is None:
         if not model.similarity.is_empty:
             return SimilaritySource("given", None, model.similarity.images)
-        return calibrate_first(run)
+        return _calibrate_first(run)
     return SimilaritySource("file", pipeline.similarity_path, model.similarity.images)
 
 
-def calibrate_first(run: Run) -> SimilaritySource:
+def prepare_batch_similarity(
+    run: Run, jobs: Sequence[Job], processes: Processes
+) -> SimilaritySource:
+    """As :func:`prepare_similarity`, for any job: one table for all processes and resumed runs."""
+    pipeline, model = run.pipeline, run.pipeline.model
+    if model.calibration:
+        return start_calibration(run)
+    presets = {job.cache_preset for job in jobs}
+    configs = [
+        model.cache_config if name is None else preset_config(name, model.patch_nums)
+        for name in presets
+    ]
+    if not (model.use_cache and any(config.caches_anything for config in configs)):
+        return SimilaritySource("none")
+    own = run.folder / SIMILARITY_FILE  # of an earlier run that could not write beside the model
+    if run.args.sim_path:
+        pipeline.load_similarity(run.args.sim_path)
+    elif pipeline.similarity_path is None and processes.from_main(own.is_file()):
+        pipeline.load_similarity(own)
+    if pipeline.similarity_path is not None:
+        return SimilaritySource("file", pipeline.similarity_path, model.similarity.images)
+    return _calibrate_together(run, processes)
+
+
+def _calibrate_first(run: Run) -> SimilaritySource:
     """Measure a table on some of the run's prompts and save it once it is complete."""
     source = SimilaritySource("calibration", calibration_file(run))
     run.pipeline.model.clear_similarity_data()
-    prompts = run.prompts[:MAX_CALIBRATION_PROMPTS]
-    run.say(
-        f"no similarity table for this checkpoint: calibrating on {len(prompts)} {run.kind} first"
-    )
     options = {**run.options.to_dict(), "num_images_per_prompt": 1}
-    run.pipeline.calibrate(prompts, quiet=run.args.quiet, **options)
+    run.pipeline.calibrate(_first_prompts(run), quiet=run.args.quiet, **options)
     keep_calibration(run, source)
     say_calibration(run, source)
     return source
+
+
+def _calibrate_together(run: Run, processes: Processes) -> SimilaritySource:
+    """As :func:`_calibrate_first`, on several processes; the main one saves the table."""
+    calibrate_together(run.pipeline, _first_prompts(run), run.options, processes, run.args.quiet)
+    source = SimilaritySource("calibration", images=run.pipeline.model.similarity.images)
+    if processes.is_main:
+        BatchFolder(run.folder).require()  # saving a table would make the folder anew
+        source.path = calibration_file(run)
+        keep_calibration(run, source)
+        say_calibration(run, source)
+    processes.wait()
+    return source
+
+
+def _first_prompts(run: Run) -> list[Any]:
+    prompts, draws = run.prompts[:MAX_CALIBRATION_PROMPTS], run.pipeline.draws
+    run.say(f"no similarity table for this checkpoint: calibrating on {len(prompts)} {draws} first")
+    return prompts
 
 
 def start_calibration(run: Run) -> SimilaritySource:

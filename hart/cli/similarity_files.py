@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 from hart.modules.networks.caching.similarity_io import (
-    LoadedSimilarity,
     SimilarityFileError,
     StoredSimilarity,
     match_stages,
@@ -43,26 +42,18 @@ def run_merge(args: argparse.Namespace) -> int:
         ValueError, OSError: a file cannot be used or the files do not belong together.
     """
     _require_different_files([*args.files, args.output])
-    parts = {file: _weighted(read_with_schedule(file, args.schedule), args) for file in args.files}
+    parts = {file: read_with_schedule(file, args.schedule) for file in args.files}
     uncounted = [file for file, part in parts.items() if not part.tables.images]
-    if uncounted:
+    if uncounted and args.images is None:
         raise ValueError(
             f"{', '.join(uncounted)}: unknown number of images; --images N says how many"
         )
+    for file in uncounted:
+        tables = replace(parts[file].tables, images=args.images)
+        parts[file] = replace(parts[file], tables=tables)
     merged = merge_similarity(parts)
-    _save(args.output, merged)
-    print(
-        f"{args.output}: {merged.tables.images} images of {len(parts)} tables{_lost(args.output)}"
-    )
+    _save(args.output, merged, f"{merged.tables.images} images of {len(parts)} tables")
     return 0
-
-
-def _weighted(stored: StoredSimilarity, args: argparse.Namespace) -> StoredSimilarity:
-    if stored.tables.images or args.images is None:
-        return stored
-    return dataclasses.replace(
-        stored, tables=dataclasses.replace(stored.tables, images=args.images)
-    )
 
 
 def run_convert(args: argparse.Namespace) -> int:
@@ -74,32 +65,22 @@ def run_convert(args: argparse.Namespace) -> int:
     _require_different_files([args.input, args.output])
     stored = read_with_schedule(args.input, args.schedule)
     schedule = args.to_schedule or stored.schedule
-    matched = match_stages(stored, schedule)
-    if not matched.matched:
+    found = match_stages(stored, schedule)
+    if not found.matched:
         raise ValueError(
             f"{args.input} has no transition between the stages {format_stages(schedule.lengths)}; "
             f"its stages are {format_stages(stored.schedule.lengths)}"
         )
-    provenance = dataclasses.replace(stored.provenance, patch_nums=schedule.patch_nums)
-    _save(args.output, StoredSimilarity(matched.tables, provenance))
-    print(f"{args.output}: {_extent(matched)}{_lost(args.output)}")
+    provenance = replace(stored.provenance, patch_nums=schedule.patch_nums)
+    extent = f"{found.matched} of {found.total} transitions, {found.tables.depth} blocks"
+    if found.matched < found.total:
+        extent += "; nothing is reused at the others"
+    _save(args.output, StoredSimilarity(found.tables, provenance), extent)
     return 0
 
 
-def _extent(matched: LoadedSimilarity) -> str:
-    text = f"{matched.matched} of {matched.total} transitions, {matched.tables.depth} blocks"
-    if matched.matched < matched.total:
-        text += "; nothing is reused at the others"
-    return text
-
-
-def _lost(file: str) -> str:
-    if Path(file).suffix == ".json":
-        return ""
-    return f"; {Path(file).suffix} keeps no stages, number of images or fingerprint"
-
-
-def _save(file: str, stored: StoredSimilarity) -> None:
+def _save(file: str, stored: StoredSimilarity, extent: str) -> None:
+    """Write a table and say what it holds, and what its format does not."""
     save_similarity(
         file,
         stored.tables,
@@ -108,12 +89,13 @@ def _save(file: str, stored: StoredSimilarity) -> None:
         library_version=__version__,
         extra=stored.provenance.extra,
     )
+    suffix = Path(file).suffix
+    lost = f"; {suffix} keeps no stages, number of images or fingerprint"
+    print(f"{file}: {extent}{'' if suffix == '.json' else lost}")
 
 
 def _require_different_files(files: list[str]) -> None:
-    seen: set[Path] = set()
-    for file in files:
-        path = real_path(Path(file))
-        if path in seen:
-            raise ValueError(f"{file} is given twice")
-        seen.add(path)
+    paths = [real_path(Path(file)) for file in files]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise ValueError(f"{files[i]} is given twice")

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import torch
 
-from hart.engine.merged_runs import StageProgram
+from hart.modules.networks.caching.generation_cache import GenerationCache
+from hart.modules.networks.caching.plan import kept_tokens
 
 
 def keys_per_layer(
-    programs: tuple[StageProgram, ...], tokens: list[int], depth: int
+    cache: GenerationCache, tokens: list[int], last_in_one_piece: bool
 ) -> list[list[int]]:
-    """Per stage, how many keys each layer adds: none where its attention is reused.
+    """Per stage, how many keys each layer adds at most: none where its attention is reused.
 
     Args:
-        programs: one per stage.
+        cache: of the generation, before its first stage.
         tokens: of each stage; the first is the text.
+        last_in_one_piece: chunks of the last stage leave out tokens one by one.
     """
-    return [
-        [n if 2 * layer in program.steps else 0 for layer in range(depth)]
-        for program, n in zip(programs, tokens, strict=True)
-    ]
+    keys = []
+    for si, (actions, n) in enumerate(zip(cache.plan.stages, tokens, strict=True)):
+        attentions = actions[::2]
+        if not cache.plan_is_final:
+            keys.append([n] * len(attentions))
+            continue
+        whole = si == len(tokens) - 1 and not last_in_one_piece
+        keys.append([0 if a.reuse else kept_tokens(n, 0 if whole else a.ratio) for a in attentions])
+    return keys
 
 
 class KeyValueBuffers:

@@ -10,7 +10,7 @@ from hart.evaluation.figures import BLUE, GREY, count_images, matplotlib_module,
 from hart.evaluation.similarity_plot import SITE_TITLES
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES
-from hart.modules.networks.caching.decisions import is_eligible
+from hart.modules.networks.caching.plan import is_eligible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from hart.evaluation.figures import (
     new_figure,
 )
 from hart.modules.networks.caching.config import SITES
-from hart.modules.networks.caching.decisions import DecisionPlan, is_eligible
+from hart.modules.networks.caching.plan import Plan, is_eligible
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.similarity_io import StoredSimilarity
 from hart.modules.networks.caching.stages import StageSchedule, format_stages
@@ -38,7 +38,7 @@ _UNMEASURED = {"facecolor": "#EEEEEE", "edgecolor": GREY, "hatch": "////"}
 
 
 def plot_similarity(
-    stored: StoredSimilarity, name: str, plan: DecisionPlan | None = None, plan_name: str = ""
+    stored: StoredSimilarity, name: str, plan: Plan | None = None, plan_name: str = ""
 ) -> Figure:
     """Draw both tables side by side, layers as rows and transitions as columns.
 
@@ -83,7 +83,7 @@ def _cells(stored: StoredSimilarity, *sites: str) -> Iterator[tuple[int, int, fl
                 yield layer, transition, row[column]
 
 
-def _colour_scale(tables: SimilarityTables, schedule: StageSchedule, plan: DecisionPlan | None):
+def _colour_scale(tables: SimilarityTables, schedule: StageSchedule, plan: Plan | None):
     """From the tenth below the smallest similarity, at least 0, to 1."""
     values = [
         row[column]
@@ -134,7 +134,7 @@ def _text_colour(background: tuple[float, ...]) -> str:
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.18 else "white"
 
 
-def _mark(axes: Axes, site: str, stored: StoredSimilarity, plan: DecisionPlan) -> None:
+def _mark(axes: Axes, site: str, stored: StoredSimilarity, plan: Plan) -> None:
     """Frame the cells that the plan reuses and those that only exceed its threshold."""
     rectangle = matplotlib_module("patches").Rectangle
     reused = 0
@@ -151,7 +151,7 @@ def _mark(axes: Axes, site: str, stored: StoredSimilarity, plan: DecisionPlan) -
     axes.set_title(f"{SITE_TITLES[site]}: {reused} of {cells} outputs reused", pad=16, fontsize=11)
 
 
-def _open_transitions(site: str, plan: DecisionPlan) -> list[int]:
+def _open_transitions(site: str, plan: Plan) -> list[int]:
     """Transitions that the configuration lets ``site`` reuse, if the similarity allows."""
     lengths = plan.schedule.lengths
     return [
@@ -163,7 +163,7 @@ def _open_transitions(site: str, plan: DecisionPlan) -> list[int]:
 
 
 def _title_lines(
-    stored: StoredSimilarity, name: str, plan: DecisionPlan | None, plan_name: str, characters: int
+    stored: StoredSimilarity, name: str, plan: Plan | None, plan_name: str, characters: int
 ) -> list[str]:
     """What is shown, from where, and what the marks mean, in lines of that length."""
     images = stored.tables.images
@@ -191,7 +191,7 @@ def _title_lines(
     return [part for line in lines for part in textwrap.wrap(line, characters)]
 
 
-def _label_colours(bar: Colorbar, plan: DecisionPlan | None) -> None:
+def _label_colours(bar: Colorbar, plan: Plan | None) -> None:
     bar.set_label("cosine similarity (dimensionless,\n1 = same direction)")
     ticks = [tick / 10 for tick in range(round(bar.norm.vmin * 10), 11)]
     labels = [f"{tick:.1f}" for tick in ticks]
@@ -204,7 +204,7 @@ def _label_colours(bar: Colorbar, plan: DecisionPlan | None) -> None:
     bar.set_ticks(ticks, labels=labels)
 
 
-def _legend(stored: StoredSimilarity, plan: DecisionPlan | None) -> list:
+def _legend(stored: StoredSimilarity, plan: Plan | None) -> list:
     patch = matplotlib_module("patches").Patch
     handles = []
     if plan is not None:

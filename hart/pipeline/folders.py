@@ -148,6 +148,7 @@ def _default_autoencoder(llm: Path) -> Path:
     """Where the transformer's config says, else the folder ``tokenizer`` beside it."""
     config = read_config(llm, HARTForT2IConfig)
     folder = resolve_autoencoder_folder(config)
+    assert folder is not None  # the configuration came from one
     if config.vae_path is not None and not folder.is_dir():
         raise CheckpointError(f"{llm / CONFIG_FILE}: vae_path names {folder}: no such folder")
     check_model_type(folder, _AUTOENCODER_TYPES)

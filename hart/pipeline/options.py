@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from hart.modules.networks.caching.numbers import integer, plain, plain_list
+from hart.modules.networks.caching.validation import truth_value
+from hart.utils.options import (
+    Either,
+    Kind,
+    check_options,
+    document_options,
+    integer_from,
+    option,
+)
 
 DEFAULT_BATCH_SIZE = 4
 DEFAULT_SEED = 1
@@ -17,84 +27,120 @@ SEED_LIMIT = 2**63
 _TOO_LARGE = 2.0**1000  # for a float; comparing does not convert integers
 
 
+def _seed(value: object, name: str) -> int:
+    seed = integer(name, value, 0)
+    if seed >= SEED_LIMIT:
+        raise ValueError(f"{name} must be below 2**63, got {seed}")
+    return seed
+
+
+def _whole(least: int, may_be_none: bool = False) -> Kind:
+    def check(value: object, name: str) -> int | None:
+        return None if may_be_none and value is None else integer(name, value, least)
+
+    parser = {"type": integer_from(least), "metavar": "NUMBER"}
+    return Kind(check, f"a whole number from {least}", parser)
+
+
+def _number(most: float) -> Kind:
+    limit = "from 0" if math.isinf(most) else f"within [0, {most:g}]"
+
+    def check(value: Any, name: str) -> float:
+        value = plain(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 <= value <= most and value < _TOO_LARGE):  # also refuses NaN
+            raise ValueError(f"{name} must be a number {limit}, got {value!r}")
+        return value
+
+    return Kind(check, f"a number {limit}", {"type": float, "metavar": "NUMBER"})
+
+
+_FLAG = Kind(partial(truth_value, error=ValueError), "true or false", {"action": Either})
+_SEED = Kind(_seed, "a whole number below 2**63", {"type": integer_from(0), "metavar": "NUMBER"})
+
+
+@document_options
 @dataclass(frozen=True)
 class SamplingChoices:
     """How images are drawn, whatever they are drawn from.
 
+    On a CPU torch takes the lowest 32 bits of a seed. ``batch_size`` None means at most 4.
+
     Attributes:
-        num_images_per_prompt: images of each prompt or class.
-        seed: image ``i`` of a run draws all its random numbers from a generator seeded with
-            ``seed + i`` (on a CPU torch takes the lowest 32 bits), whatever is drawn around it.
-        cfg_scale: guidance scale.
-        top_p: nucleus mass in [0, 1]; 0 means off.
-        more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
-        batch_size: images generated at the same time; None means at most 4. Another size rounds
-            otherwise, and an adaptive threshold is the batch's.
+        <options>
 
     Raises:
         ValueError: a value is not allowed.
     """
 
-    num_images_per_prompt: int = 1
-    seed: int = DEFAULT_SEED
-    cfg_scale: float = 4.5
-    top_p: float = 0.0
-    more_smooth: bool = True
-    batch_size: int | None = None
+    num_images_per_prompt: int = option(
+        1, _whole(1), "images of each prompt or class", "--num_samples"
+    )
+    seed: int = option(DEFAULT_SEED, _SEED, "image i of the run draws with seed + i", "--seed")
+    cfg_scale: float = option(4.5, _number(math.inf), "guidance scale", "--cfg_scale", "--cfg")
+    top_p: float = option(0.0, _number(1), "nucleus mass, 0 means off", "--top_p")
+    more_smooth: bool = option(
+        True,
+        _FLAG,
+        "feed back soft mixtures of tokens instead of drawn ones",
+        "--more_smooth",
+        "--no-more_smooth",
+    )
+    batch_size: int | None = option(
+        None,
+        _whole(1, may_be_none=True),
+        "images drawn at the same time; another number rounds otherwise, and an adaptive threshold "
+        "is the batch's",
+        "--batch_size",
+        flag_default=DEFAULT_BATCH_SIZE,
+    )
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
-            if isinstance(field.default, bool):
-                _check_flag(field.name, getattr(self, field.name))
-        integer("num_images_per_prompt", self.num_images_per_prompt, 1)
-        _check_seed(self.seed)
-        if self.batch_size is not None:
-            integer("batch_size", self.batch_size, 1)
-        _check_number("cfg_scale", self.cfg_scale, math.inf)
-        _check_number("top_p", self.top_p, 1)
+        check_options(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values."""
         return asdict(self)
 
 
+@document_options
 @dataclass(frozen=True)
 class GenerationOptions(SamplingChoices):
     """How HART draws. The sampling defaults are those of HART's own scripts.
 
-    Attributes:
-        num_maskgit_iters: chunks in which the last stage is predicted, at most as many as it has
-            tokens; 0 leaves it out.
-        max_token_length: text positions; None means the transformer's ``context_token``, the only
-            value that it accepts.
-        use_llm_system_prompt: whether an instruction is put before every prompt.
+    The last stage is predicted in ``num_maskgit_iters`` chunks, at most as many as it has tokens;
+    0 leaves it out.
 
-    The others are those of :class:`SamplingChoices`.
+    Attributes:
+        <options>
 
     Raises:
         ValueError: a value is not allowed.
     """
 
-    num_maskgit_iters: int = 1
-    max_token_length: int | None = None
-    use_llm_system_prompt: bool = True
+    num_maskgit_iters: int = option(1, _whole(0), "chunks in which the last stage is predicted")
+    max_token_length: int | None = option(
+        None,
+        _whole(1, may_be_none=True),
+        "text positions; only the model's own number is accepted",
+        "--max_token_length",
+    )
+    use_llm_system_prompt: bool = option(
+        True,
+        _FLAG,
+        "put an instruction before every prompt",
+        "--use_llm_system_prompt",
+        "--no-use_llm_system_prompt",
+    )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        integer("num_maskgit_iters", self.num_maskgit_iters, 0)
-        if self.max_token_length is not None:
-            integer("max_token_length", self.max_token_length, 1)
 
-
+@document_options
 @dataclass(frozen=True)
 class VARGenerationOptions(SamplingChoices):
     """How VAR draws. The sampling defaults are those of VAR's own notebook.
 
     Attributes:
-        top_k: candidates kept at every stage; 0 means all.
-
-    The others are those of :class:`SamplingChoices`.
+        <options>
 
     Raises:
         ValueError: a value is not allowed.
@@ -103,28 +149,7 @@ class VARGenerationOptions(SamplingChoices):
     cfg_scale: float = 4.0
     top_p: float = 0.95
     more_smooth: bool = False
-    top_k: int = 900
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        integer("top_k", self.top_k, 0)
-
-
-def _check_seed(seed: object) -> None:
-    if integer("seed", seed, 0) >= SEED_LIMIT:
-        raise ValueError(f"seed must be below 2**63, got {seed}")
-
-
-def _check_number(name: str, value: object, most: float) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (number and 0 <= value <= most and value < _TOO_LARGE):  # also refuses NaN
-        limit = "from 0" if math.isinf(most) else f"within [0, {most}]"
-        raise ValueError(f"{name} must be a number {limit}, got {value!r}")
-
-
-def _check_flag(name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be True or False, got {value!r}")
+    top_k: int = option(900, _whole(0), "candidates per token, 0 means all; VAR only", "--top_k")
 
 
 @dataclass(frozen=True)
@@ -138,7 +163,7 @@ class ImageRequest:
     def __post_init__(self) -> None:
         for name in ("index", "prompt", "seed"):
             object.__setattr__(self, name, plain(getattr(self, name)))
-        _check_seed(self.seed)
+        _seed(self.seed, "seed")
 
 
 def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> list[ImageRequest]:
@@ -149,17 +174,17 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
         TypeError: a prompt is not a string.
     """
     several = isinstance(prompts, Iterable) and not isinstance(prompts, str | bytes | Mapping)
-    prompts = list(prompts) if several else [prompts]
-    if not prompts:
+    listed: list[Any] = list(prompts) if several else [prompts]
+    if not listed:
         raise ValueError("prompts is empty; at least one prompt is needed")
-    for index, prompt in enumerate(prompts):
+    for index, prompt in enumerate(listed):
         if not isinstance(prompt, str):
             raise TypeError(f"prompts[{index}] must be a string, got {type(prompt).__name__}")
         if not prompt.strip():
             raise ValueError(f"prompts[{index}] is empty; every prompt needs some text")
         if not prompt.isascii():
             _check_text(index, prompt)
-    return _requests(prompts, options)
+    return _requests(listed, options)
 
 
 def plan_classes(

@@ -18,7 +18,7 @@ from hart.pipeline.options import ImageRequest, SamplingChoices
 from hart.version import __version__
 
 if TYPE_CHECKING:
-    from hart.pipeline.pipeline import HARTPipeline
+    from hart.pipeline.base import Pipeline
 
 MAX_BATCH = 1024
 """Most images of a batch that are drawn again from one file."""
@@ -28,7 +28,7 @@ _SAID_OTHERWISE = ("seed", "num_images_per_prompt", "batch_size", "use_llm_syste
 _EXECUTION = ("use_engine", "compile", "tiled_decode")
 
 
-def recipe_of(pipeline: HARTPipeline, options: SamplingChoices) -> dict[str, str]:
+def recipe_of(pipeline: Pipeline, options: SamplingChoices) -> dict[str, str]:
     """Everything that the next batch depends on beside the weights and its requests, as texts.
 
     The cache configuration is what will really be done: that of no caching if caching is off. The
@@ -54,7 +54,7 @@ def recipe_of(pipeline: HARTPipeline, options: SamplingChoices) -> dict[str, str
     return {**texts, **_place(pipeline), "Software": f"hart {__version__}"}
 
 
-def _place(pipeline: HARTPipeline) -> dict[str, str]:
+def _place(pipeline: Pipeline) -> dict[str, str]:
     """What rounding depends on beside the batch."""
     return {
         "dtype": str(pipeline.dtype).removeprefix("torch."),
@@ -91,7 +91,7 @@ class _Texts:
             raise ValueError(f"{name} in the picture cannot be read ({error})") from error
 
 
-def redraw(pipeline: HARTPipeline, metadata: Mapping[str, str]) -> Any:
+def redraw(pipeline: Pipeline, metadata: Mapping[str, str]) -> Any:
     """See :meth:`HARTPipeline.redraw`."""
     texts = _Texts(metadata)
     kind = "prompt" if pipeline.text_model is not None else "class"
@@ -127,7 +127,7 @@ def _requests(texts: _Texts, condition: str | int) -> tuple[list[ImageRequest], 
     return batch, position
 
 
-def _options(pipeline: HARTPipeline, texts: _Texts) -> dict[str, Any]:
+def _options(pipeline: Pipeline, texts: _Texts) -> dict[str, Any]:
     names = [field.name for field in fields(pipeline.options_class)]
     given = {name: texts.value(name) for name in names if name in texts.texts and name != "seed"}
     if pipeline.text_model is not None:
@@ -136,7 +136,7 @@ def _options(pipeline: HARTPipeline, texts: _Texts) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _as_drawn(pipeline: HARTPipeline, texts: _Texts) -> Iterator[None]:
+def _as_drawn(pipeline: Pipeline, texts: _Texts) -> Iterator[None]:
     """The pipeline as it was then, for a moment."""
     model = pipeline.transformer
     config = CacheConfig.from_dict(texts.value("cache_config"))
@@ -144,24 +144,21 @@ def _as_drawn(pipeline: HARTPipeline, texts: _Texts) -> Iterator[None]:
     if config.caches_anything:
         similarity = SimilarityTables(**texts.value("similarity"))
         similarity.validate(model.depth, model.schedule)
-    before_config, before_fields = model.cache_config, _cache_fields(model)
-    names = {"system_prompt": "instruction"} if pipeline.text_model is not None else {}
+    before, instruction = model.cache_config, {}
+    if pipeline.text_model is not None:
+        instruction = {"system_prompt": texts.text("instruction")}
+    execution = {name: texts.value(name) for name in _EXECUTION}
+    fields_before = {name: getattr(model.config, name) for name in OPTION_NAMES.values()}
     with (
+        _temporarily(model.config, **fields_before),  # the configuration writes to them
         _temporarily(model, similarity=similarity, use_cache=True, calibration=False),
-        _temporarily(pipeline, **{name: texts.value(name) for name in _EXECUTION}),
-        _temporarily(pipeline, **{name: texts.text(key) for name, key in names.items()}),
+        _temporarily(pipeline, **execution, **instruction),
     ):
         try:
             model.set_cache_config(config)
             yield
         finally:
-            model.set_cache_config(before_config)
-            for name, value in before_fields.items():
-                setattr(model.config, name, value)
-
-
-def _cache_fields(model: torch.nn.Module) -> dict[str, Any]:
-    return {name: getattr(model.config, name, None) for name in OPTION_NAMES.values()}
+            model.set_cache_config(before)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ from typing import Any
 from PIL.Image import Image
 
 from hart.modules.models.transformer.generation_state import GenerationSeconds
+from hart.modules.networks.caching.config import SITES
+from hart.modules.networks.caching.generation_counts import CALLS, GenerationCounts
 from hart.pipeline.options import ImageRequest
 from hart.pipeline.recipe import batch_texts
 from hart.utils.timing import Timeline
@@ -38,21 +40,54 @@ class StagePreview:
 
 
 @dataclass(frozen=True)
-class ImageResult:
+class PartSeconds:
+    """Wall time in seconds, part by part.
+
+    Attributes:
+        text_s: text encoding; None where there is no text encoder.
+        stages_s: transformer and token drawing, one entry per stage.
+        residual_s: the residual diffusion head, which runs in the last stage and is not in
+            ``stages_s``.
+        decode_s: from the feature map to the picture.
+    """
+
+    text_s: float | None
+    stages_s: tuple[float, ...]
+    residual_s: float
+    decode_s: float
+
+    @property
+    def transformer_s(self) -> float:
+        """All stages without the diffusion head."""
+        return sum(self.stages_s)
+
+    @property
+    def total_s(self) -> float:
+        return (self.text_s or 0.0) + self.transformer_s + self.residual_s + self.decode_s
+
+    @property
+    def seconds(self) -> dict[str, float | None]:
+        """The parts' seconds by name, and ``total``, as reports have them."""
+        return {
+            "text": self.text_s,
+            "transformer": self.transformer_s,
+            "residual": self.residual_s,
+            "decode": self.decode_s,
+            "total": self.total_s,
+        }
+
+
+@dataclass(frozen=True)
+class ImageResult(PartSeconds):
     """One finished image.
 
-    The images of a batch are made together: ``*_s`` are this image's equal share of the batch's
-    wall time in seconds, so that they sum up to the time of a run.
+    The images of a batch are made together: its seconds are this image's equal share of the
+    batch's, so that they sum up to the time of a run.
 
     Attributes:
         index: place in the run, from 0.
         prompt, seed: what it was drawn from; VAR's prompt is the index of a class.
         image: the picture.
-        text_s: text encoding.
-        stages_s: transformer and token drawing, one entry per stage.
-        residual_s: the residual diffusion head, which runs in the last stage and is not in
-            ``stages_s``.
-        decode_s: from the feature map to the picture.
         batch_size: images in its batch.
         stages: its module calls per stage and site, see :meth:`CacheStatistics.calls`. Empty if
             the model collects no statistics.
@@ -63,10 +98,6 @@ class ImageResult:
     prompt: str | int
     seed: int
     image: Image
-    text_s: float
-    stages_s: tuple[float, ...]
-    residual_s: float
-    decode_s: float
     batch_size: int
     stages: CallsPerStage
     metadata: dict[str, str] = field(default_factory=dict)
@@ -75,26 +106,6 @@ class ImageResult:
     def condition(self) -> dict[str, str | int]:
         """The prompt or the class under its name."""
         return {"prompt" if isinstance(self.prompt, str) else "class": self.prompt}
-
-    @property
-    def transformer_s(self) -> float:
-        """All stages without the diffusion head."""
-        return sum(self.stages_s)
-
-    @property
-    def total_s(self) -> float:
-        return self.text_s + self.transformer_s + self.residual_s + self.decode_s
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The parts' seconds by name, and ``total``, as reports have them."""
-        return {
-            "text": self.text_s,
-            "transformer": self.transformer_s,
-            "residual": self.residual_s,
-            "decode": self.decode_s,
-            "total": self.total_s,
-        }
 
 
 @dataclass(frozen=True)
@@ -112,70 +123,46 @@ class HARTPipelineOutput:
     statistics: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class BatchSeconds:
-    """Wall time of one batch, parts as in :class:`ImageResult`."""
-
-    text_s: float
-    stages_s: tuple[float, ...]
-    residual_s: float
-    decode_s: float
-
-    @classmethod
-    def of(cls, timeline: Timeline, num_stages: int) -> BatchSeconds:
-        """Read a finished batch's timeline; on CUDA waits for it."""
-        totals = timeline.totals()
-        generation = GenerationSeconds.of(timeline, num_stages)
-        return cls(
-            totals[TEXT_PART], generation.stages_s, generation.residual_s, totals[DECODE_PART]
-        )
+def part_seconds(timeline: Timeline, num_stages: int) -> PartSeconds:
+    """Read a finished batch's timeline; on CUDA waits for it."""
+    totals, generation = timeline.totals(), GenerationSeconds.of(timeline, num_stages)
+    return PartSeconds(
+        totals[TEXT_PART], generation.stages_s, generation.residual_s, totals[DECODE_PART]
+    )
 
 
 def image_results(
     batch: Sequence[ImageRequest],
     images: Sequence[Image],
-    seconds: BatchSeconds,
+    seconds: PartSeconds,
     stages: CallsPerStage,
     recipe: Mapping[str, str],
 ) -> list[ImageResult]:
-    """One result per image of a finished batch, whose ``stages`` hold the calls of all images.
-
-    It was drawn as ``recipe`` says.
-    """
+    """One result per image of a finished batch, drawn as ``recipe`` says."""
     share = len(batch)
-    own = {
-        stage: {
-            site: {kind: count // share for kind, count in counts.items()}
-            for site, counts in sites.items()
-        }
-        for stage, sites in stages.items()
-    }
     return [
         ImageResult(
             index=request.index,
             prompt=request.prompt,
             seed=request.seed,
             image=image,
-            text_s=seconds.text_s / share,
+            text_s=(seconds.text_s or 0.0) / share,
             stages_s=tuple(stage_s / share for stage_s in seconds.stages_s),
             residual_s=seconds.residual_s / share,
             decode_s=seconds.decode_s / share,
             batch_size=share,
-            stages=own,
+            stages=stages,
             metadata={**batch_texts(batch, request), **recipe},
         )
         for request, image in zip(batch, images, strict=True)
     ]
 
 
-def calls_between(before: CallsPerStage, after: CallsPerStage) -> CallsPerStage:
-    """What was counted between two snapshots; empty if nothing was."""
-    if before == after:
+def calls_of(counts: GenerationCounts | None) -> CallsPerStage:
+    """What a batch's modules did for every image of it; empty if nothing was counted."""
+    if counts is None:
         return {}
     return {
-        stage: {
-            site: {kind: count - before[stage][site][kind] for kind, count in counts.items()}
-            for site, counts in sites.items()
-        }
-        for stage, sites in after.items()
+        str(length): {site: {kind: getattr(stage[site], kind) for kind in CALLS} for site in SITES}
+        for length, stage in zip(counts.shape.stage_lengths, counts.stages, strict=True)
     }

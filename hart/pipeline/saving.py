@@ -18,8 +18,7 @@ from hart.utils.files import replacing
 from hart.utils.weights import CheckpointError, check_fit
 
 if TYPE_CHECKING:
-    from hart.pipeline.pipeline import HARTPipeline
-    from hart.pipeline.var import VARPipeline
+    from hart.pipeline.base import Pipeline
 
 # What the weights of VAR's files tell about a transformer and an autoencoder, and what they do not.
 _TOLD = (
@@ -32,7 +31,7 @@ _TOLD_OF_AUTOENCODER = (
 )
 
 
-def save_hart(pipeline: HARTPipeline, folder: PathLike) -> None:
+def save_hart(pipeline: Pipeline, folder: PathLike) -> None:
     """See :meth:`HARTPipeline.save_pretrained`."""
     folder = Path(folder)
     for part in (pipeline.text_model, pipeline.text_tokenizer):
@@ -91,7 +90,7 @@ def _as_saved(model: torch.nn.Module, **fields: Any) -> Iterator[None]:
             setattr(model.config, name, value)
 
 
-def save_var(pipeline: VARPipeline, folder: PathLike) -> None:
+def save_var(pipeline: Pipeline, folder: PathLike) -> None:
     """See :meth:`VARPipeline.save_pretrained`."""
     folder, model = Path(folder), pipeline.transformer
     vae = model.vae_proxy[0]
@@ -116,7 +115,7 @@ def save_var(pipeline: VARPipeline, folder: PathLike) -> None:
     model.save_own_similarity(similarity_file_of(transformer))
 
 
-def _transformer_name(pipeline: VARPipeline) -> str:
+def _transformer_name(pipeline: Pipeline) -> str:
     source = pipeline.folders
     if source is not None and not source.transformer.match(TRAINING_PATTERN):
         return source.transformer.name

@@ -7,35 +7,27 @@ from typing import Any
 
 import torch
 
-from hart.modules.models.transformer.var_checkpoint import VARFiles, locate_var_files
+from hart.modules.models.transformer.var_checkpoint import locate_var_files
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
+from hart.pipeline.base import Pipeline
 from hart.pipeline.folders import PathLike
-from hart.pipeline.loading import load_bundled_similarity, resolve_device
+from hart.pipeline.loading import resolve_place
 from hart.pipeline.options import ImageRequest, VARGenerationOptions, plan_classes
-from hart.pipeline.pipeline import HARTPipeline
 from hart.pipeline.saving import save_var
-from hart.utils.device import resolve_dtype
 from hart.utils.hub import local_path
 from hart.utils.weights import CheckpointError
 
 
-class VARPipeline(HARTPipeline):
+class VARPipeline(Pipeline):
     """Class-conditional transformer with feature caching, and image decoder, as one callable.
 
     It is used like :class:`HARTPipeline`, with class indices in the place of prompts and
-    :class:`VARGenerationOptions`; there is no text encoder.
-
-    Args:
-        model: the transformer; its autoencoder decodes the images.
-        folders: the files that it came from, if it was loaded.
+    :class:`VARGenerationOptions`; there is no text encoder. See :class:`Pipeline`.
     """
 
-    options_class = VARGenerationOptions
     draws = "classes"
-
-    def __init__(self, model: VARForC2IEnhanced, folders: VARFiles | None = None) -> None:
-        super().__init__(model, None, None, "", folders)
+    options_class = VARGenerationOptions
 
     @classmethod
     def from_pretrained(
@@ -52,18 +44,14 @@ class VARPipeline(HARTPipeline):
             model_path: the transformer's ``.pth`` file, or a folder with one; the autoencoder's
                 file is beside it. On the Hugging Face hub ``organisation/model``, or
                 ``organisation/model/file.pth`` where there are several.
-            device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights; by default float16 on CUDA and float32 elsewhere.
+            device, dtype, hub_options: as for :class:`HARTPipeline`.
             cache: a preset's name or a configuration; None means no caching.
-            hub_options: ``subfolder``, ``revision``, ``cache_dir``, ``token``, ``force_download``
-                and ``local_files_only``, as for :class:`HARTPipeline`.
 
         Raises:
             CheckpointError: a file is missing, damaged or of another kind.
             ValueError: unknown device or preset, or a dtype that the device cannot compute in.
         """
-        device = resolve_device(device)
-        dtype = resolve_dtype("auto" if dtype is None else dtype, device)
+        device, dtype = resolve_place(device, dtype)
         files = locate_var_files(local_path(model_path, **hub_options))
         if files.autoencoder is None:
             raise CheckpointError(
@@ -74,9 +62,7 @@ class VARPipeline(HARTPipeline):
         _ = model.vae_proxy  # read now, not in the middle of the first image
         if cache is not None:
             model.set_cache_config(cache)
-        pipeline = cls(model, files)
-        load_bundled_similarity(model, files)
-        return pipeline
+        return cls(model, files)
 
     def save_pretrained(self, folder: PathLike) -> None:
         """Write the checkpoint as VAR's are published: two ``.pth`` files and the table beside.
@@ -95,13 +81,7 @@ class VARPipeline(HARTPipeline):
     ) -> list[ImageRequest]:
         return plan_classes(prompts, self.transformer.num_classes, options)
 
-    def _check_options(self, options: VARGenerationOptions) -> None:
-        """Nothing in them depends on the model."""
-
-    def _num_stages(self, options: VARGenerationOptions) -> int:
-        return len(self.transformer.patch_nums)
-
-    def _conditions(
+    def _condition(
         self, batch: Sequence[ImageRequest], options: VARGenerationOptions
     ) -> dict[str, Any]:
         return {"label_B": [request.prompt for request in batch], "top_k": options.top_k}

@@ -16,7 +16,7 @@ from hart.evaluation.figures import save_figure
 from hart.evaluation.image_grid import image_grid
 from hart.evaluation.reuse_plot import plot_reuse
 from hart.evaluation.similarity_plot import plot_similarity
-from hart.modules.networks.caching.decisions import decide_all
+from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity_formats import Provenance
 from hart.modules.networks.caching.similarity_io import (

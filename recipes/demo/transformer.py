@@ -31,7 +31,7 @@ WITHOUT_SYSTEM_PROMPT = 0.15
 
 EARLY_STEPS = 0.6
 """Share of the steps that see the first stages only, of a larger batch."""
-EARLY_BATCH, EARLY_SHARES = 32, (1.0,) * 8
+EARLY_BATCH, EARLY_SHARES = 48, (1.0,) * 7
 BATCH = 12
 SHARES = (1.0,) * 8 + (0.6, 0.4, 0.25, 0.17)
 """Of the tokens of every stage, what a step of all stages sees."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hart.cli import batch as batch_command
+from hart.cli import loading
 from hart.cli.main import main
 from hart.pipeline import HARTPipeline
 from tests.batch.batches import arguments, write_prompts
@@ -56,7 +56,7 @@ def batch(tmp_path, capsys, monkeypatch, loaded) -> Batch:
         loaded.model.calibration = bool(args.calibration)
         return loaded
 
-    monkeypatch.setattr(batch_command, "load_pipeline", load)
+    monkeypatch.setattr(loading, "read_pipeline", load)
     similarity, path = loaded.model.similarity, loaded.similarity_path
     yield Batch(tmp_path, capsys)
     loaded.model.similarity, loaded.similarity_path = similarity, path

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch.distributed
 from accelerate import debug_launcher
 
-from hart.cli import batch as batch_command
+from hart.cli import loading
 from hart.cli.main import main
 from hart.pipeline import HARTPipeline
 from tests.batch.batches import arguments, outcome, rows, write_prompts
@@ -137,7 +137,7 @@ def main_scenarios(folder: Path) -> None:
         pipeline.model.calibration = bool(args.calibration)
         return pipeline
 
-    batch_command.load_pipeline = functools.wraps(batch_command.load_pipeline)(loaded)
+    loading.read_pipeline = functools.wraps(loading.read_pipeline)(loaded)
     few = write_prompts(folder / "few.txt", ("a fox", "a cat", "an owl"))
     found = {
         "killed": kill_everywhere(folder, few),

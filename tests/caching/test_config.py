@@ -178,7 +178,6 @@ def test_a_fitting_or_disabled_configuration_does_not_warn(config):
 EVERYTHING_SET = {
     "prune_stages": {"2304": 0.5, "4096": 0.75},
     "prune_source": 1296,
-    "reuse_kv": "project",
     "guidance_stop_stage": 4096,
     "compute_attn_layers": [3],
     "compute_mlp_layers": [0, 1],
@@ -188,13 +187,8 @@ EVERYTHING_SET = {
 def test_further_options_are_keyword_only_and_off():
     config = CacheConfig()
     assert config.prune_stages == ()
-    assert (config.prune_source, config.reuse_kv, config.guidance_stop_stage) == (
-        None,
-        "none",
-        None,
-    )
+    assert config.prune_source is config.guidance_stop_stage is None
     assert config.compute_attn_layers == config.compute_mlp_layers == ()
-    assert config.decides_whole_modules
     with pytest.raises(TypeError):
         CacheConfig([256], [144], True, True, 0.7, False, "bilinear", {256: 0.5})
 
@@ -270,7 +264,6 @@ def test_prune_stages_of_another_form_are_refused(stages, error, message):
             {"prune_stages": {4: 0.5}, "enable_attn_cache": False, "enable_mlp_cache": False},
             "prune_stages needs enable_attn_cache or enable_mlp_cache",
         ),
-        ({"reuse_kv": "copy"}, "reuse_kv must be one of none, project, interpolate; got 'copy'"),
         ({"guidance_stop_stage": 4095}, "guidance_stop_stage .*square maps"),
         ({"compute_mlp_layers": [1, -1]}, "compute_mlp_layers .*from 0 on, got -1"),
     ],
@@ -300,11 +293,11 @@ def test_blocks_that_a_model_lacks_are_warned_about():
 
 def test_the_string_says_what_the_further_options_do():
     text = str(CacheConfig(**EVERYTHING_SET))
-    for part in ("prune 2304:0.5, 4096:0.75 from 1296", "project", "no guidance from 4096"):
+    for part in ("prune 2304:0.5, 4096:0.75 from 1296", "no guidance from 4096"):
         assert part in text
     assert "skip" not in text
     assert "\n" not in text
-    assert str(CacheConfig(prune_stages={4: 0.0}, reuse_kv="project")) == "CacheConfig(off)"
+    assert str(CacheConfig(prune_stages={4: 0.0})) == "CacheConfig(off)"
 
 
 def test_the_source_is_the_stage_before_the_first_pruned_one():

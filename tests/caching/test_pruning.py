@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hart.modules.networks.caching.interpolate import select_positions
-from hart.modules.networks.caching.prune_plan import kept_tokens
+from hart.modules.networks.caching.plan import kept_tokens
 from hart.modules.networks.caching.pruning import (
     distinctiveness,
     resize_area,

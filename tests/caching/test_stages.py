@@ -57,7 +57,8 @@ def test_the_column_is_that_of_the_later_stage_also_across_the_gap():
 
 @pytest.mark.parametrize("si", [0, -1, -5])
 def test_no_transition_leads_into_the_first_stage_or_into_training(si):
-    assert StageSchedule(HART_1024).column(si) is None
+    with pytest.raises(ValueError, match="si must be from 1 to 13"):
+        StageSchedule(HART_1024).column(si)
 
 
 def test_other_schedules_count_transitions_like_var():
@@ -105,5 +106,5 @@ def test_unknown_stages_are_named_in_the_error():
     schedule = StageSchedule((1, 2, 3))
     with pytest.raises(ValueError, match=r"16 tokens.*1, 4, 9"):
         schedule.index_of(16)
-    with pytest.raises(ValueError, match="si must be below 3"):
+    with pytest.raises(ValueError, match="si must be from 1 to 2, got 3"):
         schedule.column(3)

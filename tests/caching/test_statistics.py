@@ -8,8 +8,7 @@ import pickle
 
 import pytest
 
-from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import Action, decide_all
+from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.generation_counts import (
     AdaptedThreshold,
     GenerationCounts,
@@ -21,6 +20,7 @@ from hart.modules.networks.caching.multiply_adds import (
     mlp_macs,
     transformer_macs,
 )
+from hart.modules.networks.caching.plan import Action, decide_all
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
@@ -49,9 +49,8 @@ def planned(attn: list[float], mlp: list[float], config=SKIP_LAST, rows=1) -> Ge
     plan = decide_all(config, SCHEDULE, tables)
     counts = GenerationCounts(SMALL)
     for si, tokens in enumerate(SMALL.new_tokens):
-        for layer in range(SMALL.depth):
-            for site in ("attn", "mlp"):
-                counts.count(layer, si, site, plan.action(si, layer, site), si == 2, rows, tokens)
+        for module, action in enumerate(plan[si]):
+            counts.count(module // 2, si, SITES[module % 2], action, si == 2, rows, tokens)
     return counts
 
 
@@ -103,9 +102,9 @@ def test_generations_add_up_and_a_reset_forgets_everything():
 
 def test_a_running_generation_shows_its_bytes_and_nothing_else():
     running = GenerationCounts(SMALL)
-    for change in (100, 60, -40):
-        running.hold(change)
-    running.count_uncached(0, 2, 5)
+    for held in (100, 160, 120):
+        running.hold(held)
+    running.count(0, 0, "attn", COMPUTE, False, 2, 5)
     values = statistics_of().to_dict(running)
     assert values["feature_cache_bytes"] == {"now": 120, "peak": 160}
     assert values["totals"]["attn"]["computed"] == 0
@@ -207,9 +206,9 @@ def test_the_parts_of_what_is_saved_go_to_guidance_then_reuse_then_pruning():
     counts = GenerationCounts(SMALL)
     counts.count(0, 0, "attn", COMPUTE, False, 2, 5)
     counts.count(0, 1, "attn", REUSE, True, 2, 4)
-    counts.stop_guidance()
-    counts.count(0, 2, "attn", COMPUTE, False, 1, 9, computed_tokens=6)
-    counts.count(0, 2, "mlp", COMPUTE, False, 1, 9, computed_tokens=6)
+    counts.stop_guidance(0)
+    counts.count(0, 2, "attn", Action(ratio=1 / 3), False, 1, 9)
+    counts.count(0, 2, "mlp", Action(ratio=1 / 3), False, 1, 9)
     first, second, third = (stage["attn"] for stage in counts.stages)
     assert first.multiply_adds_saved == 0
     assert second.multiply_adds_saved_by_reuse == 2 * attention_macs(SMALL, 4, keys=9)
@@ -224,30 +223,6 @@ def test_the_parts_of_what_is_saved_go_to_guidance_then_reuse_then_pruning():
     assert third.multiply_adds_saved + third.multiply_adds_computed == 2 * whole
     mlp = counts.stages[2]["mlp"].multiply_adds_saved_by
     assert mlp == {"guidance": mlp_macs(SMALL, 9), "reuse": 0, "pruning": mlp_macs(SMALL, 3)}
-
-
-def test_keys_that_a_reused_attention_adds_after_all_are_not_saved():
-    counts = GenerationCounts(SMALL)
-    counts.count(0, 0, "attn", COMPUTE, False, 1, 5)
-    counts.count(0, 1, "attn", REUSE, True, 1, 4, added_keys=4, projected_keys=4)
-    counts.count(0, 2, "attn", COMPUTE, True, 1, 9)
-    projected = 2 * 4 * SMALL.embed_dim**2
-    assert counts.stages[1]["attn"].multiply_adds_computed == projected
-    saved = counts.stages[1]["attn"].multiply_adds_saved_by
-    whole = attention_macs(SMALL, 4, keys=9)
-    assert saved == {"guidance": 0, "reuse": whole - projected, "pruning": 0}
-    assert counts.stages[2]["attn"].multiply_adds_saved == 0
-
-
-def test_a_stage_counted_at_once_is_the_same_as_module_by_module():
-    at_once = GenerationCounts(SMALL)
-    for si, tokens in enumerate(SMALL.new_tokens):
-        at_once.count_uncached(si, 2, tokens)
-    one_by_one = planned([0.0, 0.0], [0.0, 0.0], rows=2)
-    for stage, other in zip(at_once.stages, one_by_one.stages, strict=True):
-        for site in ("attn", "mlp"):
-            assert stage[site].computed == stage[site].not_eligible == SMALL.depth
-            assert stage[site].multiply_adds_computed == other[site].multiply_adds_computed
 
 
 def test_site_counts_name_their_rate():

@@ -145,7 +145,7 @@ def test_explicit_flags_override_single_fields_of_a_preset(cli):
     assert cli("--cache-preset", "aggressive", "--cache-disable-mlp") == 0
     config = cli.results["settings"]["cache_config"]
     assert config["enable_mlp_cache"] is False
-    assert config["threshold"] == CACHE_PRESETS["aggressive"].threshold
+    assert config["threshold"] == CACHE_PRESETS["aggressive"].base.threshold
 
 
 def test_the_report_says_whether_the_system_prompt_is_harts(cli, tmp_path):

@@ -7,9 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from hart.engine import Engine, block_runner, denoiser, token_wise
-from hart.engine.adaptive_runner import AdaptiveRunner
-from hart.engine.pruning_runner import PruningRunner
+from hart.engine import Engine, denoiser, streams, token_wise
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
@@ -179,7 +177,6 @@ def thresholds(statistics) -> list[float]:
 def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites, iterations):
     model = adaptive_model(4, sites, **FAMILIES[family])
     options = {"num_maskgit_iters": iterations}
-    assert AdaptiveRunner.serves(model)
     assert_same(model, 2, **options)
     plain, fast = statistics_of_both(model, **options)
     assert fast["stages"] == plain["stages"]
@@ -195,7 +192,6 @@ def test_pruning_draws_the_same_and_counts_the_same(preset, family, iterations):
     model.set_cache_config(preset)
     model.set_cache_config(replace(model.cache_config, threshold=0.4))
     options = {"num_maskgit_iters": iterations}
-    assert PruningRunner.serves(model)
     # Without the residual: this random diffusion head makes 1e-3 of 2e-7 in a token or two.
     assert_same(model, 2, final_stage=1, **options)
     plain, fast = statistics_of_both(model, **options)
@@ -205,13 +201,12 @@ def test_pruning_draws_the_same_and_counts_the_same(preset, family, iterations):
     assert (sum(site["reused"] for site in fast["totals"].values()) > 0) == (preset == "hybrid")
 
 
-def test_pruning_from_a_reused_stage_is_left_to_the_model_blocks():
+def test_pruning_from_a_reused_stage_draws_the_same():
     model = adaptive_model(3)
     model.set_cache_config("hybrid")
     lengths = model.schedule.lengths
     config = replace(model.cache_config, skip_stages=lengths[-3:], cache_stages=lengths[-4:-1])
     model.set_cache_config(config)
-    assert not PruningRunner.serves(model)
     assert_same(model, 2)
 
 
@@ -238,9 +233,8 @@ def test_guidance_that_ends_early_draws_the_same_and_counts_the_same(
     assert 0 < fast["saved_share"] < 1
 
 
-def test_a_text_that_is_kept_is_left_to_the_model_blocks():
+def test_a_text_that_is_kept_draws_the_same():
     model = adaptive_model(len(lively_model().patch_nums) - 1)
-    assert not AdaptiveRunner.serves(model)
     assert_same(model, 2)
     assert not thresholds(model.get_cache_statistics())  # nothing comes before what may be reused
 
@@ -288,7 +282,7 @@ def test_guidance_of_exactly_one_samples_residuals_without_guidance():
 def test_piece_sizes_do_not_matter(monkeypatch):
     model = lively_model()
     model.set_cache_config("original")
-    monkeypatch.setattr(block_runner, "TOKENS_AT_ONCE", 10)
+    monkeypatch.setattr(streams, "TOKENS_AT_ONCE", 10)
     monkeypatch.setattr(denoiser, "ROWS_AT_ONCE", 7)
     assert_same(model, 2)
 

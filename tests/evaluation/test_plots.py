@@ -13,7 +13,7 @@ from hart.evaluation.run_statistics import read_run_statistics
 from hart.evaluation.similarity_plot import plot_similarity
 from hart.evaluation.statistics_plot import plot_statistics
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import decide_all
+from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.similarity_formats import HART_PATCH_NUMS, Provenance

@@ -23,7 +23,7 @@ from tests.tiny_models import draw, tiny_model
 
 DTYPES = ["float32", "bfloat16", "float16"]
 PROMPTS = ["a red star", "two blue rings", "a cat", "a hen on a hill"]
-ADAPTIVE = [name for name, preset in CACHE_PRESETS.items() if preset.adaptive_threshold]
+ADAPTIVE = [name for name, preset in CACHE_PRESETS.items() if preset.base.adaptive_threshold]
 FIXED = [name for name in PRESETS if name not in ADAPTIVE]
 
 

@@ -18,7 +18,6 @@ import pytest
 import torch
 from PIL import Image
 
-from hart.engine.adaptive_runner import AdaptiveRunner
 from hart.modules.models.transformer.generation_state import Generation
 from hart.utils.images import save_png
 from tests.pipeline.checkpoint_folder import PATCH_NUMS
@@ -133,4 +132,3 @@ def test_the_engine_modes_are_what_their_names_say(pipeline, mode):
     reused = sum(site["reused"] for site in statistics["totals"].values())
     assert (reused > 0) == (mode in ("engine-merged", "engine-adaptive"))
     assert bool(statistics["thresholds"]) == (mode == "engine-adaptive")
-    assert AdaptiveRunner.serves(pipeline.model)

@@ -1,4 +1,4 @@
-"""Threads: on one model they take turns, on models of their own they do not meet."""
+"""Threads that draw at the same time, on one model or on models of their own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hart.pipeline import HARTPipeline
+from hart.pipeline.options import ImageRequest
 from tests.product import product
 from tests.reliability.lent import PRESETS, expected_picture, picture, tiny_pipeline
 from tests.reliability.modes import MODES, draw, enter, traces
@@ -109,8 +110,23 @@ def test_a_copy_that_is_made_while_its_model_draws_is_free_to_draw():
     assert picture(copies[0]) == expected_picture(torch.float32, "no-cache", True)
 
 
-def test_a_generation_inside_of_a_generation_is_refused():
-    pipeline = tiny_pipeline()
-    with pytest.raises(RuntimeError, match="generating in this thread"):
-        pipeline("a", callback=lambda *_: picture(pipeline), quiet=True)
-    assert picture(pipeline) == expected_picture(torch.float32, "no-cache", True)
+def test_a_generation_inside_of_a_generation_draws_its_own_picture():
+    pipeline, inside = tiny_pipeline(preset="ultra-fast"), []
+    expected = picture(pipeline)
+    pipeline("a", callback=lambda *_: inside.append(picture(pipeline)), quiet=True)
+    assert set(inside) == {expected}
+    assert picture(pipeline) == expected
+
+
+def test_each_image_counts_its_own_modules(start):
+    pipeline, request = tiny_pipeline(preset="original"), [ImageRequest(0, "a red fox", 11)]
+    (alone,) = pipeline.draw_together(request)
+
+    def attempt(_) -> list[dict]:
+        start.wait()
+        return [pipeline.draw_together(request)[0].stages for _ in range(3)]
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        counted = list(threads.map(attempt, range(THREADS)))
+    assert sum(site["reused"] for stage in alone.stages.values() for site in stage.values()) > 0
+    assert counted == [[alone.stages] * 3] * THREADS

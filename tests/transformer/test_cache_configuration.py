@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import hart
-from hart.modules.models.transformer.cache_options import resolve_cache_config
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.basic_hart_enhanced import CacheConfig
+from hart.modules.networks.caching.cache_options import resolve_cache_config
 from hart.modules.networks.caching.presets import preset_config
 from tests.tiny_models import HART_SIDES, draw, tiny_config, tiny_model, tiny_vae
 
@@ -28,7 +28,6 @@ FIELDS = {
     "cache_interpolation_mode": "nearest",
     "cache_prune_stages": {"25": 0.5, "49": 0.75},
     "cache_prune_source": 16,
-    "cache_reuse_kv": "project",
     "cache_guidance_stop_stage": 49,
     "cache_compute_attn_layers": [1],
     "cache_compute_mlp_layers": [0, 1],
@@ -47,7 +46,6 @@ CONFIG_OF_FIELDS = CacheConfig(
     "nearest",
     prune_stages={25: 0.5, 49: 0.75},
     prune_source=16,
-    reuse_kv="project",
     guidance_stop_stage=49,
     compute_attn_layers=(1,),
     compute_mlp_layers=(0, 1),
@@ -81,7 +79,7 @@ def test_every_flag_reaches_its_field():
         "--cache-skip-stages 25 49 --cache-cache-stages 16 25 --cache-enable-attn "
         "--cache-disable-mlp --cache-threshold 0.35 --cache-adaptive-threshold "
         "--cache-interpolation-mode nearest --cache-prune-stages 25:0.5 49:0.75 "
-        "--cache-prune-source 16 --cache-reuse-kv project --cache-guidance-stop-stage 49 "
+        "--cache-prune-source 16 --cache-guidance-stop-stage 49 "
         "--cache-compute-attn-layers 1 --cache-compute-mlp-layers 1 0"
     )
     assert resolve(*flags.split()) == CONFIG_OF_FIELDS
@@ -148,10 +146,18 @@ def test_pruning_flags_override_a_presets_fields():
     unguided = {"guidance_stop_stage": HART_SIDES[-2] ** 2}
     conservative = dataclasses.replace(preset_config("conservative", HART_SIDES), **unguided)
     assert resolve("--cache-preset", "hybrid", "--cache-prune-stages") == conservative
-    flags = ("--cache-preset", "fastvar", "--cache-prune-stages", "49:0.9", "--cache-reuse-kv")
-    found = resolve(*flags, "project")
+    found = resolve("--cache-preset", "fastvar", "--cache-prune-stages", "49:0.9")
     assert found.prune_stages == ((49, 0.9),)
-    assert found.reuse_kv == "project"
+
+
+def test_a_file_may_name_an_option_that_is_gone_but_not_set_it(folder):
+    file = folder / "config.json"
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({**fields, "cache_reuse_kv": None}))
+    assert HARTForT2IConfig.from_pretrained(folder).depth == fields["depth"]
+    file.write_text(json.dumps({**fields, "cache_reuse_kv": "project"}))
+    with pytest.raises(ValueError, match=r"cache_reuse_kv .* the option is gone.*'project'"):
+        HARTForT2IConfig.from_pretrained(folder)
 
 
 def test_a_new_configuration_leaves_nothing_of_the_old_one_in_the_models():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hart.modules.models.transformer import generation
+from hart.modules.models.transformer import sampling
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from tests.golden_data import GOLDEN, load_case
 
@@ -29,8 +29,8 @@ def models():
 def trace(monkeypatch):
     """What the sampler drew and fed back, stage by stage."""
     seen = {"ids": [], "f_hat": [], "x": [], "masks": [], "logits": []}
-    draw, run_blocks = generation.GenerationMixin._draw_tokens, HARTForT2I.run_blocks
-    guided = generation.GenerationMixin.guided_logits
+    draw, run_blocks = sampling.SamplingTransformer._draw_tokens, HARTForT2I.run_blocks
+    guided = sampling.SamplingTransformer.guided_logits
 
     def recording_draw(self, hidden, run, si, ratio):
         ids, h = draw(self, hidden, run, si, ratio)
@@ -51,8 +51,8 @@ def trace(monkeypatch):
         seen["logits"].append(logits.clone())
         return logits
 
-    monkeypatch.setattr(generation.GenerationMixin, "_draw_tokens", recording_draw)
-    monkeypatch.setattr(generation.GenerationMixin, "guided_logits", recording_logits)
+    monkeypatch.setattr(sampling.SamplingTransformer, "_draw_tokens", recording_draw)
+    monkeypatch.setattr(sampling.SamplingTransformer, "guided_logits", recording_logits)
     monkeypatch.setattr(HARTForT2I, "run_blocks", recording_run)
     return seen
 

@@ -11,7 +11,8 @@ import torch
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.basic_hart_enhanced import AdaLNSelfAttnEnhanced, CacheConfig
 from hart.modules.networks.caching import site_cache
-from hart.modules.networks.caching.cache_run import CacheRun
+from hart.modules.networks.caching.generation_cache import GenerationCache
+from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.norms import LlamaRMSNormFused
@@ -58,16 +59,16 @@ def golden_block() -> AdaLNSelfAttnEnhanced:
 @torch.no_grad()
 def test_one_block_with_the_published_constants(kept):
     block, cache = golden_block(), LayerKVCache()
-    outputs, run = CASE.outputs, CacheRun(block.cache_config, block.schedule)
-    tables = SimilarityTables.empty(1, block.schedule)
-    stored = {"cache_attn": [None], "cache_mlp": [None]}
-    similar = {"cache_similarity_attn": tables.attn, "cache_similarity_mlp": tables.mlp}
+    outputs, tables = CASE.outputs, SimilarityTables.empty(1, block.schedule)
+    run = GenerationCache(decide_all(block.cache_config, block.schedule, tables))
     positions = torch.arange(4096).repeat(2)
     everything = (torch.arange(2).repeat_interleave(4096), positions)
     before = 0
     for si in range(5):
+        x = CASE.inputs[f"block.s{si}.x"]
+        run.begin_stage(si, len(x))
         out = block(
-            CASE.inputs[f"block.s{si}.x"],
+            x,
             cond_BD=torch.zeros(2, 6, 16),
             attn_bias=None,
             si=si,
@@ -75,10 +76,9 @@ def test_one_block_with_the_published_constants(kept):
             context_mask=torch.ones(2, 6),
             m_maskgit=everything if si == 4 else None,
             kv_cache=cache,
-            cache_run=run,
-            **stored,
-            **similar,
+            cache=run,
         )
+        run.end_stage(si, *x.shape[:2])
         near(out, outputs[f"block.s{si}.out"], BLOCK_TOLERANCE)
         assert cache.num_tokens - before == outputs["block.new_keys_per_stage"][si]
         before = cache.num_tokens
@@ -111,8 +111,8 @@ def test_generation(model, kept, monkeypatch, run):
 
     def recording_output(self, compute):
         out = output_of(self, compute)
-        site = "ffn" if self.site == "mlp" else "attn"
-        restored[f"s{self.si}.b{self.layer}.{site}"] = out
+        layer, is_mlp = divmod(self.module, 2)
+        restored[f"s{self.si}.b{layer}.{'ffn' if is_mlp else 'attn'}"] = out
         return out
 
     monkeypatch.setattr(model, "run_blocks", recording)

@@ -11,7 +11,7 @@ from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTFo
 from hart.modules.networks.attention import LlamaAttention, SelfAttention
 from hart.modules.networks.basic_hart import FFN, LlamaMLP
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
+from hart.modules.networks.caching.interpolate import select_positions
 from hart.modules.networks.caching.site_cache import SiteCache
 from tests.product import product
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
@@ -70,7 +70,7 @@ def stages(monkeypatch):
 
 def is_clean(model) -> bool:
     empty = [None] * model.depth
-    return model.cache_attn == model.cache_mlp == empty and model._cache_run is None
+    return model.cache_attn == model.cache_mlp == empty and model.caching.running is None
 
 
 # --- which tokens are computed ------------------------------------------------------------------
@@ -97,7 +97,7 @@ def test_every_variant_computes_the_kept_tokens_only(computed, stages, fields):
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_an_image_does_not_depend_on_its_batch(fields, iterations):
     model = tiny_model(HARTForT2IEnhanced, **fields)
-    model.set_cache_config(CacheConfig(prune_stages=PRUNE, reuse_kv="project"))
+    model.set_cache_config(CacheConfig(prune_stages=PRUNE))
     together = draw(model, 3, num_maskgit_iters=iterations)
     for i in range(3):
         one = {name: tensor[i : i + 1] for name, tensor in text(model, 3).items()}
@@ -111,7 +111,6 @@ def test_an_image_does_not_depend_on_its_batch(fields, iterations):
         CacheConfig(prune_stages={25: 0.0, 49: 0.01}),  # 0.01 of 49 tokens is none
         CacheConfig(prune_stages={1: 0.5}),
         CacheConfig(prune_stages={49: 0.5}, prune_source=36),
-        CacheConfig(reuse_kv="interpolate"),
         CacheConfig(guidance_stop_stage=36),
     ],
     ids=str,
@@ -156,8 +155,9 @@ def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(
 
     def recording(cache, compute):
         out = original(cache, compute)
-        if (cache.site, cache.layer, cache.si) == ("mlp", 0, 5):
-            seen.append((cache.m_maskgit, cache._split, out, cache._source()))
+        if (cache.module, cache.si) == (1, 5):
+            source = cache.cache.store.source(1, 5, cache.positions)
+            seen.append((cache.positions, cache._kept, out, source))
         return out
 
     monkeypatch.setattr(SiteCache, "__call__", recording)
@@ -165,9 +165,11 @@ def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(
     assert len(seen) == 3
     covered = torch.cat([chunk[1].view(4, -1) for chunk, *_ in seen], dim=1)
     assert covered.sort(dim=1).values.equal(torch.arange(49).expand(4, -1))
-    for (_, positions), (kept, left_out), out, source in seen:
+    for (_, positions), kept, out, source in seen:
         tokens = positions.numel() // 4
         assert kept.shape[1] == tokens - tokens // 2
+        index = torch.arange(tokens).expand(4, -1)
+        left_out = index[~(index[..., None] == kept[:, None]).any(-1)].view(4, -1)
         assert select_positions(out, left_out).equal(select_positions(source, left_out))
         assert not select_positions(out, kept).equal(select_positions(source, kept))
 
@@ -219,83 +221,17 @@ def test_the_adaptive_thresholds_probe_computes_every_token(model, computed):
     assert computed["mlp"][-3:] == [KEPT[49]] * 3  # by then everything is compared
 
 
-# --- keys and values of what is not computed ----------------------------------------------------
-
-TO_16 = 6 + 4 + 9 + 16
+# --- keys of what is not computed ---------------------------------------------------------------
 
 
-@product(variant=[*VARIANTS], mode=["none", "project", "interpolate"], iterations=[1, 3])
-def test_keys_of_reused_and_pruned_attentions(stages, variant, mode, iterations):
+@product(variant=[*VARIANTS], iterations=[1, 3])
+def test_reused_and_pruned_attentions_add_no_keys(stages, variant, iterations):
     """25 is pruned, 49 reused."""
-    keys = TO_16 + (13 if mode == "none" else 25 + 49)
     model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
     fill(model, 0.9)
-    model.set_cache_config(CacheConfig([49], [25], prune_stages={25: 0.5}, reuse_kv=mode))
+    model.set_cache_config(CacheConfig([49], [25], prune_stages={25: 0.5}))
     assert draw(model, 2, num_maskgit_iters=iterations).isfinite().all()
-    assert stages[-1][2] == [keys] * model.depth
-
-
-@pytest.mark.parametrize("fields", [{}, {"attn_l2_norm": True}, GPT2], ids=["rope", "l2", "gpt2"])
-@torch.no_grad()
-def test_projected_keys_are_those_that_computing_would_have_added(fields):
-    model = tiny_model(HARTForT2IEnhanced, **fields)
-    attention = model.blocks[1].attn
-    arguments = text(model, 2)
-    x = torch.randn(2, 25, model.C)
-    index = torch.stack([torch.randperm(25)[:10] for _ in range(2)])
-    rows, positions = torch.arange(2).repeat_interleave(10), index.flatten()
-    chosen = select_positions(x, index)
-    place = (4, arguments["context_position_ids"])
-    attention.kv_caching(True)
-    attention(chosen, None, *place, None, (rows, positions))
-    k, v = attention.cached_k, attention.cached_v
-    attention.kv_caching(True)
-    attention.add_keys_values(attention.project_keys_values(chosen), *place, (rows, positions))
-    torch.testing.assert_close(attention.cached_k, k, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(attention.cached_v, v, atol=1e-5, rtol=1e-5)
-
-
-def test_interpolated_keys_are_the_kept_ones_resized_and_placed(model, monkeypatch):
-    fill(model, 0.9)
-    model.set_cache_config(CacheConfig([49], [25], reuse_kv="interpolate"))
-    kept, added = [], []
-
-    def refuse(self, x):
-        raise AssertionError("keys are projected")
-
-    original = LlamaAttention.add_keys_values
-
-    def recording(self, keys_values, si, *args, **kwargs):
-        added.append((si, keys_values))
-        return original(self, keys_values, si, *args, **kwargs)
-
-    monkeypatch.setattr(LlamaAttention, "project_keys_values", refuse)
-    monkeypatch.setattr(LlamaAttention, "add_keys_values", recording)
-    project = LlamaAttention._project
-
-    def recording_project(self, x, keep_keys=None):
-        if keep_keys is not None:
-            kept.append(self.qkv_proj(x)[..., model.C :])
-        return project(self, x, keep_keys)
-
-    monkeypatch.setattr(LlamaAttention, "_project", recording_project)
-    draw(model)
-    assert len(kept) == len(added) == model.depth
-    for raw, (si, keys_values) in zip(kept, added, strict=True):
-        assert si == 5
-        bias = torch.cat((model.blocks[0].attn.zero_k_bias, model.blocks[0].attn.v_bias))
-        assert not bias.any()  # so that the linear map above is all there is
-        expected = interpolate_features(raw, 5, 7, "bilinear")
-        torch.testing.assert_close(keys_values, expected, atol=1e-5, rtol=1e-5)
-
-
-def test_the_modes_draw_different_images(model):
-    fill(model, 0.9)
-    images = []
-    for mode in ("none", "project", "interpolate"):
-        model.set_cache_config(CacheConfig([25], [16], prune_stages={49: 0.5}, reuse_kv=mode))
-        images.append(draw(model))
-    assert not any(a.equal(b) for a, b in zip(images, images[1:] + images[:1], strict=True))
+    assert stages[-1][2] == [6 + 4 + 9 + 16 + 13] * model.depth
 
 
 # --- guidance that ends early -------------------------------------------------------------------
@@ -322,7 +258,7 @@ def test_from_the_stage_on_only_the_rows_with_text_are_left(model, stages, stop)
     assert [rows for _, rows, _ in stages] == [4] * first + [2] * (len(HART_SIDES) - first)
 
 
-def test_stored_outputs_and_keys_follow(model, stages):
+def test_stored_outputs_follow(model, stages):
     """The outputs stored at 25 are halved before 49 uses them; in bytes, too."""
     fill(model, 0.9)
     held = []
@@ -330,16 +266,14 @@ def test_stored_outputs_and_keys_follow(model, stages):
     def note(si, num_stages):
         held.append(model.get_cache_statistics()["feature_cache_bytes"]["now"])
 
-    model.set_cache_config(
-        CacheConfig([25], [16], prune_stages={49: 0.5}, prune_source=25, reuse_kv="interpolate",
-                    guidance_stop_stage=49)
-    )  # fmt: skip
+    config = CacheConfig(
+        [25], [16], prune_stages={49: 0.5}, prune_source=25, guidance_stop_stage=49
+    )
+    model.set_cache_config(config)
     assert draw(model, 2, callback=note).isfinite().all()
     assert [rows for _, rows, _ in stages] == [4] * 5 + [2]
-    row = model.depth * model.C * 4
-    sources, keys = 2 * 25 * row, 2 * 16 * row  # both sites; keys and values of the stage before
-    assert held[4] == 4 * (sources + keys)
-    assert held[5] == 2 * (sources + keys)
+    sources = 2 * 25 * model.depth * model.C * 4  # of both sites
+    assert held[4:] == [4 * sources, 2 * sources]
 
 
 def test_the_upstream_draws_work_without_guidance(model):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hart.modules.models.transformer.class_generation import ClassGenerationMixin
+from hart.modules.models.transformer.sampling import SamplingTransformer
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from hart.modules.networks.kv_cache import LayerKVCache
 from tests.golden_data import load_case
@@ -68,7 +68,7 @@ def trace(monkeypatch):
     """What the sampler drew and fed back, stage by stage."""
     seen = {name: [] for name in ("x", "logits", "ids", "h", "f_hat")}
 
-    class Recording(ClassGenerationMixin):
+    class Recording(SamplingTransformer):
         def run_blocks(self, x, run, si, m_maskgit=None):
             seen["x"].append(x)
             return originals["run_blocks"](self, x, run, si, m_maskgit)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -20,13 +19,10 @@ from hart.modules.networks.rope import (
     apply_rotary_pos_emb,
     get_position_ids,
 )
-from hart.utils.adapted import at_hand, is_bare
+from hart.utils.adapted import is_bare
 from hart.utils.device import dense_where_needed
 
 MAX_LOG_TEMPERATURE = math.log(100)
-
-KeepKeys = Callable[[torch.Tensor], None]
-"""Receives keys and values (rows, n, 2 C) as projected: without positions, not normalised."""
 
 
 @lru_cache(maxsize=1)
@@ -69,6 +65,8 @@ def attend(
 
 class _AttentionBase(nn.Module):
     """What both families share: projections with a fixed zero key bias, scaling, KV cache."""
+
+    zero_k_bias: torch.Tensor
 
     def __init__(
         self,
@@ -132,17 +130,13 @@ class _AttentionBase(nn.Module):
         """
         return self._split(F.linear(x, self._qkv.weight, self._qkv_bias()))
 
-    def _project(
-        self, x: torch.Tensor, keep_keys: KeepKeys | None = None
-    ) -> tuple[torch.Tensor, ...]:
+    def _project(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """As :meth:`queries_keys_values`, whatever the projection is."""
         if self.qkv_is_bare:
             qkv = F.linear(x, self._qkv.weight, self._qkv_bias())
         else:
             qkv = self._qkv(x)
             qkv = qkv + self._qkv_bias().to(qkv.dtype)
-        if keep_keys is not None:
-            keep_keys(qkv[..., len(self.q_bias) :])
         return self._split(qkv)
 
     def _qkv_bias(self) -> torch.Tensor:
@@ -161,45 +155,6 @@ class _AttentionBase(nn.Module):
     def _qkv(self) -> nn.Linear:
         """The family's projection to queries, keys and values."""
         raise NotImplementedError
-
-    def _placed(
-        self, k: torch.Tensor, si: int, context_position_ids, m_maskgit: MaskIndex | None
-    ) -> torch.Tensor:
-        """Keys (rows, H, n, d) with the positions of their tokens."""
-        return k
-
-    def project_keys_values(self, x: torch.Tensor) -> torch.Tensor:
-        """(rows, n, C) to keys and values (rows, n, 2 C) as :data:`KeepKeys` receives them."""
-        with at_hand(self):
-            width, bias = len(self.q_bias), torch.cat((self.zero_k_bias, self.v_bias))
-            if self.qkv_is_bare:
-                return F.linear(x, self._qkv.weight[width:], bias)
-            keys_values = self._qkv(x)[..., width:]
-            return keys_values + bias.to(keys_values.dtype)
-
-    def add_keys_values(
-        self,
-        keys_values: torch.Tensor,
-        si: int,
-        context_position_ids: torch.Tensor | None = None,
-        m_maskgit: MaskIndex | None = None,
-        *,
-        kv_cache: LayerKVCache | None = None,
-    ) -> None:
-        """Let later calls attend to tokens whose attention is not computed.
-
-        Args:
-            keys_values: (rows, n, 2 C) from :meth:`project_keys_values`, or such resized.
-            si, context_position_ids, m_maskgit: where the tokens are, as in ``forward``.
-            kv_cache: where they are added; by default the module's own, if it has one.
-        """
-        cache = kv_cache if kv_cache is not None else self._own_cache
-        if cache is None:
-            return
-        k, v = rearrange(keys_values, "r n (two h d) -> two r h n d", two=2, h=self.num_heads)
-        if self.attn_l2_norm:
-            k = F.normalize(k, dim=-1, eps=1e-12).to(v.dtype)
-        cache.append(self._placed(k, si, context_position_ids, m_maskgit), v)
 
     def _attend_and_project(
         self,
@@ -260,9 +215,8 @@ class SelfAttention(_AttentionBase):
         m_maskgit: MaskIndex | None = None,
         *,
         kv_cache: LayerKVCache | None = None,
-        keep_keys: KeepKeys | None = None,
     ) -> torch.Tensor:
-        q, k, v = self._project(x, keep_keys)
+        q, k, v = self._project(x)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)
 
 
@@ -314,7 +268,6 @@ class LlamaAttention(_AttentionBase):
         m_maskgit: MaskIndex | None = None,
         *,
         kv_cache: LayerKVCache | None = None,
-        keep_keys: KeepKeys | None = None,
     ) -> torch.Tensor:
         """Map (rows, n, C) to (rows, n, C).
 
@@ -325,9 +278,8 @@ class LlamaAttention(_AttentionBase):
             context_mask: accepted, without effect: padding is attended like text.
             m_maskgit: which positions of the map (``si > 0``) or of all maps (-1) are present.
             kv_cache: where keys (after rotary) and values are kept between stages.
-            keep_keys: receives the keys and values of the tokens as projected.
         """
-        q, k, v = self._project(x, keep_keys)
+        q, k, v = self._project(x)
         cos, sin = self.rotary_tables(v, si, context_position_ids, m_maskgit)
         q, k = apply_rotary_pos_emb(q, k, cos, sin, unsqueeze_dim=1)
         return self._attend_and_project(q, k, v, attn_bias, kv_cache)
@@ -335,12 +287,6 @@ class LlamaAttention(_AttentionBase):
     @property
     def _qkv(self) -> nn.Linear:
         return self.qkv_proj
-
-    def _placed(
-        self, k: torch.Tensor, si: int, context_position_ids, m_maskgit: MaskIndex | None
-    ) -> torch.Tensor:
-        cos, sin = self.rotary_tables(k, si, context_position_ids, m_maskgit)
-        return apply_rotary_pos_emb(k, k, cos, sin, unsqueeze_dim=1)[1]
 
     def rotary_tables(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -208,7 +208,7 @@ class AdaLNSelfAttn(nn.Module):
         self.sep_aln_pooling_mode = sep_aln_pooling_mode
         self.context_token = context_token
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
-        attention_options = {
+        attention_options: dict[str, Any] = {
             "embed_dim": embed_dim,
             "num_heads": num_heads,
             "attn_drop": attn_drop,

@@ -36,6 +36,7 @@ AUTOENCODER_FIELDS: dict[str, Field] = {
     "freeze_codebook_for_hybrid": _FLAG,
     "double_decoder": _FLAG,
 }
+_SEQUENCES = {"v_patch_nums": tuple, "ch_mult": tuple, "levels": list}
 
 
 class HARTAutoEncoderConfig(CheckedConfig):
@@ -92,25 +93,9 @@ class HARTAutoEncoderConfig(CheckedConfig):
         double_decoder: bool = False,
         **kwargs: Any,
     ):
-        self.vocab_size = vocab_size
-        self.z_channels = z_channels
-        self.ch = ch
-        self.dropout = dropout
-        self.beta = beta
-        self.using_znorm = using_znorm
-        self.quant_conv_ks = quant_conv_ks
-        self.quant_resi = quant_resi
-        self.share_quant_resi = share_quant_resi
-        self.default_qresi_counts = default_qresi_counts
-        self.v_patch_nums = tuple(v_patch_nums) if isinstance(v_patch_nums, list) else v_patch_nums
-        self.test_mode = test_mode
-        self.ch_mult = tuple(ch_mult) if isinstance(ch_mult, list) else ch_mult
-        self.levels = list(levels) if isinstance(levels, tuple) else levels
-        self.quantizer_type = quantizer_type
-        self.hybrid = hybrid
-        self.disable_quant_resi = disable_quant_resi
-        self.freeze_codebook_for_hybrid = freeze_codebook_for_hybrid
-        self.double_decoder = double_decoder
+        given = locals()
+        for name in AUTOENCODER_FIELDS:
+            setattr(self, name, given[name])
         if double_decoder and quantizer_type != "var_hybrid":
             raise ValueError(
                 f"double_decoder needs quantizer_type 'var_hybrid', got {quantizer_type!r}"
@@ -118,7 +103,10 @@ class HARTAutoEncoderConfig(CheckedConfig):
         super().__init__(**kwargs)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, plain(value))
+        value = plain(value)
+        if name in _SEQUENCES and isinstance(value, list | tuple):
+            value = _SEQUENCES[name](value)
+        super().__setattr__(name, value)
 
 
 class HARTAutoEncoderWithDiscConfig(HARTAutoEncoderConfig):

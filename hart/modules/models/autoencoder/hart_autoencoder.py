@@ -18,19 +18,32 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
-from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
+from hart.modules.models.autoencoder.configuration import (
+    HARTAutoEncoderConfig,
+    HARTAutoEncoderWithDiscConfig,
+)
 from hart.modules.models.autoencoder.quantize import HARTHybridQuantizer, VectorQuantizer2
 from hart.modules.models.autoencoder.quantize.maps import PatchNums, square_side, to_map
-from hart.modules.models.autoencoder.tokenizer_folder import (
-    read_tokenizer_config,
-    with_fitting_hit_average,
-)
 from hart.modules.networks.basic_vae import Decoder, Encoder
 from hart.utils.adapted import input_dtype
+from hart.utils.checked_config import read_config
 from hart.utils.model_sizes import Axis, Count, build_on_meta
 from hart.utils.weights import check_fit, check_one_dtype, load_into, read_headers, read_state_dict
 
 __all__ = ["HARTAutoEncoder"]
+
+
+def with_fitting_hit_average(
+    state_dict: Mapping[str, Any], hit_average: torch.Tensor, prefix: str = ""
+) -> Mapping[str, Any]:
+    """Replace hit statistics of another schedule by ``hit_average``, in a new dictionary.
+
+    They are training statistics, one row per stage, on which no computation depends.
+    """
+    key = prefix + "quantize.ema_vocab_hit_SV"
+    if key not in state_dict or state_dict[key].shape == hit_average.shape:
+        return state_dict
+    return {**state_dict, key: hit_average}
 
 
 @torch.no_grad()
@@ -42,7 +55,7 @@ def initialize_module(module: nn.Module) -> bool:
     if isinstance(module, VectorQuantizer2):
         module.ema_vocab_hit_SV.zero_()
     elif own:
-        module.reset_parameters()
+        module.reset_parameters()  # type: ignore[operator]
     return True
 
 
@@ -60,6 +73,9 @@ def _second_decoder(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 class HARTAutoEncoder(PreTrainedModel):
     """Convolutional autoencoder with a multi-scale quantizer."""
 
+    quantize: Any  # a VectorQuantizer2, or what somebody has put in its place
+    encoder: Encoder
+    decoder: Decoder
     config_class = HARTAutoEncoderConfig
     main_input_name = "inp"
     WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
@@ -76,12 +92,8 @@ class HARTAutoEncoder(PreTrainedModel):
         self.Cvae = config.z_channels
         self.downsample = 2 ** (len(config.ch_mult) - 1)
         self.test_mode, self.double_decoder = config.test_mode, config.double_decoder
-        layout = {
-            "ch": config.ch,
-            "ch_mult": config.ch_mult,
-            "dropout": config.dropout,
-            "z_channels": config.z_channels,
-        }
+        names = ("ch", "ch_mult", "dropout", "z_channels")
+        layout = {name: getattr(config, name) for name in names}
         self.encoder = Encoder(**layout)
         self.decoder = Decoder(**layout)
         self.quant_conv = self._latent_conv()
@@ -104,17 +116,12 @@ class HARTAutoEncoder(PreTrainedModel):
     def _build_quantizer(self) -> VectorQuantizer2:
         config = self.config
         quantizer_class = HARTHybridQuantizer if self._is_hybrid else VectorQuantizer2
-        return quantizer_class(
-            vocab_size=config.vocab_size,
-            Cvae=config.z_channels,
-            using_znorm=config.using_znorm,
-            beta=config.beta,
-            default_qresi_counts=config.default_qresi_counts,
-            v_patch_nums=config.v_patch_nums,
-            quant_resi=config.quant_resi,
-            share_quant_resi=config.share_quant_resi,
-            disable_quant_resi=config.disable_quant_resi,
+        same = (
+            *("using_znorm", "beta", "default_qresi_counts", "v_patch_nums", "quant_resi"),
+            *("share_quant_resi", "disable_quant_resi"),
         )
+        options = {name: getattr(config, name) for name in same}
+        return quantizer_class(config.vocab_size, config.z_channels, **options)
 
     def _freeze(self) -> None:
         if self._is_hybrid and self.config.freeze_codebook_for_hybrid:
@@ -141,7 +148,11 @@ class HARTAutoEncoder(PreTrainedModel):
         CPU). Raises ``CheckpointError`` naming the file and the first difference if the folder
         is incomplete, damaged, or does not match its configuration.
         """
-        config, prefix = read_tokenizer_config(path)
+        config = read_config(Path(path), HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig)
+        prefix, folder = "", config.name_or_path
+        if isinstance(config, HARTAutoEncoderWithDiscConfig):
+            prefix, config = "vae.", config.autoencoder_config()
+            config.name_or_path = folder
         return cls._from_weights(config, Path(path), dtype, device, prefix=prefix)
 
     @classmethod
@@ -323,6 +334,6 @@ class HARTAutoEncoder(PreTrainedModel):
             raise ValueError("compute_loss needs the images xs")
         return recon_weight * F.mse_loss(out, xs) + vq_loss
 
-    def get_last_layer(self) -> nn.Parameter:
+    def get_last_layer(self) -> torch.Tensor:
         """Weight of the decoder's last convolution (for adaptive loss weights)."""
         return self.decoder.conv_out.weight

@@ -15,8 +15,11 @@ from hart.modules.losses.vqgan import (
     weights_init,
 )
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderWithDiscConfig
-from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder, initialize_module
-from hart.modules.models.autoencoder.tokenizer_folder import with_fitting_hit_average
+from hart.modules.models.autoencoder.hart_autoencoder import (
+    HARTAutoEncoder,
+    initialize_module,
+    with_fitting_hit_average,
+)
 
 __all__ = ["HARTAutoEncoderWithDisc"]
 
@@ -56,7 +59,7 @@ class HARTAutoEncoderWithDisc(PreTrainedModel):
         )
         return super().load_state_dict(state, strict=strict, assign=assign)
 
-    def get_last_layer(self) -> nn.Parameter:
+    def get_last_layer(self) -> torch.Tensor:
         """Weight of the decoder's last convolution (for adaptive loss weights)."""
         return self.vae.get_last_layer()
 

@@ -48,7 +48,7 @@ class VQVAE(HARTAutoEncoder):
         config = vqvae_config(read_headers(path, inside=TRAINING_KEYS), patch_nums, path)
         return cls._from_weights(config, Path(path), dtype, device, inside=TRAINING_KEYS)
 
-    def forward(
+    def forward(  # type: ignore[override]  # as published
         self, inp: torch.Tensor, ret_usages: bool = False
     ) -> tuple[torch.Tensor, list[float] | None, torch.Tensor]:
         """Reconstruct images (B, 3, H, W) with gradients.

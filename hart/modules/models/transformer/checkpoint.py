@@ -7,13 +7,12 @@ Layout: ``<root>/llm`` holds the transformer (``config.json`` and weights, or ``
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from hart.modules.models.autoencoder.configuration import AUTOENCODER_FIELDS
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
@@ -37,8 +36,6 @@ DEFAULT_VOCAB_SIZE, DEFAULT_Z_CHANNELS = 4096, 32
 
 # In published checkpoints but used only in training: 363 MiB for the 1024-pixel model.
 TRAINING_ONLY_KEY = "attn_bias_for_masking"
-# Constants of the geometry, which a checkpoint may hold or leave out.
-CONSTANT_BUFFERS = ("lvl_1L", "zero_k_bias")
 
 # Keywords of `transformers` that need no action when a local folder is loaded.
 _IGNORED_KEYWORDS = frozenset(
@@ -70,9 +67,10 @@ def resolve_autoencoder_sizes(config: PretrainedConfig) -> None:
     if config.vocab_size is not None and config.z_channels is not None:
         return
     folder = resolve_autoencoder_folder(config)
-    file = folder / CONFIG_FILE if folder else None
-    found = read_json_object(file) if file and file.is_file() else {}
-    check_fields(file, found, AUTOENCODER_FIELDS)
+    found = {}
+    if folder and (file := folder / CONFIG_FILE).is_file():
+        found = read_json_object(file)
+        check_fields(file, found, AUTOENCODER_FIELDS)
     if config.vocab_size is None:
         config.vocab_size = found.get("vocab_size", DEFAULT_VOCAB_SIZE)
     if config.z_channels is None:
@@ -99,13 +97,6 @@ def check_model_type(folder: Path, allowed: tuple[str, ...]) -> dict:
     return config
 
 
-def has_weights(folder: Path) -> bool:
-    """Whether the folder is a transformer checkpoint: a configuration and ordinary weights."""
-    return (folder / "config.json").is_file() and any(
-        (folder / name).is_file() for name in WEIGHT_FILE_NAMES
-    )
-
-
 def override_fields(config: PretrainedConfig, fields: Mapping[str, Any]) -> None:
     """Set fields of a configuration from the keywords of ``from_pretrained``.
 
@@ -119,11 +110,29 @@ def override_fields(config: PretrainedConfig, fields: Mapping[str, Any]) -> None
             raise TypeError(f"from_pretrained does not take {name!r}")
 
 
-class CheckpointMixin:
-    """``from_pretrained`` with strict errors, EMA weights, and the attached autoencoder."""
+class WeightSource:
+    """Where the weights of a transformer are.
 
-    _keys_to_ignore_on_load_unexpected = (TRAINING_ONLY_KEY,)
-    _keys_to_ignore_on_load_missing = CONSTANT_BUFFERS
+    Args:
+        path, inside: as for :func:`hart.utils.weights.read_state_dict`.
+
+    Attributes:
+        headers: the state dict on the meta device.
+    """
+
+    def __init__(self, path: Path, inside: Sequence[str] = ()) -> None:
+        self.path, self.inside = path, inside
+        self.headers = read_headers(path, inside=inside)
+
+    def read(
+        self, dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> dict[str, torch.Tensor]:
+        """The state dict, without what is used in training only."""
+        return read_state_dict(self.path, None, dtype, device, self.inside, wanted=is_used)
+
+
+class CheckpointModel(PreTrainedModel):
+    """``from_pretrained`` with strict errors, EMA weights, and the attached autoencoder."""
 
     @classmethod
     def from_pretrained(
@@ -158,36 +167,39 @@ class CheckpointMixin:
                 the configuration; the message names the file and the first difference.
             TypeError: a keyword that is neither.
         """
-        folder = local_path(pretrained_model_name_or_path, **take_hub_options(kwargs))
-        dtype = dtype if dtype is not None else torch_dtype
-        config = cls._resolve_config(folder, config, kwargs)
-        source = folder / EMA_FILE if use_ema else folder
-        headers = read_headers(source)
-        model = build_on_meta(cls, config, headers, source, *model_args)
-        model._check_headers(headers, source, torch_dtype_of(dtype))
-        model._load_checkpoint(
-            read_state_dict(source, None, torch_dtype_of(dtype), device, wanted=is_used), source
-        )
+        path = local_path(pretrained_model_name_or_path, **take_hub_options(kwargs))
+        dtype = torch_dtype_of(dtype if dtype is not None else torch_dtype)
+        source, config = cls._open(path, config, use_ema)
+        override_fields(config, kwargs)
+        model = build_on_meta(cls, config, source.headers, source.path, *model_args)
+        headers = model._completed(source.headers)
+        check_fit(model, headers, source=source.path)
+        check_one_dtype(headers, dtype, source.path)
+        model._load_checkpoint(source.read(dtype, device), source.path)
         model.eval()
         if vae is not None:
             model.attach_autoencoder(vae)
-        return with_loading_info(model) if output_loading_info else model
+        if not output_loading_info:
+            return model
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+        return model, {kind: [] for kind in kinds}  # loading is strict
 
     @classmethod
-    def _resolve_config(cls, folder: Path, config, kwargs: dict) -> PretrainedConfig:
-        check_model_type(folder, (cls.config_class.model_type,))
+    def _open(cls, path: Path, config: Any, use_ema: bool) -> tuple[WeightSource, PretrainedConfig]:
+        """The weights of a checkpoint, and a configuration to be changed."""
+        check_model_type(path, (cls.config_class.model_type,))
         if isinstance(config, PretrainedConfig):
             config = copy.deepcopy(config)
         else:
-            config = cls.config_class.from_pretrained(config or folder)
-        config.name_or_path = str(folder)
-        override_fields(config, kwargs)
-        return config
+            config = cls.config_class.from_pretrained(config or path)
+        config.name_or_path = str(path)
+        return WeightSource(path / EMA_FILE if use_ema else path), config
 
     @classmethod
     def holds_weights(cls, path: Path) -> bool:
-        """Whether :meth:`from_pretrained` finds weights of this class there."""
-        return has_weights(path)
+        """Whether :meth:`from_pretrained` finds a configuration and ordinary weights there."""
+        weights = (path / name for name in WEIGHT_FILE_NAMES)
+        return (path / CONFIG_FILE).is_file() and any(file.is_file() for file in weights)
 
     def _completed(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """``state`` without what is used in training only, and with every constant."""
@@ -200,11 +212,6 @@ class CheckpointMixin:
             if key + "q_bias" in state:
                 state.setdefault(key + "zero_k_bias", torch.zeros_like(state[key + "q_bias"]))
         return state
-
-    def _check_headers(self, headers, source: Path, dtype: torch.dtype | None) -> None:
-        headers = self._completed(headers)
-        check_fit(self, headers, source=source)
-        check_one_dtype(headers, dtype, source)
 
     def _load_checkpoint(self, state: dict[str, torch.Tensor], source: Path) -> None:
         state = self._completed(state)
@@ -266,7 +273,7 @@ class CheckpointMixin:
         return HARTAutoEncoder.from_tokenizer_folder(path, dtype=self.dtype, device=self.device)
 
     @property
-    def vae_quant_proxy(self) -> tuple[nn.Module]:
+    def vae_quant_proxy(self) -> tuple[Any]:
         """The autoencoder's quantizer in a tuple."""
         return (self.vae_proxy[0].quantize,)
 
@@ -274,7 +281,7 @@ class CheckpointMixin:
         super()._apply(fn, *args, **kwargs)
         vae = self.__dict__.get("_autoencoder", (None,))[0]
         if vae is not None and changes(vae, fn):
-            self._autoencoder = (converted_copy(vae, fn),)
+            self.__dict__["_autoencoder"] = (converted_copy(vae, fn),)
         return self
 
 
@@ -282,19 +289,11 @@ def is_used(key: str) -> bool:
     return key != TRAINING_ONLY_KEY
 
 
-def with_loading_info(model: nn.Module) -> tuple[nn.Module, dict[str, list]]:
-    """What ``from_pretrained(output_loading_info=True)`` returns: loading is strict."""
-    return model, {
-        "missing_keys": [],
-        "unexpected_keys": [],
-        "mismatched_keys": [],
-        "error_msgs": [],
-    }
-
-
 def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
-        return None if dtype == "auto" else dtype
+    if dtype is None or dtype == "auto":
+        return None
+    if isinstance(dtype, torch.dtype):
+        return dtype
     resolved = getattr(torch, str(dtype), None)
     if not isinstance(resolved, torch.dtype):
         raise ValueError(f"dtype must be a torch dtype or its name, got {dtype!r}")

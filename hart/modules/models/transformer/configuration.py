@@ -6,7 +6,7 @@ Every class forwards keywords that it does not know to ``PretrainedConfig``, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoConfig
@@ -15,6 +15,7 @@ from hart.modules.models.transformer.fields import (
     CACHE_FIELDS,
     CLASS_FIELDS,
     DIFFUSION_FIELDS,
+    GONE_FIELDS,
     TEXT_FIELDS,
     TRANSFORMER_FIELDS,
 )
@@ -82,32 +83,16 @@ class _TransformerConfig(CheckedConfig):
         diffusion_head_repeats: int = 1,
         **kwargs,
     ):
-        self.vae_path = vae_path
-        self.depth = depth
-        self.embed_dim = embed_dim
-        self.num_heads = num_heads
-        self.mlp_ratio = mlp_ratio
-        self.drop_rate = drop_rate
-        self.attn_drop_rate = attn_drop_rate
-        self.drop_path_rate = drop_path_rate
-        self.norm_eps = norm_eps
-        self.shared_aln = shared_aln
-        self.cond_drop_rate = cond_drop_rate
-        self.attn_l2_norm = attn_l2_norm
-        self.patch_nums = tuple(patch_nums) if isinstance(patch_nums, list) else patch_nums
-        self.flash_if_available = flash_if_available
-        self.fused_if_available = fused_if_available
-        self.mlp_type = mlp_type
-        self.attn_type = attn_type
-        self.disable_aln = disable_aln
-        self.use_timestep_embed = use_timestep_embed
-        self.sep_aln_pooling_mode = sep_aln_pooling_mode
-        self.use_cross_attn = use_cross_attn
-        self.diffusion_head_repeats = diffusion_head_repeats
+        given = locals()
+        for name in TRANSFORMER_FIELDS:
+            setattr(self, name, given[name])
         super().__init__(**kwargs)
 
     def __setattr__(self, name, value) -> None:
-        super().__setattr__(name, plain(value))
+        value = plain(value)
+        if name == "patch_nums" and isinstance(value, list):
+            value = tuple(value)
+        super().__setattr__(name, value)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs):
@@ -156,22 +141,8 @@ class VARTransformerT2IConfig(_TransformerConfig):
         super().__init__(vae_path=vae_path, **kwargs)
 
 
-class _ResidualDiffusionFields:
-    """Mixin: size and sampler of the residual diffusion head."""
-
-    def _set_diffusion_fields(self, width, depth, num_sampling_steps, batch_mul, sampler):
-        self.diff_width = width
-        self.diff_depth = depth
-        self.num_sampling_steps = str(num_sampling_steps)
-        self.diffusion_batch_mul = batch_mul
-        self.sampler = sampler
-
-
-class HARTForC2IConfig(_ResidualDiffusionFields, VARTransformerConfig):
-    """Class-conditional HART; no model of this library uses it (kept for imports)."""
-
-    model_type = "hart_transformer_c2i"
-    FIELDS = VARTransformerConfig.FIELDS | DIFFUSION_FIELDS
+class _DiffusionFieldsMixin:
+    """In front of a configuration: size and sampler of the residual diffusion head."""
 
     def __init__(
         self,
@@ -182,20 +153,39 @@ class HARTForC2IConfig(_ResidualDiffusionFields, VARTransformerConfig):
         sampler: str = "iddpm",
         **kwargs,
     ):
-        self._set_diffusion_fields(
-            diff_width, diff_depth, num_sampling_steps, diffusion_batch_mul, sampler
-        )
+        self.diff_width, self.diff_depth = diff_width, diff_depth
+        self.num_sampling_steps = str(num_sampling_steps)
+        self.diffusion_batch_mul, self.sampler = diffusion_batch_mul, sampler
         super().__init__(**kwargs)
 
 
-class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
+class HARTForC2IConfig(_DiffusionFieldsMixin, VARTransformerConfig):
+    """Class-conditional HART; no model of this library uses it (kept for imports)."""
+
+    model_type = "hart_transformer_c2i"
+    FIELDS = VARTransformerConfig.FIELDS | DIFFUSION_FIELDS
+
+
+class CacheFieldsMixin:
+    """In front of a configuration: one field for every option of :class:`CacheConfig`.
+
+    ``cache_threshold`` is its ``threshold``, and so on. These fields, ``use_cache``,
+    ``calibration``, ``sim_path`` and ``threshold`` (the older spelling of ``cache_threshold``,
+    which wins) configure feature caching; None means "not set". A plain model ignores them.
+    """
+
+    def __init__(self, **kwargs):
+        given = {name: kwargs.pop(name, None) for name in CACHE_FIELDS}
+        super().__init__(**kwargs)
+        for name, value in given.items():  # now: the base class has a use_cache of its own
+            setattr(self, name, value)
+
+
+class HARTForT2IConfig(_DiffusionFieldsMixin, CacheFieldsMixin, VARTransformerT2IConfig):
     """Text-to-image HART.
 
-    The ``cache_*`` fields, ``use_cache``, ``calibration``, ``sim_path`` and ``threshold`` configure
-    feature caching in :class:`HARTForT2IEnhanced`; None means "not set". The plain model ignores
-    them. ``threshold`` is the legacy spelling of ``cache_threshold``, which wins when both are set.
-
     Args:
+        diffusion: the next five, if they are not given by name.
         diff_width, diff_depth: width and residual blocks of the residual diffusion head.
         num_sampling_steps: respacing specification of its sampler ("8", 8, "ddim25", "10,10").
         diffusion_batch_mul: repeats of the diffusion batch in the training loss.
@@ -204,65 +194,26 @@ class HARTForT2IConfig(_ResidualDiffusionFields, VARTransformerT2IConfig):
         context_norm_scale: initial value of that norm's weight in upstream training code.
         vocab_size, z_channels: codebook size and latent channels of the autoencoder; None means
             those of the autoencoder's own configuration.
+        kwargs: options of feature caching (:class:`CacheFieldsMixin`), fields of
+            :class:`VARTransformerT2IConfig`.
     """
 
     model_type = "hart_transformer_t2i"
-    FIELDS = VARTransformerT2IConfig.FIELDS | DIFFUSION_FIELDS | CACHE_FIELDS
+    FIELDS = VARTransformerT2IConfig.FIELDS | DIFFUSION_FIELDS | CACHE_FIELDS | GONE_FIELDS
 
     def __init__(
         self,
-        diff_width: int = 1024,
-        diff_depth: int = 6,
-        num_sampling_steps: str | int = "8",
-        diffusion_batch_mul: int = 4,
-        sampler: str = "iddpm",
+        *diffusion,
         use_context_norm: bool = False,
         context_norm_scale: float = 1.0,
         vocab_size: int | None = None,
         z_channels: int | None = None,
-        cache_skip_stages: Sequence[int] | None = None,
-        cache_cache_stages: Sequence[int] | None = None,
-        cache_enable_attn: bool | None = None,
-        cache_enable_mlp: bool | None = None,
-        cache_threshold: float | None = None,
-        cache_adaptive_threshold: bool | None = None,
-        cache_interpolation_mode: str | None = None,
-        cache_prune_stages: Mapping[str, float] | None = None,
-        cache_prune_source: int | None = None,
-        cache_reuse_kv: str | None = None,
-        cache_guidance_stop_stage: int | None = None,
-        cache_compute_attn_layers: Sequence[int] | None = None,
-        cache_compute_mlp_layers: Sequence[int] | None = None,
-        use_cache: bool | None = None,
-        calibration: bool | None = None,
-        sim_path: str | None = None,
-        threshold: float | None = None,
         **kwargs,
     ):
-        self._set_diffusion_fields(
-            diff_width, diff_depth, num_sampling_steps, diffusion_batch_mul, sampler
-        )
         self.use_context_norm = use_context_norm
         self.context_norm_scale = context_norm_scale
         self.vocab_size, self.z_channels = vocab_size, z_channels
-        self.cache_skip_stages = cache_skip_stages
-        self.cache_cache_stages = cache_cache_stages
-        self.cache_enable_attn = cache_enable_attn
-        self.cache_enable_mlp = cache_enable_mlp
-        self.cache_threshold = cache_threshold
-        self.cache_adaptive_threshold = cache_adaptive_threshold
-        self.cache_interpolation_mode = cache_interpolation_mode
-        self.cache_prune_stages = cache_prune_stages
-        self.cache_prune_source = cache_prune_source
-        self.cache_reuse_kv = cache_reuse_kv
-        self.cache_guidance_stop_stage = cache_guidance_stop_stage
-        self.cache_compute_attn_layers = cache_compute_attn_layers
-        self.cache_compute_mlp_layers = cache_compute_mlp_layers
-        self.calibration = calibration
-        self.sim_path = sim_path
-        self.threshold = threshold
-        super().__init__(**kwargs)
-        self.use_cache = use_cache
+        super().__init__(*diffusion, **kwargs)
 
 
 for _config_class in (

@@ -1,23 +1,14 @@
-"""What the fields of the transformers' configurations may hold; see :mod:`hart.utils.fields`.
-
-Feature caching's options are checked by the functions that :class:`CacheConfig` checks them with.
-"""
+"""What the fields of the transformers' configurations may hold; see :mod:`hart.utils.fields`."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from hart.modules.diffusion.respace import space_timesteps
-from hart.modules.networks.caching.config import KEY_VALUE_MODES
-from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
-from hart.modules.networks.caching.validation import (
-    layer_tuple,
-    optional_stage,
-    prune_pairs,
-    stage_tuple,
-    unit_interval,
-)
+from hart.modules.networks.caching.config import CacheConfig
 from hart.utils.fields import Checked, Choice, Field, Flag, Items, Number, Optional, Text, Whole
+from hart.utils.options import Kind, options_of
 
 MAX_TOKENS = 1 << 18
 """Image tokens of all stages together; the published 1024-pixel model has 9 451."""
@@ -28,7 +19,7 @@ _FLAG, _MAYBE, _RATE = Flag(), Optional(Flag()), Number(0, 1)
 _SIDES = Items(Whole(1, 512), 1, 64)
 
 
-def _few_tokens(sides: object) -> None:
+def _few_tokens(sides: Any) -> None:
     if not _SIDES.allows(sides) or sum(side * side for side in sides) > MAX_TOKENS:
         raise ValueError
 
@@ -88,30 +79,28 @@ DIFFUSION_FIELDS: dict[str, Field] = {
     "sampler": Choice(("iddpm",)),
 }
 
-_STAGES = Checked(partial(stage_tuple, name=""), "a list of token counts of square maps")
-_STAGE = Checked(partial(optional_stage, name=""), "the token count of a square map")
-_LAYERS = Checked(partial(layer_tuple, name=""), "a list of block indices from 0 on")
-_SHARE = Checked(partial(unit_interval, name=""), "a number from 0 to 1")
-_PRUNED = Checked(
-    partial(prune_pairs, name=""), "token counts of square maps with shares from 0 to below 1"
-)
+
+def _check(kind: Kind, value: object) -> None:
+    kind.check(value, "")
+
 
 CACHE_FIELDS: dict[str, Field] = {
-    "cache_skip_stages": Optional(_STAGES),
-    "cache_cache_stages": Optional(_STAGES),
-    "cache_enable_attn": _MAYBE,
-    "cache_enable_mlp": _MAYBE,
-    "cache_threshold": Optional(_SHARE),
-    "cache_adaptive_threshold": _MAYBE,
-    "cache_interpolation_mode": Optional(Choice(INTERPOLATION_MODES)),
-    "cache_prune_stages": Optional(_PRUNED),
-    "cache_prune_source": Optional(_STAGE),
-    "cache_reuse_kv": Optional(Choice(KEY_VALUE_MODES)),
-    "cache_guidance_stop_stage": Optional(_STAGE),
-    "cache_compute_attn_layers": Optional(_LAYERS),
-    "cache_compute_mlp_layers": Optional(_LAYERS),
+    each.name: Optional(Checked(partial(_check, each.kind), each.kind.text))
+    for each in options_of(CacheConfig).values()
+}
+CACHE_FIELDS |= {
     "use_cache": _MAYBE,
     "calibration": _MAYBE,
     "sim_path": Optional(Text()),
-    "threshold": Optional(_SHARE),
+    "threshold": CACHE_FIELDS["cache_threshold"],
 }
+
+
+def _gone(value: object) -> None:
+    raise ValueError
+
+
+GONE_FIELDS: dict[str, Field] = {
+    "cache_reuse_kv": Optional(Checked(_gone, "left out, as the option is gone")),
+}
+"""Options that a configuration file may name, but not set."""

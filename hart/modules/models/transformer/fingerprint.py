@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
-from torch import nn
 
 from hart.utils.adapted import at_hand, is_plain
 
 
 @torch.no_grad()
-def fingerprint_of(model: nn.Module) -> str | None:
+def fingerprint_of(model: Any) -> str | None:
     """A hash over signs of some weights, whatever their dtype.
 
     None where one of them cannot be read: quantised, or inside something that hides it.
@@ -24,7 +24,7 @@ def fingerprint_of(model: nn.Module) -> str | None:
             return None
         with at_hand(layer):
             weight = getattr(layer, "weight", None)
-            if not is_plain(weight):
+            if weight is None or not is_plain(weight):
                 return None
             signs = weight.flatten()[:65536].cpu() > 0
         digest.update(bytes(signs.to(torch.uint8).tolist()))

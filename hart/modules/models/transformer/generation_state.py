@@ -9,7 +9,9 @@ from typing import NamedTuple, Protocol
 import torch
 
 from hart.modules.models.transformer.random_source import PerImageRandom, UpstreamRandom
-from hart.modules.networks.caching.numbers import integer, plain
+from hart.modules.networks.caching.generation_cache import GenerationCache
+from hart.modules.networks.caching.numbers import plain
+from hart.modules.networks.caching.plan import guidance_stop
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
@@ -58,27 +60,24 @@ class SamplingOptions:
         cfg: guidance scale; stage ``si`` of S uses ``cfg * si / (S - 1)``.
         top_p: nucleus mass, 0 means off.
         more_smooth: feed back the soft mixture of codebook rows instead of the drawn ones.
-        residual_diffusion: add the diffusion head's residual in the last stage.
-        num_maskgit_iters: chunks in which the last stage is predicted; 0 leaves it out.
         top_k: candidates kept at every stage, 0 means all; None those that HART's sampler fixes.
-
-    Raises:
-        ValueError: ``num_maskgit_iters`` or ``top_k`` is not an integer from 0.
+        in_chunks: whether the last stage is predicted in chunks, in a random order, and added to
+            the feature map without phi.
+        num_maskgit_iters: how many chunks; 0 leaves the stage out.
+        residual_diffusion: add the diffusion head's residual in the last stage.
     """
 
     cfg: float
     top_p: float
     more_smooth: bool
-    residual_diffusion: bool
-    num_maskgit_iters: int
     top_k: int | None = None
+    in_chunks: bool = False
+    num_maskgit_iters: int = 1
+    residual_diffusion: bool = False
 
     def __post_init__(self) -> None:
         for field in fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
-        integer("num_maskgit_iters", self.num_maskgit_iters, 0)
-        if self.top_k is not None:
-            integer("top_k", self.top_k, 0)
 
 
 def check_chunks(num_maskgit_iters: int, patch_nums: Sequence[int]) -> None:
@@ -113,6 +112,8 @@ class Generation:
     random: UpstreamRandom | PerImageRandom
     callback: StageCallback | None
     timeline: Timeline | None  # None: nobody wants to know
+    cache: GenerationCache | None = None  # None: nothing is cached or counted
+    executor: StageExecutor | None = None  # what GenerationSteps prepared
     on_feature_map: FeatureMapCallback | None = None
     guided: bool = True  # False: guidance has ended, only the rows with text are left
 
@@ -121,15 +122,23 @@ class Generation:
         """Rows per image: with and without text, or with text only."""
         return 2 if self.guided else 1
 
+    @property
+    def guidance_stop(self) -> int | None:
+        """Index of the stage from which on there is no guidance; None if there always is."""
+        plan = self.cache.plan if self.cache is not None else None
+        return guidance_stop(plan.config, plan.schedule) if plan else None
+
     def stop_guidance(self) -> None:
-        """Drop the rows without text, and their keys and values."""
+        """Drop the rows without text, and what is kept of them."""
         self.guided = False
         self.cond = self.cond[: self.bsz]
-        if self.context_mask is not None:  # class-conditional models have no text
+        if self.context_position_ids is not None and self.context_mask is not None:  # a text
             self.context_position_ids = self.context_position_ids[: self.bsz]
             self.context_mask = self.context_mask[: self.bsz]
         for layer in self.kv.layers:
             layer.keep_rows(self.bsz)
+        if self.cache is not None:
+            self.cache.stop_guidance(self.bsz)
 
     def mark(self, part: str) -> None:
         """Close a part on the timeline."""
@@ -143,6 +152,13 @@ class Generation:
             self.on_feature_map(si, self.f_hat)
         if self.callback is not None:
             self.callback(si, len(self.levels))
+
+
+class StageExecutor(Protocol):
+    """Runs all blocks of one generation."""
+
+    def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
+        """As :meth:`GenerationSteps.run_blocks`."""
 
 
 class GenerationSteps(Protocol):

@@ -1,8 +1,8 @@
 """HART's text-to-image transformer: the plain model, numerically equal to the public one.
 
 Paper: HART, arXiv 2410.10812. What it shares with class-conditional models is in
-``stage_transformer.py``, the sampling loop in ``generation.py``, the teacher-forced training pass
-in ``training.py`` and reading checkpoints in ``checkpoint.py``.
+``stage_transformer.py``, the sampling loop in ``sampling.py``, the teacher-forced training pass in
+``training.py`` and reading checkpoints in ``checkpoint.py``.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from transformers import AutoModel
 
 from hart.modules.diffusion.diffloss import DiffLoss
 from hart.modules.models.transformer.checkpoint import resolve_autoencoder_sizes
+from hart.modules.models.transformer.conditions import TextCondition
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
-from hart.modules.models.transformer.generation import GenerationMixin, mask_by_order
 from hart.modules.models.transformer.random_source import CopyableGenerator
+from hart.modules.models.transformer.sampling import mask_by_order
 from hart.modules.models.transformer.stage_transformer import (
     SharedAdaLin,
-    StageTransformer,
     check_sides,
     norm_layer_of,
 )
-from hart.modules.models.transformer.training import TrainingMixin
+from hart.modules.models.transformer.training import TrainingTransformer
 from hart.utils.adapted import input_dtype
 from hart.utils.model_sizes import Axis, Count
 
 __all__ = ["CopyableGenerator", "HARTForT2I", "SharedAdaLin", "mask_by_order"]
 
 
-class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
+class HARTForT2I(TrainingTransformer):
     """Text-to-image HART.
 
     The image autoencoder is not a submodule and not part of the state dict: it is attached, or
@@ -46,6 +46,7 @@ class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
     """
 
     config_class = HARTForT2IConfig
+    condition_class = TextCondition
     WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
         "embed_dim": Axis("word_embed.weight", 0),
         "z_channels": Axis("word_embed.weight", 1),
@@ -62,7 +63,7 @@ class HARTForT2I(GenerationMixin, TrainingMixin, StageTransformer):
         resolve_autoencoder_sizes(config)
         self._set_sizes(config, config.context_token)
         norm_layer = norm_layer_of(config)
-        self.word_embed = nn.Linear(config.z_channels, self.C)
+        self.word_embed = nn.Linear(self.Cvae, self.C)
         self.context_embed = nn.Linear(self.context_dim, self.C)
         self.context_norm = (
             norm_layer(self.context_dim) if config.use_context_norm else nn.Identity()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
+from hart.modules.models.transformer.feature_caching_mixin import FeatureCachingMixin
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.basic_hart_enhanced import AdaLNSelfAttnEnhanced
 

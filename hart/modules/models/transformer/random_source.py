@@ -101,10 +101,11 @@ class PerImageRandom:
 
     def classes(self, bsz: int, num_classes: int, device: torch.device) -> torch.Tensor:
         """(bsz,) int64 class indices, all equally likely."""
-        options = {"dtype": torch.int64}
-        return self._stack(
-            lambda g: torch.randint(num_classes, (), generator=g, device=g.device, **options)
-        ).to(device)
+
+        def draw(g: torch.Generator) -> torch.Tensor:
+            return torch.randint(num_classes, (), generator=g, device=g.device, dtype=torch.int64)
+
+        return self._stack(draw).to(device)
 
     def exponential(self, like: torch.Tensor) -> torch.Tensor:
         """Exp(1) variates of the shape (B, ...) of ``like``."""
@@ -113,10 +114,11 @@ class PerImageRandom:
 
     def orders(self, bsz: int, length: int) -> torch.Tensor:
         """(bsz, length) int64 generation order of the last stage's positions."""
-        options = {"dtype": torch.int64}
-        return self._stack(
-            lambda g: torch.randperm(length, generator=g, device=g.device, **options)
-        )
+
+        def draw(g: torch.Generator) -> torch.Tensor:
+            return torch.randperm(length, generator=g, device=g.device, dtype=torch.int64)
+
+        return self._stack(draw)
 
     def noise_source(self, positions: int):
         """Noise for the diffusion head: ``positions`` rows per image, image after image.
@@ -147,7 +149,6 @@ def _drawn(
 
 
 def resolve_random_source(
-    model_generator: torch.Generator,
     g_seed: int | None,
     generator: torch.Generator | Sequence[torch.Generator] | None,
     bsz: int,
@@ -161,8 +162,7 @@ def resolve_random_source(
     if generator is None:
         if g_seed is None:
             return UpstreamRandom()
-        model_generator.manual_seed(integer("g_seed", g_seed))
-        return UpstreamRandom(model_generator)
+        return UpstreamRandom(torch.Generator(device).manual_seed(integer("g_seed", g_seed)))
     if g_seed is not None:
         raise ValueError("g_seed and generator exclude each other; give one of them")
     generators = [generator] if isinstance(generator, torch.Generator) else list(generator)

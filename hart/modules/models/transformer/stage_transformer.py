@@ -6,16 +6,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
-from hart.modules.models.transformer.checkpoint import CheckpointMixin
+from hart.modules.models.transformer.checkpoint import CheckpointModel
 from hart.modules.models.transformer.random_source import CopyableGenerator
 from hart.modules.networks.basic_hart import (
     AdaLNBeforeHead,
@@ -35,7 +36,7 @@ class SharedAdaLin(nn.Linear):
         return super().forward(cond_BD).view(-1, 1, 6, C)
 
 
-class StageTransformer(CheckpointMixin, PreTrainedModel):
+class StageTransformer(CheckpointModel):
     """Embeddings of tokens, stages and positions, the blocks, and the token head.
 
     The image autoencoder is not a submodule and not part of the state dict: it is attached, or
@@ -52,7 +53,18 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
     caches_features = False
     main_input_name = "label_B"
     supports_gradient_checkpointing = True
-    block_class = AdaLNSelfAttn
+    block_class: type[AdaLNSelfAttn] = AdaLNSelfAttn
+    init_std = 0.02
+    context_token: int
+    # What calling them gives, or what they hold, is not in the type of a module.
+    word_embed: Any
+    shared_ada_lin: Any
+    blocks: Any
+    head_nm: Any
+    head: Any
+    lvl_embed: nn.Module
+    lvl_1L: torch.Tensor  # noqa: N815
+    _rng: CopyableGenerator | None = None
 
     def _set_sizes(self, config: PretrainedConfig, first_l: int) -> None:
         """Attributes under the names that code written for the public implementations reads.
@@ -131,9 +143,9 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
 
     def _levels(self, device: str | None = "cpu") -> torch.Tensor:
         """(1, N) int64: the stage of every position of the whole sequence."""
-        options = {"dtype": torch.int64, "device": device}
-        counts = torch.tensor([end - begin for begin, end in self.begin_ends], **options)
-        levels = torch.arange(len(counts), **options)
+        lengths = [end - begin for begin, end in self.begin_ends]
+        counts = torch.tensor(lengths, dtype=torch.int64, device=device)
+        levels = torch.arange(len(counts), dtype=torch.int64, device=device)
         return levels.repeat_interleave(counts, output_size=self.sequence_length)[None]
 
     @property
@@ -162,7 +174,7 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
     @property
     def rng(self) -> CopyableGenerator:
         """Generator of ``g_seed`` draws, on the model's device; made when first used."""
-        if getattr(self, "_rng", None) is None or self._rng.device.type != self.device.type:
+        if self._rng is None or self._rng.device.type != self.device.type:
             self._rng = CopyableGenerator(device=self.device)
         return self._rng
 
@@ -245,28 +257,31 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
         init_adaln: float = 0.5,
         init_adaln_gamma: float = 1e-5,
         init_head: float = 0.02,
-        init_std: float = 0.02,
+        init_std: float | None = None,
         conv_std_or_gain: float = 0.02,
     ) -> None:
-        """Draw fresh weights for training; negative ``init_std`` means ``sqrt(1 / C / 3)``.
+        """Draw fresh weights for training.
+
+        ``init_std`` is the class's own by default; a negative one means ``sqrt(1 / C / 3)``.
 
         The library calls a hook of this name while the constructor runs; that call does nothing.
         """
         if not getattr(self, "_constructed", False):
             return
-        std = init_std if init_std >= 0 else math.sqrt(1 / self.C / 3)
+        std = self.init_std if init_std is None else init_std
+        std = std if std >= 0 else math.sqrt(1 / self.C / 3)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.trunc_normal_(module.weight, std=std)
-                if getattr(module, "bias", None) is not None:
-                    module.bias.zero_()
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
         if init_head >= 0:
             self.head.weight.mul_(init_head)
         self.head_nm.ada_lin[-1].weight.mul_(init_adaln)
         for block in self.blocks:
             self._init_block(block, init_adaln, init_adaln_gamma)
 
-    def _init_block(self, block: nn.Module, init_adaln: float, init_adaln_gamma: float) -> None:
+    def _init_block(self, block: Any, init_adaln: float, init_adaln_gamma: float) -> None:
         block.attn.proj.weight.div_(math.sqrt(2 * self.depth))
         if hasattr(block.ffn, "fc2"):
             block.ffn.fc2.weight.div_(math.sqrt(2 * self.depth))
@@ -275,16 +290,25 @@ class StageTransformer(CheckpointMixin, PreTrainedModel):
             linear.weight[2 * self.C :].mul_(init_adaln)
             linear.weight[: 2 * self.C].mul_(init_adaln_gamma)
             linear.bias.zero_()
+        if hasattr(block, "ada_gss"):
+            block.ada_gss[:, :, 2:].mul_(init_adaln)
+            block.ada_gss[:, :, :2].mul_(init_adaln_gamma)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Restore constant buffers that a checkpoint may lack; weights are never touched here."""
         if module is self and not self.lvl_1L.is_meta:
             self.lvl_1L.copy_(self._levels())
         if hasattr(module, "zero_k_bias"):
-            module.zero_k_bias.zero_()
+            module.zero_k_bias.zero_()  # type: ignore[operator]
 
 
-def check_sides(patch_nums: tuple[int, ...], first: int | None = None) -> None:
+def positions_in(mask: torch.Tensor) -> MaskIndex:
+    """Where a mask (B, n) is True: samples and positions."""
+    samples, positions = mask.nonzero(as_tuple=True)
+    return samples, positions
+
+
+def check_sides(patch_nums: Sequence[int], first: int | None = None) -> None:
     """Refuse sides that are no schedule.
 
     Args:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from hart.modules.models.transformer.random_source import numpy_orders
-from hart.modules.networks.rope import MaskIndex
+from hart.modules.models.transformer.sampling import SamplingTransformer
+from hart.modules.models.transformer.stage_transformer import positions_in
 from hart.modules.networks.utils import sample_with_top_k_top_p_
 
 MIN_KEPT_TOKENS = 32
@@ -27,8 +28,10 @@ class MaskRatioGenerator:
         return np.array([normal.inv_cdf(low + u * (high - low)) for u in uniform])
 
 
-class TrainingMixin:
+class TrainingTransformer(SamplingTransformer):
     """Training for :class:`HARTForT2I`: cross-entropy is left to the caller."""
+
+    diffusion_batch_mul: int
 
     mask_ratio_generator = MaskRatioGenerator()
 
@@ -68,8 +71,8 @@ class TrainingMixin:
         x_BLCv_wo_first_l: torch.Tensor,
         context_position_ids: torch.Tensor,
         context_mask: torch.Tensor,
-        last_layer_gt: torch.Tensor | None = None,
-        last_layer_gt_discrete: torch.Tensor | None = None,
+        last_layer_gt: torch.Tensor,
+        last_layer_gt_discrete: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
         """One teacher-forced pass over all stages at once.
 
@@ -92,12 +95,11 @@ class TrainingMixin:
         full = context.new_empty(bsz, self.sequence_length)
         mask, last_mask = self.random_masking(full, self.sample_orders(bsz))
         keep, last_keep = mask == 0, last_mask == 0
-        x, cond = self._embed_sequence(context, x_BLCv_wo_first_l, keep)
-        x = self._run_training_blocks(
-            x, cond, self._visible(keep), context_position_ids, context_mask
+        x, cond = self._teacher_forced(
+            context, x_BLCv_wo_first_l, keep, context_position_ids, context_mask
         )
         logits = self.get_logits(x, cond)
-        kept = last_keep.nonzero(as_tuple=True)
+        kept = positions_in(last_keep)
         num_kept = kept[0].numel() // bsz
         diff_loss = self._residual_loss(
             x[:, -num_kept:],
@@ -135,16 +137,20 @@ class TrainingMixin:
         bsz, end = x_BLCv_wo_first_l.shape[0], self.begin_ends[num_stages - 1][1]
         keep = torch.arange(self.sequence_length, device=context.device) < end
         keep = keep.expand(bsz, -1)
-        x, cond = self._embed_sequence(context, x_BLCv_wo_first_l, keep)
-        x = self._run_training_blocks(
-            x, cond, self._visible(keep), context_position_ids, context_mask
+        x, cond = self._teacher_forced(
+            context, x_BLCv_wo_first_l, keep, context_position_ids, context_mask
         )
         return self.get_logits(x[:, self.first_l - 1 :], cond)
 
-    def _embed_sequence(
-        self, context: torch.Tensor, maps: torch.Tensor, keep: torch.Tensor
+    def _teacher_forced(
+        self,
+        context: torch.Tensor,
+        maps: torch.Tensor,
+        keep: torch.Tensor,
+        position_ids: torch.Tensor,
+        mask: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Visible tokens (B, N', C) and conditioning (B, T, C), in the dtype of a matmul."""
+        """Hidden states (B, N', C) of the positions that ``keep`` (B, N) has, and the text."""
         bsz, device_type = context.shape[0], context.device.type
         variates = torch.randn(bsz, dtype=torch.float32, device=context.device)
         drop = variates < self.cond_drop_rate
@@ -157,14 +163,11 @@ class TrainingMixin:
             x = x + self.level_embeddings()[self.lvl_1L[0, : x.shape[1]]]
             if self.attn_type == "gpt2":
                 x = x + self.pos_1LC[:, : x.shape[1]]
-        if torch.is_autocast_enabled(device_type):
+        if torch.is_autocast_enabled(device_type):  # the dtype of a matmul
             dtype = torch.get_autocast_dtype(device_type)
-            return x.to(dtype), cond.to(dtype)
-        return x, cond
-
-    def _visible(self, keep: torch.Tensor) -> MaskIndex:
-        """Indices of the image positions that ``keep`` (B, N) has."""
-        return keep[:, self.first_l :].nonzero(as_tuple=True)
+            x, cond = x.to(dtype), cond.to(dtype)
+        visible = positions_in(keep[:, self.first_l :])
+        return self._run_training_blocks(x, cond, visible, position_ids, mask), cond
 
     def _residual_loss(self, hidden, logits, target, target_ids) -> torch.Tensor:
         """Diffusion loss on the residual left by ids that are drawn from the model itself."""

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PretrainedConfig
 
-from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
-from hart.modules.models.transformer.checkpoint import (
-    is_used,
-    override_fields,
-    torch_dtype_of,
-    with_loading_info,
-)
+from hart.modules.models.transformer.checkpoint import WeightSource
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.fields import MAX_TOKENS
 from hart.modules.networks.caching.similarity_io import similarity_file_of
-from hart.utils.hub import local_path, take_hub_options
-from hart.utils.model_sizes import Count, build_on_meta
-from hart.utils.weights import CheckpointError, read_headers, read_state_dict
+from hart.utils.hub import local_path
+from hart.utils.model_sizes import Count
+from hart.utils.weights import CheckpointError, read_state_dict
 
 SUFFIX = ".pth"
 AUTOENCODER_PATTERN = f"vae*{SUFFIX}"
@@ -178,7 +170,24 @@ def _sides(levels: torch.Tensor, source: str | Path) -> tuple[int, ...]:
     return sides
 
 
-def split_merged_biases(state: dict[str, torch.Tensor]) -> None:
+class PthSource(WeightSource):
+    """A ``.pth`` file, or the transformer inside a training checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, TRAINING_KEYS)
+        _split_merged_biases(self.headers)
+        if "lvl_1L" in self.headers:
+            self.headers["lvl_1L"] = _read_levels(path, self.headers["lvl_1L"])
+
+    def read(
+        self, dtype: torch.dtype | None, device: torch.device | str | None
+    ) -> dict[str, torch.Tensor]:
+        state = super().read(dtype, device)
+        _split_merged_biases(state)
+        return state
+
+
+def _split_merged_biases(state: dict[str, torch.Tensor]) -> None:
     """Undo what a public fork does to checkpoints: one bias for queries, keys and values."""
     merged = [key for key in state if key.endswith(".attn.mat_qkv.bias")]
     for key in merged:
@@ -186,90 +195,3 @@ def split_merged_biases(state: dict[str, torch.Tensor]) -> None:
         parts = state.pop(key).chunk(3)
         names = ("q_bias", "zero_k_bias", "v_bias")
         state.update({prefix + name: part for name, part in zip(names, parts, strict=True)})
-
-
-class VARCheckpointMixin:
-    """``from_pretrained`` for ``.pth`` files, in front of :class:`CheckpointMixin`."""
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *model_args,
-        config: PretrainedConfig | None = None,
-        vae: HARTAutoEncoder | None = None,
-        dtype: torch.dtype | str | None = None,
-        device: torch.device | str | None = None,
-        torch_dtype: torch.dtype | str | None = None,
-        use_ema: bool = False,
-        output_loading_info: bool = False,
-        **kwargs,
-    ):
-        """Load a ``.pth`` file, or a folder with one; others as in :class:`CheckpointMixin`.
-
-        Args:
-            config: by default what the weights imply; the autoencoder is the one beside them.
-            vae: autoencoder to attach instead.
-            dtype: of the weights in memory, by default as stored.
-            device: where they go, CPU by default.
-            use_ema: must be False for ``.pth`` files, which have no averaged weights.
-
-        Raises:
-            CheckpointError: a file is missing, damaged, of another model, or does not fit.
-        """
-        path = local_path(pretrained_model_name_or_path, **take_hub_options(kwargs))
-        dtype = dtype if dtype is not None else torch_dtype
-        if not is_var_checkpoint(path):
-            return super().from_pretrained(
-                path,
-                *model_args,
-                config=config,
-                vae=vae,
-                dtype=dtype,
-                device=device,
-                use_ema=use_ema,
-                output_loading_info=output_loading_info,
-                **kwargs,
-            )
-        if use_ema:
-            raise CheckpointError(f"{path}: VAR's .pth files have no averaged weights (use_ema)")
-        files = locate_var_files(path)
-        source, where = files.transformer, {"inside": TRAINING_KEYS}
-        headers = read_headers(source, **where)
-        split_merged_biases(headers)
-        if "lvl_1L" in headers:
-            headers["lvl_1L"] = _read_levels(source, headers["lvl_1L"])
-        implied = var_config(headers, source)
-        config = implied if config is None else copy.deepcopy(config)
-        config.name_or_path = str(files.transformer)
-        if config.vae_path is None and files.autoencoder is not None:
-            config.vae_path = str(files.autoencoder)
-        override_fields(config, kwargs)
-        model = build_on_meta(cls, config, headers, source, *model_args)
-        model._check_headers(headers, source, torch_dtype_of(dtype))
-        state = read_state_dict(
-            source, None, torch_dtype_of(dtype), device, wanted=is_used, **where
-        )
-        split_merged_biases(state)
-        model._load_checkpoint(state, source)
-        model.eval()
-        if vae is not None:
-            model.attach_autoencoder(vae)
-        return with_loading_info(model) if output_loading_info else model
-
-    @classmethod
-    def holds_weights(cls, path: Path) -> bool:
-        return is_var_checkpoint(path) or super().holds_weights(path)
-
-    def attach_autoencoder(self, vae: HARTAutoEncoder) -> None:
-        """As in :class:`CheckpointMixin`; the autoencoder must have the transformer's stages.
-
-        Raises:
-            ValueError: it has another codebook or other stages.
-        """
-        if tuple(vae.config.v_patch_nums) != self.patch_nums:
-            raise ValueError(
-                f"the autoencoder's v_patch_nums are {tuple(vae.config.v_patch_nums)}, "
-                f"the transformer's patch_nums {self.patch_nums}"
-            )
-        super().attach_autoencoder(vae)

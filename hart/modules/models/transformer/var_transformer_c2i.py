@@ -6,25 +6,36 @@ condition (a class, not text), absolute positions in the input, and the last sta
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 
+from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.autoencoder.vqvae import VQVAE
-from hart.modules.models.transformer.class_generation import ClassGenerationMixin
+from hart.modules.models.transformer.checkpoint import WeightSource
+from hart.modules.models.transformer.conditions import ClassCondition
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
-from hart.modules.models.transformer.stage_transformer import StageTransformer, check_sides
-from hart.modules.models.transformer.var_checkpoint import VARCheckpointMixin
+from hart.modules.models.transformer.sampling import SamplingTransformer
+from hart.modules.models.transformer.stage_transformer import check_sides
+from hart.modules.models.transformer.var_checkpoint import (
+    PthSource,
+    is_var_checkpoint,
+    locate_var_files,
+    var_config,
+)
+from hart.modules.networks.basic_hart import AdaLNSelfAttn
 from hart.modules.networks.basic_var import ClassAdaLNSelfAttn
 from hart.utils.model_sizes import Axis, Count
+from hart.utils.weights import CheckpointError
 
 __all__ = ["VARForC2I"]
 
 
-class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
+class VARForC2I(SamplingTransformer):
     """Class-to-image VAR.
 
     Args:
@@ -36,13 +47,15 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
     """
 
     config_class = VARForC2IConfig
+    condition_class = ClassCondition
     WEIGHT_SIZES: ClassVar[dict[str, Axis | Count]] = {
         "embed_dim": Axis("word_embed.weight", 0),
         "z_channels": Axis("word_embed.weight", 1),
         "vocab_size": Axis("head.weight", 0),
         "depth": Count("blocks."),
     }
-    block_class = ClassAdaLNSelfAttn
+    block_class: type[AdaLNSelfAttn] = ClassAdaLNSelfAttn
+    init_std = -1
 
     def __init__(self, config: VARForC2IConfig):
         super().__init__(config)
@@ -98,23 +111,40 @@ class VARForC2I(VARCheckpointMixin, ClassGenerationMixin, StageTransformer):
             x = x.to(torch.get_autocast_dtype(device_type))
         return self.get_logits(self._run_training_blocks(x, cond), cond)
 
-    @torch.no_grad()
-    def init_weights(
-        self,
-        init_adaln: float = 0.5,
-        init_adaln_gamma: float = 1e-5,
-        init_head: float = 0.02,
-        init_std: float = -1,
-        conv_std_or_gain: float = 0.02,
-    ) -> None:
-        """As in :class:`StageTransformer`, with the defaults that VAR was trained with."""
-        super().init_weights(init_adaln, init_adaln_gamma, init_head, init_std, conv_std_or_gain)
+    # --- checkpoints: .pth files, else those of CheckpointModel -------------------------------
 
-    def _init_block(self, block: nn.Module, init_adaln: float, init_adaln_gamma: float) -> None:
-        super()._init_block(block, init_adaln, init_adaln_gamma)
-        if hasattr(block, "ada_gss"):
-            block.ada_gss[:, :, 2:].mul_(init_adaln)
-            block.ada_gss[:, :, :2].mul_(init_adaln_gamma)
+    @classmethod
+    def _open(cls, path: Path, config: Any, use_ema: bool) -> tuple[WeightSource, PretrainedConfig]:
+        """Of a ``.pth`` file, or a folder with one, the configuration is what the weights imply."""
+        if not is_var_checkpoint(path):
+            return super()._open(path, config, use_ema)
+        if use_ema:
+            raise CheckpointError(f"{path}: VAR's .pth files have no averaged weights (use_ema)")
+        files = locate_var_files(path)
+        source = PthSource(files.transformer)
+        implied = var_config(source.headers, source.path)
+        config = implied if config is None else copy.deepcopy(config)
+        config.name_or_path = str(files.transformer)
+        if config.vae_path is None and files.autoencoder is not None:
+            config.vae_path = str(files.autoencoder)
+        return source, config
+
+    @classmethod
+    def holds_weights(cls, path: Path) -> bool:
+        return is_var_checkpoint(path) or super().holds_weights(path)
+
+    def attach_autoencoder(self, vae: HARTAutoEncoder) -> None:
+        """As in :class:`CheckpointModel`; the autoencoder must have the transformer's stages.
+
+        Raises:
+            ValueError: it has another codebook or other stages.
+        """
+        if tuple(vae.config.v_patch_nums) != self.patch_nums:
+            raise ValueError(
+                f"the autoencoder's v_patch_nums are {tuple(vae.config.v_patch_nums)}, "
+                f"the transformer's patch_nums {self.patch_nums}"
+            )
+        super().attach_autoencoder(vae)
 
     def _load_autoencoder(self, path: Path) -> VQVAE:
         return VQVAE.from_pth(path, self.patch_nums, dtype=self.dtype, device=self.device)

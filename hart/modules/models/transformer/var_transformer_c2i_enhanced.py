@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hart.modules.models.transformer.feature_caching import FeatureCachingMixin
+from hart.modules.models.transformer.feature_caching_mixin import FeatureCachingMixin
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from hart.modules.networks.basic_var import ClassAdaLNSelfAttnEnhanced
 

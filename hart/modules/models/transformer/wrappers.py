@@ -30,7 +30,8 @@ def innermost(model: Any) -> StageTransformer:
         TypeError: there is no such model inside.
         AttributeError: an attribute that belongs on the model was set on a wrapper.
     """
-    wrapper, seen = model, []
+    wrapper: Any = model
+    seen: list[Any] = []
     while wrapper is not None and not any(wrapper is one for one in seen):
         inner = getattr(wrapper, "innermost", None)
         if inner is wrapper:

@@ -6,35 +6,18 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .config import (
-    INTERPOLATION_MODES,
-    KEY_VALUE_MODES,
-    CacheConfig,
-)
+from hart.utils.options import Either, add_options, options_of
+
+from .config import CacheConfig
 from .presets import CACHE_PRESETS, preset_config
-from .validation import parse_prune_stage
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 LEGACY_PRESET = "original"
 
-# Field of CacheConfig -> name of the option in a namespace and in HARTForT2IConfig.
-OPTION_NAMES = {
-    "skip_stages": "cache_skip_stages",
-    "cache_stages": "cache_cache_stages",
-    "enable_attn_cache": "cache_enable_attn",
-    "enable_mlp_cache": "cache_enable_mlp",
-    "threshold": "cache_threshold",
-    "adaptive_threshold": "cache_adaptive_threshold",
-    "interpolation_mode": "cache_interpolation_mode",
-    "prune_stages": "cache_prune_stages",
-    "prune_source": "cache_prune_source",
-    "reuse_kv": "cache_reuse_kv",
-    "guidance_stop_stage": "cache_guidance_stop_stage",
-    "compute_attn_layers": "cache_compute_attn_layers",
-    "compute_mlp_layers": "cache_compute_mlp_layers",
-}
+OPTION_NAMES = {field: option.name for field, option in options_of(CacheConfig).items()}
+"""Field of :class:`CacheConfig` -> its name in a namespace and in a model's configuration."""
 
 
 def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -44,56 +27,12 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
     group.add_argument(
         "--cache-preset", choices=list(CACHE_PRESETS), help=f"predefined configuration ({presets})"
     )
-    group.add_argument(
-        "--cache-skip-stages",
-        type=int,
-        nargs="*",
-        metavar="N",
-        help="token counts of the stages that may reuse the previous stage's outputs",
-    )
-    group.add_argument(
-        "--cache-cache-stages",
-        type=int,
-        nargs="*",
-        metavar="N",
-        help="token counts of the stages whose outputs are kept for the next stage",
-    )
-    for site, name in (("attn", "attention"), ("mlp", "MLP")):
-        for word, value in (("enable", True), ("disable", False)):
-            group.add_argument(
-                f"--cache-{word}-{site}",
-                dest=f"cache_enable_{site}",
-                action="store_const",
-                const=value,
-                help=f"{word} caching of {name} outputs",
-            )
-        group.add_argument(
-            f"--cache-compute-{site}-layers",
-            type=int,
-            nargs="*",
-            metavar="I",
-            help=f"blocks, counted from 0, whose {name} output is never reused",
-        )
-    group.add_argument(
-        "--cache-threshold", type=float, help="similarity in [0, 1] that reuse must exceed"
-    )
-    group.add_argument(
-        "--cache-adaptive-threshold",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="adapt the threshold to the images that are being generated; a batch shares it",
-    )
-    group.add_argument(
-        "--cache-interpolation-mode",
-        choices=INTERPOLATION_MODES,
-        help="how a stored output is resized",
-    )
-    _add_pruning_arguments(parser)
+    add_options(group, options_of(CacheConfig).values(), unset=True)
     legacy = parser.add_argument_group("feature caching, older spellings")
     legacy.add_argument(
         "--use-cache",
-        action=argparse.BooleanOptionalAction,
-        default=None,
+        "--no-use-cache",
+        action=Either,
         help=f"enable caching (preset {LEGACY_PRESET!r} unless other options say what to cache)",
     )
     legacy.add_argument(
@@ -102,42 +41,6 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
     legacy.add_argument("--sim-path", help="file of similarity data to read or write")
     legacy.add_argument("--threshold", type=float, help="same as --cache-threshold")
     return parser
-
-
-def _add_pruning_arguments(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("token pruning, keys and values, guidance")
-    group.add_argument(
-        "--cache-prune-stages",
-        type=_prune_stage,
-        nargs="*",
-        metavar="N:RATIO",
-        help="stages and the share of their tokens that takes the source stage's outputs",
-    )
-    group.add_argument(
-        "--cache-prune-source",
-        type=int,
-        metavar="N",
-        help="source stage (default: the one before the first pruned stage)",
-    )
-    group.add_argument(
-        "--cache-reuse-kv",
-        choices=KEY_VALUE_MODES,
-        help="keys and values of tokens whose attention is not computed: add none, compute them, "
-        "or resize earlier ones",
-    )
-    group.add_argument(
-        "--cache-guidance-stop-stage",
-        type=int,
-        metavar="N",
-        help="first stage without guidance: only the half of the batch with text is computed",
-    )
-
-
-def _prune_stage(text: str) -> tuple[int, float]:
-    try:
-        return parse_prune_stage(text)
-    except ValueError as error:  # argparse would not show its message
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def resolve_cache_config(
@@ -161,7 +64,7 @@ def resolve_cache_config(
     preset = getattr(args, "cache_preset", None)
     if preset is not None:
         base = preset_config(preset, patch_nums).to_dict()
-    elif not from_config and not from_flags and _use_cache(args, config):
+    elif not from_config and not from_flags and _first_set("use_cache", args, config):
         base = preset_config(LEGACY_PRESET, patch_nums).to_dict()
     else:
         base = from_config
@@ -171,10 +74,6 @@ def resolve_cache_config(
 def resolve_use_cache(args: argparse.Namespace | None, config: PretrainedConfig | None) -> bool:
     """Whether caching is on at all; only an explicit False turns it off."""
     return _first_set("use_cache", args, config) is not False
-
-
-def _use_cache(args, config) -> bool:
-    return bool(_first_set("use_cache", args, config))
 
 
 def _first_set(name: str, *sources: Any) -> Any:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any
+from typing import Any, TypeAlias
 
-from .numbers import plain
+from hart.utils.options import check_options, document_options, option
+
 from .stages import StageSchedule, format_stages
-from .validation import (
-    PruneStages,
-    layer_tuple,
-    one_of,
-    optional_stage,
-    prune_pairs,
-    stage_tuple,
-    unit_interval,
-)
+from .validation import FLAG, LAYERS, PRUNED, SHARE, STAGE, STAGES, PruneStages, choice
 
 SITES = ("attn", "mlp")
 """The modules of a block whose outputs can be reused: attention and feed-forward."""
@@ -25,13 +18,13 @@ SITES = ("attn", "mlp")
 INTERPOLATION_MODES = ("bilinear", "nearest", "bicubic")
 """How a stored output is resized."""
 
-KEY_VALUE_MODES = ("none", "project", "interpolate")
-"""What becomes of the keys and values of tokens whose attention is not computed."""
+Collected: TypeAlias = Any
+"""Any collection when it is given, a sorted tuple once the configuration is made."""
 
-DOCUMENTED_FIELDS = 7
-"""The first fields, which every dictionary holds; it holds a later one if that one is set."""
+MODE = choice(*INTERPOLATION_MODES)
 
 
+@document_options
 @dataclass(frozen=True)
 class CacheConfig:
     """What feature caching may do. Immutable; equal configurations compare equal.
@@ -40,67 +33,76 @@ class CacheConfig:
     from those without caching. Whether a module is reused also depends on the calibrated
     similarity table; without one nothing is.
 
-    Args:
-        skip_stages: token counts of the stages whose modules may be replaced by the interpolated
-            output of the previous stage. ``None`` means none.
-        cache_stages: token counts of the stages whose outputs may be kept for the next one.
-            A stage can only be skipped if its predecessor is listed here.
-        enable_attn_cache: whether attention outputs may be reused.
-        enable_mlp_cache: whether feed-forward outputs may be reused.
-        threshold: similarity in [0, 1] that a transition must exceed.
-        adaptive_threshold: correct the threshold by the similarities measured in the first block
-            of the running generation, before anything is reused.
-        interpolation_mode: ``"bilinear"``, ``"nearest"`` or ``"bicubic"``.
-        prune_stages: token counts of stages -> share of their tokens, in [0, 1), that is left out
-            of the enabled modules (cached token pruning, FastVAR, arXiv 2503.23367). The tokens
-            nearest to the mean of all are left out and take the module's output at the source
-            stage, resized. A module that is reused at such a stage is reused whole.
-        prune_source: token count of the source stage, by default the stage before the first
-            pruned one.
-        reuse_kv: keys and values of tokens whose attention is not computed, because it is reused
-            or the tokens are left out: ``"none"`` adds none (VAR, FastVAR), ``"project"`` computes
-            them, ``"interpolate"`` resizes those of the last stage that computed all of them.
-        guidance_stop_stage: token count of the stage from which on there is no guidance and only
-            the conditional half of the batch is computed.
-        compute_attn_layers, compute_mlp_layers: indices of the blocks whose attention or
-            feed-forward output is never reused, however similar: where similarity does not tell
-            how much later blocks depend on it.
+    Pruning is cached token pruning (FastVAR, arXiv 2503.23367): the tokens nearest to the mean of
+    all are left out of the enabled modules and take the module's output at the source stage,
+    resized; a module that is reused at such a stage is reused whole. As in VAR and FastVAR, tokens
+    whose attention is not computed add no keys and values. Blocks are best kept from reuse where
+    similarity does not tell how much later ones depend on them.
 
     Stages are stored as sorted tuples without duplicates, ``prune_stages`` as a sorted tuple of
     pairs. Stages that a model does not have are legal and ignored, see :meth:`resolve`; so are
     blocks.
 
+    Args:
+        <options>
+
     Raises:
         TypeError: a field has the wrong type.
-        ValueError: a stage is not a positive perfect square, the threshold is outside [0, 1] or
-            NaN, a ratio outside [0, 1), a block's index negative, or a mode unknown; or options
-            contradict each other.
+        ValueError: a field has a value that is not allowed, or options contradict each other.
     """
 
-    skip_stages: tuple[int, ...] | Iterable[int] | None = None
-    cache_stages: tuple[int, ...] | Iterable[int] | None = None
-    enable_attn_cache: bool = True
-    enable_mlp_cache: bool = True
-    threshold: float = 0.7
-    adaptive_threshold: bool = False
-    interpolation_mode: str = "bilinear"
+    skip_stages: Collected = option(
+        None, STAGES, "stages that may reuse the outputs of the stage before", "--cache-skip-stages"
+    )
+    cache_stages: Collected = option(
+        None, STAGES, "stages whose outputs are kept for the next stage", "--cache-cache-stages"
+    )
+    enable_attn_cache: bool = option(
+        True, FLAG, "reuse attention outputs", "--cache-enable-attn", "--cache-disable-attn"
+    )
+    enable_mlp_cache: bool = option(
+        True, FLAG, "reuse MLP outputs", "--cache-enable-mlp", "--cache-disable-mlp"
+    )
+    threshold: float = option(
+        0.7, SHARE, "similarity that a transition must exceed to be reused", "--cache-threshold"
+    )
+    adaptive_threshold: bool = option(
+        False,
+        FLAG,
+        "correct the threshold by what the images' first block shows; a batch shares it",
+        *("--cache-adaptive-threshold", "--no-cache-adaptive-threshold"),
+    )
+    interpolation_mode: str = option(
+        "bilinear", MODE, "how a kept output is resized", "--cache-interpolation-mode"
+    )
     _: KW_ONLY
-    prune_stages: PruneStages | Mapping[int, float] | Iterable[tuple[int, float]] = ()
-    prune_source: int | None = None
-    reuse_kv: str = "none"
-    guidance_stop_stage: int | None = None
-    compute_attn_layers: tuple[int, ...] | Iterable[int] = ()
-    compute_mlp_layers: tuple[int, ...] | Iterable[int] = ()
+    prune_stages: Collected = option(
+        (),
+        PRUNED,
+        "stages, and the share of their tokens that takes the source stage's outputs",
+        "--cache-prune-stages",
+    )
+    prune_source: int | None = option(
+        None,
+        STAGE,
+        "source stage; none is the one before the first pruned stage",
+        "--cache-prune-source",
+    )
+    guidance_stop_stage: int | None = option(
+        None,
+        STAGE,
+        "first stage without guidance: only the half of the batch with text is computed",
+        "--cache-guidance-stop-stage",
+    )
+    compute_attn_layers: Collected = option(
+        (), LAYERS, "blocks whose attention output is never reused", "--cache-compute-attn-layers"
+    )
+    compute_mlp_layers: Collected = option(
+        (), LAYERS, "blocks whose MLP output is never reused", "--cache-compute-mlp-layers"
+    )
 
     def __post_init__(self) -> None:
-        for name, check in _NORMALISED.items():
-            object.__setattr__(self, name, check(getattr(self, name), name))
-        for name in ("enable_attn_cache", "enable_mlp_cache", "adaptive_threshold"):
-            object.__setattr__(self, name, plain(getattr(self, name)))
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        one_of(self.interpolation_mode, INTERPOLATION_MODES, "interpolation_mode")
-        one_of(self.reuse_kv, KEY_VALUE_MODES, "reuse_kv")
+        check_options(self)
         self._check_pruning()
 
     def _check_pruning(self) -> None:
@@ -150,20 +152,15 @@ class CacheConfig:
         """Whether some model would generate differently than without this configuration."""
         return self.caches_anything or self.prunes_anything or self.guidance_stop_stage is not None
 
-    @property
-    def decides_whole_modules(self) -> bool:
-        """Whether every module is computed or reused as a whole, its keys and values included."""
-        return not self.prunes_anything and self.reuse_kv == "none"
-
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-able values; the inverse of :meth:`from_dict`.
 
-        Fields after the seven documented ones are left out where they have their default.
+        Keyword-only fields are left out where they have their default.
         """
         values = {
             field.name: getattr(self, field.name)
-            for i, field in enumerate(fields(self))
-            if i < DOCUMENTED_FIELDS or getattr(self, field.name) != field.default
+            for field in fields(self)
+            if not field.kw_only or getattr(self, field.name) != field.default
         }
         if "prune_stages" in values:
             values["prune_stages"] = {str(n): ratio for n, ratio in self.prune_stages}
@@ -203,8 +200,6 @@ class CacheConfig:
             source = f" from {self.prune_source}" if self.prune_source else ""
             sites = "" if len(self.enabled_sites) == len(SITES) else f" {self.enabled_sites[0]}"
             parts.append(f"prune{sites} {ratios}{source}")
-        if parts and self.reuse_kv != "none":
-            parts.append(f"keys and values: {self.reuse_kv}")
         if self.guidance_stop_stage is not None:
             parts.append(f"no guidance from {self.guidance_stop_stage}")
         return f"CacheConfig({'; '.join(parts) or 'off'})"
@@ -242,41 +237,39 @@ class CacheConfig:
     ) -> None:
         """Warn about stages that cannot do what the configuration says, one line per kind.
 
-        Likewise about blocks beyond ``depth``.
-
-        Meant to be called once, when a model receives the configuration. ``stacklevel`` counts as
-        in ``warnings.warn``: 2 attributes the warning to the caller.
+        Likewise about blocks beyond ``depth``. Called once, when a model receives the
+        configuration. ``stacklevel`` counts as in ``warnings.warn``: 2 means the caller.
         """
-        if not self.enabled_sites and self.guidance_stop_stage is None:
-            return
+        if self.enabled_sites or self.guidance_stop_stage is not None:
+            for line in self._complaints(schedule, depth):
+                warnings.warn(line, stacklevel=stacklevel)
+
+    def _complaints(self, schedule: StageSchedule, depth: int | None) -> Iterator[str]:
         resolved = self.resolve(schedule)
         if resolved.unknown_stages:
-            warnings.warn(
+            yield (
                 f"cache stages {format_stages(resolved.unknown_stages)} are not stages of this "
-                f"model and are ignored; its stages are {format_stages(schedule.lengths)}",
-                stacklevel=stacklevel,
+                f"model and are ignored; its stages are {format_stages(schedule.lengths)}"
             )
         if self.enabled_sites and resolved.unfed_stages:
-            warnings.warn(
+            yield (
                 f"skip stages {format_stages(resolved.unfed_stages)} will be computed: "
-                "the stage before each of them is not in cache_stages",
-                stacklevel=stacklevel,
+                "the stage before each of them is not in cache_stages"
             )
         unsourced = [length for length, ratio in resolved.prune_stages if ratio > 0]
         if unsourced and resolved.prune_source is None:
-            warnings.warn(
+            yield (
                 f"prune stages {format_stages(unsourced)} will be computed for all tokens: there "
-                "is no stage to take the outputs of the left-out tokens from",
-                stacklevel=stacklevel,
+                "is no stage to take the outputs of the left-out tokens from"
             )
-        named = {*self.compute_attn_layers, *self.compute_mlp_layers}
-        missing = sorted(layer for layer in named if depth is not None and layer >= depth)
-        if missing:
-            warnings.warn(
-                f"blocks {', '.join(map(str, missing))} of compute_attn_layers or "
-                f"compute_mlp_layers are ignored; this model has blocks 0 to {depth - 1}",
-                stacklevel=stacklevel,
-            )
+        if depth is not None:
+            named = {*self.compute_attn_layers, *self.compute_mlp_layers}
+            missing = ", ".join(str(layer) for layer in sorted(named) if layer >= depth)
+            if missing:
+                yield (
+                    f"blocks {missing} of compute_attn_layers or compute_mlp_layers are ignored; "
+                    f"this model has blocks 0 to {depth - 1}"
+                )
 
 
 @dataclass(frozen=True)
@@ -295,15 +288,3 @@ class ResolvedStages:
     """Pruned stages of the model with their ratios."""
     prune_source: int | None = None
     """The stage that left-out tokens take their outputs from; None: nothing is pruned."""
-
-
-_NORMALISED = {
-    "skip_stages": stage_tuple,
-    "cache_stages": stage_tuple,
-    "threshold": unit_interval,
-    "prune_stages": prune_pairs,
-    "prune_source": optional_stage,
-    "guidance_stop_stage": optional_stage,
-    "compute_attn_layers": layer_tuple,
-    "compute_mlp_layers": layer_tuple,
-}

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
 from .config import SITES
-from .decisions import COMPUTE, Action
-from .multiply_adds import TransformerShape, attention_macs, key_value_macs, mlp_macs
+from .multiply_adds import TransformerShape, attention_macs, mlp_macs
+from .plan import Action, kept_tokens
 
 CALLS = ("computed", "reused", "stored", "not_eligible")
 """The fields of :class:`SiteCounts` that count module calls, for every image."""
@@ -34,9 +34,8 @@ class SiteCounts:
     things together save a product it is attributed to the first of
 
     1. ``guidance``: all that the rows without text would have cost after its end;
-    2. ``reuse``: in the other rows what a reused module would have cost, without the keys and
-       values that it computes nevertheless, and a computed attention's products with the keys
-       that earlier, reused attentions did not add;
+    2. ``reuse``: in the other rows what a reused module would have cost, and a computed
+       attention's products with the keys that earlier, reused attentions did not add;
     3. ``pruning``: the rest, which left-out tokens and their keys would have cost.
 
     Attributes:
@@ -102,7 +101,7 @@ def per_image(number: int, images: int) -> int | float:
 
 
 class AdaptedThreshold(NamedTuple):
-    """The threshold of one stage in one generation; see ``decisions.adapted_threshold``."""
+    """The threshold of one stage in one generation; see ``plan.adapted_threshold``."""
 
     calibrated: float
     measured: float
@@ -156,32 +155,22 @@ class GenerationCounts:
         eligible: bool,
         rows: int,
         tokens: int,
-        *,
-        computed_tokens: int | None = None,
-        added_keys: int = 0,
-        projected_keys: int = 0,
     ) -> None:
         """Count one module call.
 
         Args:
             layer, si, site: which module at which stage index.
             action: what it did.
-            eligible: whether the configuration allows reuse here, see ``decisions.is_eligible``.
+            eligible: whether the configuration allows reuse here, see ``plan.is_eligible``.
             rows, tokens: size of its output, (rows, tokens, C).
-            computed_tokens: tokens that were not left out; by default all, none if it was reused.
-            added_keys: keys that the attention added for other tokens than those.
-            projected_keys: those of them that had to be computed.
         """
-        if computed_tokens is None:
-            computed_tokens = 0 if action.reuse else tokens
+        computed_tokens = 0 if action.reuse else kept_tokens(tokens, action.ratio)
         if site == "attn":
-            own = computed_tokens + added_keys
             self._keys[layer] += tokens
             cause = "reuse" if action.reuse else "pruning"
-            self._keys_not_added[cause][layer] += tokens - own
-            self._hold_keys(rows * own)
+            self._keys_not_added[cause][layer] += tokens - computed_tokens
+            self._hold_keys(rows * computed_tokens)
             whole, unpruned, computed = self._attention(layer, tokens, computed_tokens)
-            computed += key_value_macs(self.shape, projected_keys)
         else:
             whole = unpruned = mlp_macs(self.shape, tokens)
             computed = mlp_macs(self.shape, computed_tokens)
@@ -210,21 +199,16 @@ class GenerationCounts:
             attention_macs(self.shape, computed_tokens, attended),
         )
 
-    def count_uncached(self, si: int, rows: int, tokens: int) -> None:
-        """Count all modules of a stage, or of a chunk of it, with caching off."""
-        for layer in range(self.shape.depth):
-            for site in SITES:
-                self.count(layer, si, site, COMPUTE, False, rows, tokens)
+    def hold(self, stored_bytes: int) -> None:
+        """Note the size of the stored outputs."""
+        self.held_bytes = stored_bytes
+        self.peak_bytes = max(self.peak_bytes, stored_bytes)
 
-    def hold(self, change_bytes: int) -> None:
-        """Note that the stored outputs grew, or shrank."""
-        self.held_bytes += change_bytes
-        self.peak_bytes = max(self.peak_bytes, self.held_bytes)
-
-    def stop_guidance(self) -> None:
+    def stop_guidance(self, stored_bytes: int) -> None:
         """Note that from now on the rows are half of those that guidance would need."""
         self._halves_left_out = 1
         self.held_keys //= 2
+        self.hold(stored_bytes)
 
     def _hold_keys(self, more: int) -> None:
         self.held_keys += more

@@ -58,11 +58,6 @@ def attention_macs(shape: TransformerShape, tokens: int, keys: int) -> int:
     return 4 * tokens * C * C + 2 * tokens * keys * C
 
 
-def key_value_macs(shape: TransformerShape, tokens: int) -> int:
-    """Multiply-adds of one block's key and value projections for one row of ``tokens``."""
-    return 2 * tokens * shape.embed_dim * shape.embed_dim
-
-
 def mlp_macs(shape: TransformerShape, tokens: int) -> int:
     """Multiply-adds of one block's feed-forward network for one row of ``tokens``."""
     return tokens * shape.mlp_matrices * shape.embed_dim * shape.mlp_hidden

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .config import CacheConfig
 from .stages import StageSchedule
@@ -15,29 +16,21 @@ class CachePreset:
 
     Attributes:
         description: one line for a command's help.
+        base: the options that do not depend on the schedule.
         skip_last: how many of the last stages may be skipped, each from its predecessor.
         largest_share: but no larger share of all stages. What is drawn is decided in the first
             ones, which a short schedule would else lose; it means nothing at 14 stages.
-        attn, mlp: which sites take part.
-        threshold, adaptive_threshold, interpolation_mode: as in :class:`CacheConfig`.
         prune_last: shares of tokens left out at the last stages, in the order of the stages; the
             stage before them is the source.
         unguided_last: how many of the last stages are drawn without guidance.
-        reuse_kv, compute_mlp_layers: as in :class:`CacheConfig`.
     """
 
     description: str
-    skip_last: int
-    attn: bool = True
-    mlp: bool = True
-    threshold: float = CacheConfig.threshold
-    adaptive_threshold: bool = CacheConfig.adaptive_threshold
-    interpolation_mode: str = CacheConfig.interpolation_mode
+    base: CacheConfig
+    skip_last: int = 0
+    largest_share: float = 1.0
     prune_last: tuple[float, ...] = ()
     unguided_last: int = 0
-    reuse_kv: str = CacheConfig.reuse_kv
-    largest_share: float = 1.0
-    compute_mlp_layers: tuple[int, ...] = (0,)  # all later blocks work on what it adds
 
     def skipped(self, num_stages: int) -> int:
         """How many of the last stages of a schedule may be skipped; the first one never is."""
@@ -47,42 +40,60 @@ class CachePreset:
 FASTVAR_RATIOS = (0.5, 0.75)
 """Shares of tokens that FastVAR leaves out at the last two stages of HART's 1024-pixel model."""
 
+
+def _reusing(**options: Any) -> CacheConfig:
+    """Options of a preset that reuses; all blocks work on what the first one's MLP adds."""
+    first = () if options.get("enable_mlp_cache") is False else (0,)
+    return CacheConfig(compute_mlp_layers=first, **options)
+
+
 CACHE_PRESETS: dict[str, CachePreset] = {
-    "no-cache": CachePreset("compute everything", skip_last=0, attn=False, mlp=False),
-    "conservative": CachePreset(
-        "reuse very similar modules, last stage only", skip_last=1, threshold=0.8
+    "no-cache": CachePreset(
+        "compute everything", CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
     ),
-    "original": CachePreset("reuse similar modules in the last two stages", skip_last=2),
+    "conservative": CachePreset(
+        "reuse very similar modules, last stage only", _reusing(threshold=0.8), skip_last=1
+    ),
+    "original": CachePreset(
+        "reuse similar modules in the last two stages", _reusing(), skip_last=2
+    ),
     "aggressive": CachePreset(
-        "last four of 14 stages, lower threshold", skip_last=4, threshold=0.6, largest_share=2 / 7
+        "last four of 14 stages, lower threshold",
+        _reusing(threshold=0.6),
+        skip_last=4,
+        largest_share=2 / 7,
     ),
     "ultra-fast": CachePreset(
         "last six of 14 stages, lowest threshold, adapted to the images of a batch",
+        _reusing(threshold=0.5, adaptive_threshold=True),
         skip_last=6,
-        threshold=0.5,
-        adaptive_threshold=True,
         largest_share=3 / 7,
     ),
-    "attn-only": CachePreset("like original, attention only", skip_last=2, mlp=False),
-    "mlp-only": CachePreset("like original, MLP only", skip_last=2, attn=False),
+    "attn-only": CachePreset(
+        "like original, attention only", _reusing(enable_mlp_cache=False), skip_last=2
+    ),
+    "mlp-only": CachePreset(
+        "like original, MLP only", _reusing(enable_attn_cache=False), skip_last=2
+    ),
     "high-quality": CachePreset(
         "highest threshold, bicubic interpolation, last stage only",
+        _reusing(threshold=0.9, interpolation_mode="bicubic"),
         skip_last=1,
-        threshold=0.9,
-        interpolation_mode="bicubic",
     ),
     "memory-efficient": CachePreset(
-        "keep one stage of attention outputs only", skip_last=1, mlp=False, threshold=0.8
+        "keep one stage of attention outputs only",
+        _reusing(enable_mlp_cache=False, threshold=0.8),
+        skip_last=1,
     ),
     "fastvar": CachePreset(
         "compute only the most distinctive tokens of the last two stages (FastVAR)",
-        skip_last=0,
+        CacheConfig(),
         prune_last=FASTVAR_RATIOS,
     ),
     "hybrid": CachePreset(
         "last two stages without guidance; the last one reuses, and prunes a quarter of the rest",
+        _reusing(threshold=0.8),
         skip_last=1,
-        threshold=0.8,
         prune_last=(0.25,),
         unguided_last=2,
     ),
@@ -116,16 +127,10 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
     pruned = min(len(preset.prune_last), schedule.num_transitions)
     ratios = preset.prune_last[len(preset.prune_last) - pruned :]
     unguided = schedule.lengths[max(1, schedule.num_stages - preset.unguided_last) :]
-    return CacheConfig(
+    return replace(
+        preset.base,
         skip_stages=schedule.lengths[first:],
         cache_stages=schedule.lengths[first - 1 : -1],
-        enable_attn_cache=preset.attn,
-        enable_mlp_cache=preset.mlp,
-        threshold=preset.threshold,
-        adaptive_threshold=preset.adaptive_threshold,
-        interpolation_mode=preset.interpolation_mode,
         prune_stages=zip(schedule.lengths[schedule.num_stages - pruned :], ratios, strict=True),
-        reuse_kv=preset.reuse_kv,
         guidance_stop_stage=unguided[0] if unguided else None,
-        compute_mlp_layers=preset.compute_mlp_layers if preset.mlp and preset.skip_last else (),
     )

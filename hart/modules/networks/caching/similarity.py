@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,7 +106,8 @@ class SimilarityTables:
     @classmethod
     def empty(cls, depth: int, schedule: StageSchedule) -> SimilarityTables:
         """Tables without measurements: nothing exceeds a threshold, so everything computes."""
-        return cls(*([[0.0] * schedule.width for _ in range(depth)] for _ in range(2)))
+        attn, mlp = ([[0.0] * schedule.width for _ in range(depth)] for _ in range(2))
+        return cls(attn, mlp)
 
     def site(self, name: str) -> Table:
         """The table of ``"attn"`` or ``"mlp"``."""
@@ -163,7 +165,7 @@ class SimilarityTables:
         Warns:
             UserWarning: some blocks were not measured.
         """
-        layers = [recorder.measured_layers for recorder in recorders.values()]
+        layers: list[set[int]] = [recorder.measured_layers for recorder in recorders.values()]
         if not any(layers):
             raise RuntimeError(
                 "the calibration measured nothing: no block passed on what its attention or MLP "
@@ -195,7 +197,7 @@ class SimilarityTables:
             validate_table(self.site(name), depth, schedule.width, f"{name} table")
 
 
-def validate_table(table: object, depth: int, width: int, name: str) -> None:
+def validate_table(table: Any, depth: int, width: int, name: str) -> None:
     """Check that ``table`` is ``depth`` rows of ``width`` finite numbers within [-1, 1].
 
     Raises:
@@ -225,7 +227,7 @@ def _is_sequence(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
-def _size(value: object) -> str:
+def _size(value: Any) -> str:
     return str(len(value)) if _is_sequence(value) else f"a {type(value).__name__}"
 
 

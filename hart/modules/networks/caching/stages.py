@@ -142,17 +142,15 @@ class StageSchedule:
         """Token counts ``(before, after)`` of each transition."""
         return tuple(pairwise(self.lengths))
 
-    def column(self, si: int) -> int | None:
-        """Table column of the transition into stage ``si``; ``None`` for ``si <= 0``.
-
-        Stage 0 has no transition into it and -1 means training.
+    def column(self, si: int) -> int:
+        """Table column of the transition into stage ``si``.
 
         Raises:
-            ValueError: the schedule has no stage ``si``.
+            ValueError: no transition leads into a stage ``si`` of this schedule.
         """
-        if si >= self.num_stages:
-            raise ValueError(f"si must be below {self.num_stages}, the number of stages; got {si}")
-        return self.columns[si - 1] if si > 0 else None
+        if not 0 < si < self.num_stages:
+            raise ValueError(f"si must be from 1 to {self.num_transitions}, got {si}")
+        return self.columns[si - 1]
 
     def index_of(self, length: int) -> int:
         """Stage index of the map with ``length`` tokens.

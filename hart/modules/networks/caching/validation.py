@@ -1,10 +1,13 @@
-"""Checks of a cache configuration's values; every message names the field."""
+"""What the values of cache options may be; every message names the field."""
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
+
+from hart.utils.options import Either, Kind
 
 from .numbers import plain
 from .stages import as_integer
@@ -28,22 +31,22 @@ def stage_length(value: object, name: str) -> int:
     return length
 
 
+def _entries(values: object, name: str, what: str) -> Iterable:
+    if values is None:
+        return ()
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise TypeError(f"{name} must be a collection of {what}, got {values!r}")
+    return values
+
+
 def stage_tuple(stages: object, name: str) -> tuple[int, ...]:
     """Token counts in ascending order without duplicates; None means none."""
-    if stages is None:
-        return ()
-    if isinstance(stages, str | bytes | Mapping) or not isinstance(stages, Iterable):
-        raise TypeError(f"{name} must be a collection of token counts, got {stages!r}")
-    return tuple(sorted({stage_length(stage, name) for stage in stages}))
+    return tuple(sorted({stage_length(n, name) for n in _entries(stages, name, "token counts")}))
 
 
 def layer_tuple(layers: object, name: str) -> tuple[int, ...]:
     """Indices of blocks in ascending order without duplicates; None means none."""
-    if layers is None:
-        return ()
-    if isinstance(layers, str | bytes | Mapping) or not isinstance(layers, Iterable):
-        raise TypeError(f"{name} must be a collection of block indices, got {layers!r}")
-    indices = sorted({as_integer(layer, name) for layer in layers})
+    indices = sorted({as_integer(i, name) for i in _entries(layers, name, "block indices")})
     if indices and indices[0] < 0:
         raise ValueError(f"{name} must contain block indices from 0 on, got {indices[0]}")
     return tuple(indices)
@@ -98,25 +101,37 @@ def prune_pairs(stages: object, name: str) -> PruneStages:
     return tuple(sorted(ratios.items()))
 
 
-def parse_prune_stage(text: str) -> tuple[int, float]:
-    """``"2304:0.5"`` as (2304, 0.5), for a command line.
+def truth_value(value: object, name: str, error: type[Exception] = TypeError) -> bool:
+    """``value`` as True or False; a number is neither."""
+    value = plain(value)
+    if not isinstance(value, bool):
+        raise error(f"{name} must be True or False, got {value!r}")
+    return value
 
-    Raises:
-        ValueError: it is not a token count, a colon and a number.
-    """
+
+def choice(*names: str) -> Kind:
+    """One of some names."""
+    text = f"one of {', '.join(names)}"
+
+    def check(value: object, name: str) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError(f"{name} must be {text}; got {value!r}")
+        return value
+
+    return Kind(check, text, {"choices": names})
+
+
+def _parse_prune_stage(text: str) -> tuple[int, float]:
+    """``"2304:0.5"`` as (2304, 0.5)."""
     length, colon, ratio = text.partition(":")
     try:
         if not colon:
             raise ValueError
         return int(length), float(ratio)
     except ValueError:
-        raise ValueError(f"expected TOKENS:RATIO, for example 2304:0.5, got {text!r}") from None
-
-
-def one_of(value: object, allowed: tuple[str, ...], name: str) -> None:
-    """Refuse what is not in ``allowed``."""
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected TOKENS:RATIO, for example 2304:0.5, got {text!r}"
+        ) from None
 
 
 def _number(value: object, name: str) -> float:
@@ -131,3 +146,23 @@ def _number(value: object, name: str) -> float:
 
 def _digits(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
+
+
+STAGES = Kind(
+    stage_tuple,
+    "a list of token counts of square maps",
+    {"type": int, "nargs": "*", "metavar": "TOKENS"},
+)
+STAGE = Kind(optional_stage, "the token count of a square map", {"type": int, "metavar": "TOKENS"})
+PRUNED = Kind(
+    prune_pairs,
+    "token counts of square maps with shares from 0 to below 1",
+    {"type": _parse_prune_stage, "nargs": "*", "metavar": "TOKENS:RATIO"},
+)
+LAYERS = Kind(
+    layer_tuple,
+    "a list of block indices from 0 on",
+    {"type": int, "nargs": "*", "metavar": "BLOCK"},
+)
+SHARE = Kind(unit_interval, "a number from 0 to 1", {"type": float, "metavar": "NUMBER"})
+FLAG = Kind(truth_value, "true or false", {"action": Either})

@@ -12,12 +12,7 @@ import random
 
 import torch
 
-from hart.modules.models.autoencoder.quantize.codebook import nearest_code
-from hart.modules.models.autoencoder.quantize.maps import (
-    PatchNums,
-    downsample,
-    to_rows,
-)
+from hart.modules.models.autoencoder.quantize.maps import PatchNums
 from hart.modules.models.autoencoder.quantize.var_quantize_multiple_res import VectorQuantizer2
 
 __all__ = ["HARTHybridQuantizer"]
@@ -48,16 +43,11 @@ class HARTHybridQuantizer(VectorQuantizer2):
         Returns S id tensors (B, pn^2), then the float32 rest before the last stage (B, P^2, Z).
         """
         sizes = self._checked_sizes(f_BChw, v_patch_nums)
-        B, S = f_BChw.shape[0], len(sizes)
-        rest = f_BChw.detach().float()
-        results = []
-        for si, size in enumerate(sizes):
-            rows = to_rows(downsample(rest, size))
-            ids_Bl = nearest_code(rows, self.codes()).view(B, -1)
-            results.append(ids_Bl)
-            if si < S - 1:
-                rest = rest - self._stage_map(si, S, self._code_map(ids_Bl, size), sizes[-1])
-        return [*results, rest.flatten(2).transpose(1, 2).contiguous()]
+        stages = list(self._quantized(f_BChw, sizes, using_znorm=False))
+        before_last = stages[-2][2]
+        return [ids_Bl for ids_Bl, _, _ in stages] + [
+            before_last.flatten(2).transpose(1, 2).contiguous()
+        ]
 
     def forward(
         self,

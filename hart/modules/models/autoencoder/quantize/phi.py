@@ -65,13 +65,13 @@ class PhiNonShared(nn.ModuleList):
         super().__init__(qresi)
         self.ticks = _ticks(len(qresi))
 
-    def __getitem__(self, at: float) -> nn.Module:
+    def __getitem__(self, at: float) -> nn.Module:  # type: ignore[override]  # not a list's
         return super().__getitem__(_nearest_tick(self.ticks, at))
 
 
 def build_phi(
     embed_dim: int, quant_resi: float, share_quant_resi: int, count_if_not_shared: int
-) -> nn.Module:
+) -> PhiShared | PhiPartiallyShared | PhiNonShared:
     """The container for ``share_quant_resi``: 0 none shared, 1 one for all, K >= 2 K of them."""
 
     def one() -> nn.Module:

@@ -7,18 +7,18 @@ Shapes: B batch, Z (``Cvae``) latent channels, V codes, S stages, pn side of a s
 P side of the last one. Token sequences are row by row.
 """
 
-# ruff: noqa: N802 (method names are those of the published interface)
+# ruff: noqa: N802, N815 (names are those of the published interface)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
-from hart.modules.models.autoencoder.quantize.codebook import nearest_code
 from hart.modules.models.autoencoder.quantize.maps import (
     PatchNums,
     downsample,
@@ -34,11 +34,35 @@ from hart.modules.models.autoencoder.quantize.phi import (
     PhiShared,
     build_phi,
 )
-from hart.modules.models.autoencoder.quantize.training import Quantized
 from hart.utils.adapted import compute_device
 from hart.utils.device import without_autocast
 
 __all__ = ["Phi", "PhiNonShared", "PhiPartiallyShared", "PhiShared", "VectorQuantizer2"]
+
+
+class Quantized(NamedTuple):
+    """Result of quantizing a map for training."""
+
+    f_hat: torch.Tensor  # (B, Z, H, W), value of the quantized map, gradient of the input
+    rest: torch.Tensor  # (B, Z, H, W), what all stages left over, without gradient
+    usages: torch.Tensor | None  # percentage of the codes that were used, 0-dimensional
+    loss: torch.Tensor  # 0-dimensional
+    ids: list[torch.Tensor]  # S tensors (B * pn^2,)
+
+
+def nearest_code(
+    rows_NC: torch.Tensor, codes_VC: torch.Tensor, using_znorm: bool = False
+) -> torch.Tensor:
+    """Index of the nearest code for each row: (N, C), (V, C) -> (N,) int64, without gradient.
+
+    Nearest by Euclidean distance, with ``using_znorm`` by cosine similarity, in float32. The
+    squared distance is evaluated as |x|^2 + |e|^2 - 2 x.e, because its rounding decides ties.
+    """
+    x, codes = rows_NC.detach().float(), codes_VC.detach().float()
+    if using_znorm:
+        return (F.normalize(x, dim=-1) @ F.normalize(codes, dim=-1).T).argmax(dim=1)
+    lengths = x.square().sum(dim=1, keepdim=True) + codes.square().sum(dim=1)
+    return torch.addmm(lengths, x, codes.T, alpha=-2).argmin(dim=1)
 
 
 class VectorQuantizer2(nn.Module):
@@ -55,6 +79,9 @@ class VectorQuantizer2(nn.Module):
         share_quant_resi: 0: one convolution per stage, 1: one, K: K of them.
         disable_quant_resi: stored only; no computation depends on it.
     """
+
+    quant_resi: PhiShared | PhiPartiallyShared | PhiNonShared
+    ema_vocab_hit_SV: torch.Tensor
 
     def __init__(
         self,
@@ -131,9 +158,6 @@ class VectorQuantizer2(nn.Module):
             raise ValueError(f"the schedule has {SN} stage(s), expected at least 2")
         return self.quant_resi[si / (SN - 1)]
 
-    def _nearest_code(self, rows_NC: torch.Tensor) -> torch.Tensor:
-        return nearest_code(rows_NC, self.codes(), self.using_znorm)
-
     def _stage_map(
         self, si: int, SN: int, small_BChw: torch.Tensor, size: tuple[int, int]
     ) -> torch.Tensor:
@@ -150,6 +174,29 @@ class VectorQuantizer2(nn.Module):
                 f"{tuple(f_BChw.shape[-2:])}"
             )
         return sizes
+
+    def _quantized(
+        self,
+        f_BChw: torch.Tensor,
+        sizes: list[tuple[int, int]],
+        using_znorm: bool,
+        given: Mapping[int, torch.Tensor] | None = None,
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Stage by stage ids (B, h*w), what they add to the map, and what is then left over.
+
+        In float32; each stage quantizes what the ones before left. Only what is added has
+        gradients, those of the codebook and the residual convolutions.
+        """
+        rest = f_BChw.detach().float()
+        for si, size in enumerate(sizes):
+            if given and si in given:
+                ids_Bl = given[si].reshape(len(rest), -1)
+            else:
+                rows = to_rows(downsample(rest, size))
+                ids_Bl = nearest_code(rows, self.codes(), using_znorm).view(len(rest), -1)
+            h = self._stage_map(si, len(sizes), self._code_map(ids_Bl, size), sizes[-1])
+            rest = rest - h.detach()
+            yield ids_Bl, h, rest
 
     @torch.no_grad()
     def f_to_idxBl_or_fhat(
@@ -171,19 +218,9 @@ class VectorQuantizer2(nn.Module):
         stage.
         """
         sizes = self._checked_sizes(f_BChw, v_patch_nums)
-        given = exception_stages or {}
-        B, S = f_BChw.shape[0], len(sizes)
-        rest = f_BChw.detach().float()
-        f_hat = torch.zeros_like(rest)
-        results = []
-        for si, size in enumerate(sizes):
-            if si in given:
-                ids_Bl = given[si].reshape(B, -1)
-            else:
-                rows = to_rows(downsample(rest, size))
-                ids_Bl = self._nearest_code(rows).view(B, -1)
-            h = self._stage_map(si, S, self._code_map(ids_Bl, size), sizes[-1])
-            f_hat, rest = f_hat + h, rest - h
+        f_hat, results = torch.zeros_like(f_BChw, dtype=torch.float32), []
+        for ids_Bl, h, _ in self._quantized(f_BChw, sizes, self.using_znorm, exception_stages):
+            f_hat = f_hat + h
             results.append(f_hat if to_fhat else ids_Bl)
         return results
 
@@ -206,18 +243,26 @@ class VectorQuantizer2(nn.Module):
             last_one: return the final map instead of the list of all S sums.
         """
         sizes = stage_sizes(patch_nums or self.v_patch_nums)
-        S = len(sizes)
-        if len(ms_h_BChw) != S:
-            raise ValueError(f"got {len(ms_h_BChw)} maps, expected one for each of {S} stages")
-        first = ms_h_BChw[0]
-        f_hat = first.new_zeros(first.shape[0], self.Cvae, *sizes[-1], dtype=torch.float32)
-        sums = []
-        for si, (h_BChw, size) in enumerate(zip(ms_h_BChw, sizes, strict=True)):
+        if len(ms_h_BChw) != len(sizes):
+            raise ValueError(
+                f"got {len(ms_h_BChw)} maps, expected one for each of {len(sizes)} stages"
+            )
+        sums = list(self._sums(ms_h_BChw, sizes, all_to_max_scale))
+        return sums[-1] if last_one else sums
+
+    def _sums(
+        self,
+        maps_BChw: Iterable[torch.Tensor],
+        sizes: list[tuple[int, int]],
+        all_to_max_scale: bool = True,
+    ) -> Iterator[torch.Tensor]:
+        """The feature map, in float32, after each of the first stages' codebook maps."""
+        f_hat: torch.Tensor | None = None
+        for si, (h_BChw, size) in enumerate(zip(maps_BChw, sizes, strict=False)):
             target = sizes[-1] if all_to_max_scale else size
-            f_hat = upsample(f_hat, target)
-            f_hat = f_hat + self._stage_map(si, S, h_BChw.float(), target)
-            sums.append(f_hat)
-        return f_hat if last_one else sums
+            added = self._stage_map(si, len(sizes), h_BChw.float(), target)
+            f_hat = added if f_hat is None else upsample(f_hat, target) + added
+            yield f_hat
 
     @torch.no_grad()
     def idxBl_to_var_input(
@@ -233,15 +278,14 @@ class VectorQuantizer2(nn.Module):
         sum of all earlier ones, reduced to its size.
         """
         sizes = stage_sizes(patch_nums or self.v_patch_nums)
-        S = len(sizes)
-        B, device = gt_ms_idx_Bl[0].shape[0], compute_device(self.embedding)
-        f_hat = torch.zeros(B, self.Cvae, *sizes[-1], device=device, dtype=torch.float32)
-        inputs = []
-        for si, (tokens, size) in enumerate(zip(gt_ms_idx_Bl[: S - 1], sizes[:-1], strict=True)):
-            is_vectors = tokens.ndim == 3
-            small = to_map(tokens.float(), size) if is_vectors else self._code_map(tokens, size)
-            f_hat = f_hat + self._stage_map(si, S, small, sizes[-1])
-            inputs.append(downsample(f_hat, sizes[si + 1]).flatten(2).transpose(1, 2))
+        maps = (
+            to_map(tokens.float(), size) if tokens.ndim == 3 else self._code_map(tokens, size)
+            for tokens, size in zip(gt_ms_idx_Bl, sizes[:-1], strict=False)
+        )
+        inputs = [
+            downsample(f_hat, size).flatten(2).transpose(1, 2)
+            for f_hat, size in zip(self._sums(maps, sizes), sizes[1:], strict=True)
+        ]
         return torch.cat(inputs, dim=1)
 
     def forward(
@@ -264,24 +308,25 @@ class VectorQuantizer2(nn.Module):
     ) -> Quantized:
         """Quantize with gradients, in float32 also under autocast; see ``Quantized``."""
         sizes = self._checked_sizes(f_BChw, patch_nums)
-        S = len(sizes)
-        hits_SV = torch.zeros(S, self.vocab_size, dtype=torch.float32, device=f_BChw.device)
-        ids = []
+        hits_SV = torch.zeros(
+            len(sizes), self.vocab_size, dtype=torch.float32, device=f_BChw.device
+        )
         with without_autocast(f_BChw.device):
             f = f_BChw.float()
-            rest, f_hat, loss = f.detach(), torch.zeros_like(f), f.new_zeros(())
-            for si, size in enumerate(sizes):
-                ids_N = self._nearest_code(to_rows(downsample(rest, size)))
-                hits_SV[si] = torch.bincount(ids_N, minlength=self.vocab_size)
-                small = self._code_map(ids_N.view(f.shape[0], -1), size)
-                h = self._stage_map(si, S, small, sizes[-1])
-                f_hat, rest = f_hat + h, rest - h.detach()
+            f_hat, loss = torch.zeros_like(f), f.new_zeros(())
+            stages = list(self._quantized(f, sizes, self.using_znorm))
+            ids = [ids_Bl.flatten() for ids_Bl, _, _ in stages]
+            for si, (_, h, _) in enumerate(stages):
+                hits_SV[si] = torch.bincount(ids[si], minlength=self.vocab_size)
+                f_hat = f_hat + h
                 commitment = F.mse_loss(f_hat.detach(), f)
                 loss = loss + self.beta * commitment + F.mse_loss(f_hat, f.detach())
-                ids.append(ids_N)
-            straight_through = f + (f_hat - f).detach()
+        straight_through = f + (f_hat - f).detach()
         usages = self._record_usage(hits_SV)
-        return Quantized(straight_through, rest, usages if ret_usages else None, loss / S, ids)
+        rest = stages[-1][2]
+        return Quantized(
+            straight_through, rest, usages if ret_usages else None, loss / len(sizes), ids
+        )
 
     def _record_usage(self, hits_SV: torch.Tensor) -> torch.Tensor:
         """Percentage of codes used in any stage; in training over all processes."""

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.decisions import (
+from hart.modules.networks.caching.plan import (
     Action,
     adapted_threshold,
     decide_all,
@@ -127,10 +127,10 @@ def test_an_unknown_site_is_an_error():
         decide_module(ALL, HART_1024, "ffn", 3, row(), True)
 
 
-def test_a_given_threshold_replaces_the_configured_one_for_reuse_only():
+def test_a_given_threshold_replaces_the_configured_one():
     config = CacheConfig([256, 441], [144, 256], threshold=0.7)
     similar = row(c8=0.8, c9=0.8)
-    assert decide(config, 256, similar, threshold=0.9) == Action(False, True)
+    assert decide(config, 256, similar, threshold=0.9) == Action(False, False)
     assert decide(config, 256, row(c8=0.6), threshold=0.5) == Action(True, False)
     assert decide(config, 256, row(c8=0.6), threshold=0.0).reuse  # 0 is not "none given"
 
@@ -177,15 +177,11 @@ def test_the_probe_measures_the_opening_and_the_last_stage_before_any_reuse():
     assert probed_stages(CacheConfig([256], [144]), HART_1024) == ()
 
 
-def test_the_probe_stores_before_it_measures_and_is_reused_like_any_block():
+def test_the_probe_is_reused_like_any_block():
     adaptive = CacheConfig([256], [144], enable_mlp_cache=False, adaptive_threshold=True)
     known = [0.9] * 15
-    for length in (1, 81):
-        assert decide(adaptive, length, known, layer=0) == Action(False, True)
-        assert decide(adaptive, length, known, layer=1) == Action()
-        assert decide(adaptive, length, [0.0] * 15, layer=0) == Action()
-    assert decide(adaptive, 4, known, layer=0) == Action()
-    assert decide(adaptive, 256, known, layer=0) == decide(adaptive, 256, known, layer=1)
+    for length in (1, 4, 81, 144, 256):
+        assert decide(adaptive, length, known, layer=0) == decide(adaptive, length, known, layer=1)
     assert decide(adaptive, 256, known, layer=0).reuse
 
 
@@ -305,11 +301,12 @@ def test_a_block_that_always_computes_can_still_leave_out_tokens():
     assert (action.reuse, action.ratio) == (False, 0.5)
 
 
-def test_the_probe_is_compared_even_where_it_always_computes():
-    config = CacheConfig([256], [144], adaptive_threshold=True, compute_mlp_layers=[0])
+def test_the_probe_leaves_out_no_tokens_of_what_is_compared():
+    config = CacheConfig([256], [144], adaptive_threshold=True, prune_stages={81: 0.5, 144: 0.5})
     plan = decide_all(config, HART_1024, tables_of([[0.9] * 15] * 2, [[0.9] * 15] * 2))
-    assert plan.action(HART_1024.index_of(81), 0, "mlp") == Action(store=True)
-    assert plan.action(HART_1024.index_of(144), 0, "mlp") == Action()
+    for length in (81, 144):
+        si = HART_1024.index_of(length)
+        assert [plan.action(si, layer, "mlp").ratio for layer in (0, 1)] == [0.0, 0.5]
 
 
 def test_tables_of_the_wrong_width_are_refused():

@@ -1,4 +1,4 @@
-"""``hart generate --compare_configs``: speed, memory and quality of several configurations."""
+"""``hart generate`` with ``--benchmark`` or ``--compare_configs``: speed, memory and quality."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from hart.cli.interrupts import INTERRUPTED
 from hart.cli.loading import set_up
-from hart.cli.output import keep_earlier
-from hart.cli.report import run_settings, similarity_entry
-from hart.cli.run import INTERRUPTED, Run
+from hart.cli.output import keep_earlier, save_numbered
+from hart.cli.report import configuration_name, report_head
+from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource, prepare_similarity
+from hart.evaluation.benchmark import DEFAULT_RUNS, run_benchmark
+from hart.evaluation.benchmark_report import benchmark_lines, benchmark_report
 from hart.evaluation.comparison import (
     DEFAULT_ROUNDS,
     Comparer,
@@ -18,22 +21,46 @@ from hart.evaluation.comparison import (
     named_configurations,
 )
 from hart.evaluation.comparison_report import comparison_report, markdown_table
-from hart.evaluation.environment import environment
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import save_figure
 from hart.evaluation.image_grid import image_grid
 from hart.evaluation.image_metrics import Metric, import_ssim
 from hart.evaluation.speed_quality_plot import speed_quality_plot
-from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline.loading import resolve_device
 from hart.utils.files import replacing, write_json
 from hart.utils.images import save_png
 
+BENCHMARK_FILE = "benchmark_results.json"
 JSON_FILE = "cache_comparison.json"
 TABLE_FILE = "cache_comparison.md"
 GRID_FILE = "cache_comparison.png"
 PLOT_FILE = "cache_comparison_plot.png"
 FAILED = 1
+
+
+def run_benchmark_command(args: argparse.Namespace) -> int:
+    """Run the command; 0, or 130 after Ctrl-C, which keeps the finished runs.
+
+    Raises:
+        ValueError, OSError: a user's mistake; most are found before the model is loaded.
+    """
+    run = set_up(args)
+    similarity = prepare_similarity(run)
+    runs, warmup = args.benchmark_runs or DEFAULT_RUNS, args.benchmark_warmup
+    benchmark = run_benchmark(run.pipeline, run.prompts, run.options, runs, warmup, args.quiet)
+    files = [save_numbered(r, run).name for r in benchmark.images] if args.save_images else []
+    report = {
+        "configuration": configuration_name(run),
+        **report_head(run, similarity, warmup_runs=warmup, **{run.pipeline.draws: run.prompts}),
+        **benchmark_report(benchmark, run.pipeline),
+        "files": files,
+    }
+    keep_earlier(run.folder, BENCHMARK_FILE)
+    write_json(run.folder / BENCHMARK_FILE, report, durable=True)
+    for line in benchmark_lines(report, report["configuration"]):
+        run.say(line)
+    run.say(f"{BENCHMARK_FILE} in {run.folder}")
+    return 0 if benchmark.complete else INTERRUPTED
 
 
 def run_compare_command(args: argparse.Namespace) -> int:
@@ -48,7 +75,11 @@ def run_compare_command(args: argparse.Namespace) -> int:
     run = set_up(args)
     if args.demo_prompts is not None:
         metrics.append(_attribute_accuracy(run))
-    similarity = _prepare_similarity(run, configurations)
+    for config in configurations.values():  # all share a table, if one of them needs any
+        run.pipeline.model.set_cache_config(config)
+        if run.pipeline.model.cache_config.caches_anything:
+            break
+    similarity = prepare_similarity(run)
     comparer = Comparer(run.pipeline, configurations, run.prompts, run.options, metrics)
     rounds = args.benchmark_runs or DEFAULT_ROUNDS
     comparison = comparer.run(rounds, args.benchmark_warmup, args.quiet)
@@ -67,7 +98,7 @@ def _metrics_with_weights(args: argparse.Namespace) -> list[Metric]:
     from hart.evaluation.learned_metrics import ClipScore, FrechetDistance, LpipsDistance  # slow
 
     device = resolve_device(args.device)
-    kinds = (LpipsDistance, FrechetDistance, ClipScore)
+    kinds: tuple[Any, ...] = (LpipsDistance, FrechetDistance, ClipScore)
     return [kind(file, device) for kind, file in zip(kinds, files, strict=True) if file is not None]
 
 
@@ -87,31 +118,14 @@ def _attribute_accuracy(run: Run) -> Metric:
     return AttributeAccuracy(labels, run.options.num_images_per_prompt)
 
 
-def _prepare_similarity(
-    run: Run, configurations: Mapping[str, CacheConfig | str]
-) -> SimilaritySource:
-    """The table that all configurations share, if one of them needs any."""
-    for config in configurations.values():
-        run.pipeline.model.set_cache_config(config)
-        if run.pipeline.model.cache_config.caches_anything:
-            break
-    return prepare_similarity(run)
-
-
 def _report(run: Run, comparison: Comparison, similarity: SimilaritySource) -> dict[str, Any]:
-    settings = {
-        **run_settings(run),
-        "warmup_rounds": run.args.benchmark_warmup,
-        "demo_prompts": run.args.demo_prompts,
-        run.kind: run.prompts,
-    }
+    asked = {"demo_prompts": run.args.demo_prompts, run.pipeline.draws: run.prompts}
+    head = report_head(run, similarity, warmup_rounds=run.args.benchmark_warmup, **asked)
     for name in ("cache_preset", "cache_config", "calibration"):
-        del settings[name]  # every configuration has its own
+        del head["settings"][name]  # every configuration has its own
     batch_size = min(run.options.batch_size, len(comparison.prompts))
     return {
-        "settings": settings,
-        "similarity": similarity_entry(similarity),
-        "environment": environment(run.pipeline),
+        **head,
         **comparison_report(comparison, run.pipeline, batch_size, run.args.benchmark),
     }
 
@@ -139,15 +153,10 @@ def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
 
 
 def _grid(comparison: Comparison, finished: Mapping[str, dict[str, Any]]):
-    columns = {
-        name: (
-            f"{entry['speedup']['image']['median']:.2f}x, {_likeness(entry['quality'])}",
-            comparison.results[name].examples,
-        )
-        for name, entry in finished.items()
-    }
+    columns = {}
+    for name, entry in finished.items():
+        psnr = entry["quality"]["psnr_db"]
+        likeness = "equal" if psnr is None else f"PSNR {psnr:.1f} dB"
+        title = f"{entry['speedup']['image']['median']:.2f}x, {likeness}"
+        columns[name] = title, comparison.results[name].examples
     return image_grid(comparison.prompts, columns)
-
-
-def _likeness(quality: Mapping[str, Any]) -> str:
-    return "equal" if quality["psnr_db"] is None else f"PSNR {quality['psnr_db']:.1f} dB"

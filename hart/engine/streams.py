@@ -1,0 +1,89 @@
+"""The residual stream of one stage: whose rows, which tokens, in which pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from hart.modules.networks.caching.interpolate import select_positions
+
+TOKENS_AT_ONCE = 1024
+"""Rows times tokens of a piece on a CPU; bounds the memory of the MLP's wide layer."""
+
+Modulation = tuple[torch.Tensor | None, ...]
+"""gamma1, gamma2, scale1, scale2, shift1, shift2, (r, 1, C) each or None."""
+
+Tables = tuple[torch.Tensor, torch.Tensor]
+"""Rotary cosines and sines (r, n, d)."""
+
+
+@dataclass
+class Stream:
+    """The residual stream of some rows of the batch during one stage.
+
+    Attributes:
+        x: (r, n, C), changed in place.
+        rows: which rows of the batch the r rows stand for.
+        modulation: per layer.
+        tables: None without rotary positions.
+        tokens: length of the stage; more than n where one token stands for all.
+        halves_equal: both halves of the batch hold the same tokens, still.
+    """
+
+    x: torch.Tensor
+    rows: slice
+    modulation: list[Modulation]
+    tables: Tables | None
+    tokens: int
+    halves_equal: bool = False
+
+    def pieces(self) -> Iterator[slice]:
+        """Slices of the token axis that cover it."""
+        n = self.x.shape[1]
+        size = n
+        if self.x.device.type == "cpu":
+            size = max(1, TOKENS_AT_ONCE // self.x.shape[0])
+        for start in range(0, n, size):
+            yield slice(start, min(n, start + size))
+
+    def of_rows(self, rows: slice, bsz: int) -> Stream:
+        """Some rows alone; ``rows`` of one image stand for those of all ``bsz``."""
+        return replace(
+            self,
+            x=self.x[rows].clone(),
+            rows=slice(rows.start, rows.start + bsz),
+            modulation=[_of_rows(layer, rows) for layer in self.modulation],
+            tables=_of_tables(self.tables, lambda t: t if len(t) == 1 else t[rows]),
+        )
+
+    def last_token(self) -> Stream:
+        """The last token alone, which stands for all where they are equal."""
+        tables = _of_tables(self.tables, lambda table: table[:, -1:])
+        return replace(self, x=self.x[:, -1:].clone(), tables=tables)
+
+    def select(self, index: torch.Tensor) -> Stream:
+        """Some tokens of every row, ``index`` (r, n), as a stage of their own."""
+        rows = len(index)
+        tables = _of_tables(
+            self.tables, lambda table: select_positions(table.expand(rows, -1, -1), index)
+        )
+        x = select_positions(self.x, index)
+        return Stream(x, self.rows, self.modulation, tables, x.shape[1])
+
+
+def _of_tables(
+    tables: Tables | None, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Tables | None:
+    return None if tables is None else (change(tables[0]), change(tables[1]))
+
+
+def keep_rows(modulation: list[Modulation], rows: int) -> list[Modulation]:
+    """The modulation of the first rows of the batch."""
+    return [_of_rows(layer, slice(rows)) for layer in modulation]
+
+
+def _of_rows(tensors: tuple, rows: slice) -> tuple:
+    """Some rows of every tensor; one row stands for the whole batch and stays."""
+    return tuple(t if t is None or len(t) == 1 else t[rows] for t in tensors)

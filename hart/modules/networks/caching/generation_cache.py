@@ -1,0 +1,171 @@
+"""What caching does in one generation: its plan, what it keeps, measures and counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+
+import torch
+from torch import Tensor
+
+from .config import SITES
+from .generation_counts import AdaptedThreshold, GenerationCounts
+from .plan import (
+    COMPUTE,
+    Action,
+    Plan,
+    adapted_threshold,
+    decide_all,
+    is_eligible,
+    is_probed,
+    probed_stages,
+)
+from .similarity import SimilarityRecorder, SimilarityTables
+from .store import FeatureStore, Positions, slots_of
+
+
+class GenerationCache:
+    """The cache of one generation, owned by the call that generates.
+
+    Whoever runs the blocks asks it at every stage: :meth:`begin_stage`, then what the modules do,
+    :meth:`end_stage`.
+
+    Args:
+        plan: what every module does.
+        tables: what an adaptive threshold is adapted with; None for none.
+        recorders: by site; with them every module's output is compared with that of the stage
+            before.
+        counts: where module calls, thresholds and bytes are counted, None to count nothing.
+
+    Attributes:
+        store: what is kept for later stages.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tables: SimilarityTables | None = None,
+        recorders: Mapping[str, SimilarityRecorder] | None = None,
+        counts: GenerationCounts | None = None,
+    ) -> None:
+        self.plan, self.recorders, self.counts = plan, recorders, counts
+        depth, schedule = plan.depth, plan.schedule
+        self.tables = tables or SimilarityTables.empty(depth, schedule)
+        self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode)
+        probed = () if self.tables.assumed else probed_stages(plan.config, schedule)
+        self._probed, self._known_from = probed, max(probed, default=-1) + 1
+        self._measured: list[tuple[float, Tensor]] = []
+        self._cuts: tuple[int, ...] | None = None
+        self._slots = slots_of(plan, schedule.num_stages)
+        self._executed: dict[int, Action] = {}
+
+    @property
+    def acts(self) -> bool:
+        """Whether it does more than counting."""
+        return self.recorders is not None or self.plan.config.changes_anything
+
+    @property
+    def plan_is_final(self) -> bool:
+        """Whether no measurement will change the plan."""
+        return not self._probed
+
+    def merge(self, cuts: Iterable[int] = ()) -> None:
+        """Keep one sum for modules that are reused in a row.
+
+        Args:
+            cuts: modules that something else runs before, so that no sum may span it.
+        """
+        self._cuts = tuple(cuts)
+        self._slots = slots_of(self.plan, self._known_from, self._cuts)
+
+    # --- one stage ----------------------------------------------------------------------------
+
+    def begin_stage(self, si: int, rows: int) -> tuple[Action, ...]:
+        """The actions of all modules of a stage of so many rows."""
+        if self._measured and si >= self._known_from:
+            self._adapt()
+        self.store.open(rows, self._slots[si])
+        self._executed = {}
+        return self.plan[si]
+
+    def note(self, module: int, action: Action) -> None:
+        """Say what a module has done; of those that nobody speaks of, all was computed."""
+        self._executed[module] = action
+
+    def end_stage(self, si: int, rows: int, tokens: int) -> None:
+        """Drop what later stages do not need, and count the stage, or a chunk of it.
+
+        Args:
+            rows, tokens: size of the stage.
+        """
+        self.store.close(si)
+        if self.counts is not None:
+            plan = self.plan
+            for module in range(len(plan[si])):
+                layer, site = module // 2, SITES[module % 2]
+                action = self._executed.get(module, COMPUTE)
+                eligible = is_eligible(plan.config, plan.schedule, site, si, layer)
+                self.counts.count(layer, si, site, action, eligible, rows, tokens)
+            self.counts.hold(self.store.bytes)
+
+    def stop_guidance(self, rows: int) -> None:
+        """Forget the rows without text, of which ``rows`` are left."""
+        self.store.keep_rows(rows)
+        if self.counts is not None:
+            self.counts.stop_guidance(self.store.bytes)
+
+    # --- measuring ----------------------------------------------------------------------------
+
+    def observes(self, module: int, si: int) -> bool:
+        """Whether :meth:`observe` wants to see the module's output."""
+        calibrates = self._recorder(module) is not None
+        return calibrates or self._probes(module, si) or self._probes(module, si + 1)
+
+    def observe(self, module: int, si: int, out: Tensor, positions: Positions | None) -> None:
+        """Compare a module's output, before gamma, with that of the stage before.
+
+        Args:
+            out: (rows, n, C); of a text its last position.
+            positions: where in the map they are, None for all of them.
+        """
+        recorder, schedule = self._recorder(module), self.plan.schedule
+        compares = recorder is not None or self._probes(module, si)
+        similarity = self.store.similarity(module, si, out, positions) if compares else None
+        if similarity is not None:
+            column = schedule.column(si)
+            if recorder is not None:
+                recorder.record(module // 2, column, similarity, weight=out.shape[1])
+            else:
+                self._measured.append((self._row(module)[column], similarity))
+        last = si == schedule.num_stages - 1  # its chunks share what there is
+        if not last and (recorder is not None or self._probes(module, si + 1)):
+            self.store.compared[module] = out.clone() if si == 0 else out  # of a text a part
+
+    def _recorder(self, module: int) -> SimilarityRecorder | None:
+        return (self.recorders or {}).get(SITES[module % 2])
+
+    def _probes(self, module: int, si: int) -> bool:
+        if si not in self._probed:
+            return False
+        plan, site = self.plan, SITES[module % 2]
+        return is_probed(plan.config, plan.schedule, site, si, module // 2, self._row(module))
+
+    def _row(self, module: int) -> list[float]:
+        return self.tables.site(SITES[module % 2])[module // 2]
+
+    def _adapt(self) -> None:
+        """Make the plan anew with what was measured. Waits for the device, once."""
+        plan, calibrated = self.plan, [value for value, _ in self._measured]
+        measured = torch.stack([value for _, value in self._measured]).tolist()
+        self._measured = []
+        threshold = adapted_threshold(plan.config, calibrated, measured)
+        self.plan = decide_all(plan.config, plan.schedule, self.tables, threshold)
+        if self._cuts is not None:
+            self.merge(self._cuts)
+        else:
+            self._slots = slots_of(self.plan, self.plan.schedule.num_stages)
+        if self.counts is not None:
+            adapted = AdaptedThreshold(fmean(calibrated), fmean(measured), threshold)
+            lengths = enumerate(plan.schedule.lengths)
+            skipped = [si for si, length in lengths if length in plan.config.skip_stages]
+            self.counts.thresholds = {si: adapted for si in skipped if si >= self._known_from}
