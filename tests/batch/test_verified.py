@@ -9,9 +9,9 @@ import shutil
 import pytest
 import torch
 
-from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import HARTPipeline
 from tests.batch.batches import outcome, rows, write_prompts
+from tests.product import KINDS, PRESETS, product
 
 SIX = tuple(json.dumps({"prompt": f"a fox {n}"}) for n in range(6))
 
@@ -69,7 +69,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@product(4, fault=[*FAULTS])
 def test_a_lost_picture_is_found_and_its_whole_batch_drawn(batch, drawn, fault):
     write_prompts(batch.prompts, SIX)
     assert batch("--batch_size", "4") == 0
@@ -109,7 +109,7 @@ def test_size_and_digest_are_those_of_the_file(batch):
     assert [row["batch"] for row in rows(batch.output)] == [[0, 3], [1, 4], [0, 3], [1, 4], [5]]
 
 
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS)
 def test_lost_pictures_come_out_as_before_with_every_preset(batch, preset):
     write_prompts(batch.prompts, SIX)
     options = ("--batch_size", "3", "--cache-preset", preset)
