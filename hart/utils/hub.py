@@ -66,8 +66,9 @@ def _fetch(name: str, file: str | None, options: dict[str, Any]) -> Path:
         folder = Path(snapshot_download(name, **wanted))
     # The hub's client fails with exceptions of several libraries.
     except Exception as error:
+        reason = one_line(str(error).partition("\n")[0])
         raise CheckpointError(
             f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "
-            f"({type(error).__name__}: {one_line(error)})"
+            f"({type(error).__name__}: {reason})"
         ) from error
     return folder / file if file is not None else folder
