@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import sys
+import importlib
 
-from benchmarks import (
-    adaptive_threshold,
-    memory,
-    methods,
-    module_errors,
-    soak,
-    speed,
-    statistics_cost,
-)
-
-BENCHMARKS = (speed, memory, statistics_cost, module_errors, adaptive_threshold, methods, soak)
-
-
-def main() -> int:
-    for benchmark in BENCHMARKS:
-        print(f"== {benchmark.__name__}")
-        benchmark.main([])
-    return 0
-
+BENCHMARKS = (
+    "speed", "memory", "statistics_cost", "module_errors", "adaptive_threshold", "methods", "soak",
+)  # fmt: skip
 
 if __name__ == "__main__":
-    sys.exit(main())
+    for name in BENCHMARKS:
+        print(f"== {name}")
+        importlib.import_module(f"benchmarks.{name}").main([])

@@ -10,17 +10,13 @@ adaptive one did, to the next module, and its error is interpolated from there.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
-from benchmarks.ranks import rank_correlation
-from benchmarks.results_file import add_output, save_results
-from hart.demo import DEMO_CHECKPOINT
+from benchmarks.common import benchmark_parser, demo, progress, rank_correlation, save_results
 from hart.demo.captions import canonical_caption
 from hart.demo.scene import Scene, sample_scene
 from hart.modules.networks.caching.config import CacheConfig
@@ -55,28 +51,21 @@ class Pictures:
     def measure(self, config: CacheConfig) -> dict[str, Any]:
         """Mean reuse rate and mean squared error (8-bit levels) per group and over both."""
         images, reuse = self._draw(config)
-        error = {
-            g: [
-                float(np.mean((a - b) ** 2))
-                for a, b in zip(images[g], self.uncached[g], strict=True)
-            ]
-            for g in GROUPS
-        }
-        row: dict[str, Any] = {"threshold": config.threshold}
+        row: dict[str, Any] = {"threshold": config.threshold, "pictures": {"reuse": [], "mse": []}}
         for group in GROUPS:
-            row[group] = {"reuse": _mean(reuse[group]), "mse": _mean(error[group])}
-        row["pictures"] = {
-            "reuse": [r for g in GROUPS for r in reuse[g]],
-            "mse": [e for g in GROUPS for e in error[g]],
-        }
-        row.update({name: _mean(values) for name, values in row["pictures"].items()})
-        return row
+            pairs = zip(images[group], self.uncached[group], strict=True)
+            found = {"reuse": reuse[group], "mse": [np.mean((a - b) ** 2) for a, b in pairs]}
+            row[group] = {name: _mean(values) for name, values in found.items()}
+            for name, values in found.items():
+                row["pictures"][name] += map(float, values)
+        return row | {name: _mean(values) for name, values in row["pictures"].items()}
 
     def _draw(self, config: CacheConfig):
         self.pipeline.model.set_cache_config(config)
-        images, reuse = {}, {}
+        images: dict[str, list[np.ndarray]] = {}
+        reuse: dict[str, list[float]] = {}
         work = [(g, i, p) for g in GROUPS for i, p in enumerate(self.prompts[g])]
-        for group, i, prompt in tqdm(work, unit="image", disable=True if self.quiet else None):
+        for group, i, prompt in progress(work, "image", self.quiet):
             output = self.pipeline(prompt, seed=IMAGE_SEED + i, quiet=True)
             images.setdefault(group, []).append(np.asarray(output.images[0], np.float64))
             reuse.setdefault(group, []).append(_reuse_rate(output.statistics))
@@ -96,14 +85,13 @@ def _pixel_steps(image: np.ndarray) -> float:
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    return float(np.mean(values))
 
 
 def at_equal_reuse(fixed: list[dict], adaptive: list[dict]) -> list[dict[str, float]]:
     """Both rules' error where their mean reuse is equal: the fixed one's is interpolated."""
     ordered = sorted(fixed, key=lambda row: row["reuse"])
     reuse, mse = [row["reuse"] for row in ordered], [row["mse"] for row in ordered]
-    inside = [row for row in adaptive if reuse[0] < row["reuse"] < reuse[-1]]
     return [
         {
             "threshold": row["threshold"],
@@ -111,7 +99,8 @@ def at_equal_reuse(fixed: list[dict], adaptive: list[dict]) -> list[dict[str, fl
             "mse_adaptive": row["mse"],
             "mse_fixed": float(np.interp(row["reuse"], reuse, mse)),
         }
-        for row in inside
+        for row in adaptive
+        if reuse[0] < row["reuse"] < reuse[-1]
     ]
 
 
@@ -128,7 +117,9 @@ def reuse_against_error(report: dict[str, Any]) -> float:
 def skip_similarities(pipeline: HARTPipeline, base: CacheConfig) -> list[float]:
     """The calibrated similarities that a threshold is compared with: of what may be reused."""
     model = pipeline.model
-    columns = [model.schedule.column(model.schedule.index_of(s)) for s in base.skip_stages]
+    columns: Any = [
+        model.schedule.column(model.schedule.index_of(s)) for s in base.skip_stages or ()
+    ]
     sites = (
         (model.cache_similarity_attn, base.compute_attn_layers),
         (model.cache_similarity_mlp, base.compute_mlp_layers),
@@ -178,16 +169,13 @@ def lines(report: dict[str, Any]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.adaptive_threshold")
+    parser = benchmark_parser("adaptive_threshold")
     parser.add_argument("--pictures", type=int, default=24, help="of each group")
     parser.add_argument("--scene_seed", type=int, default=SCENE_SEED, help="draws the scenes")
     parser.add_argument("--thresholds", type=int, default=7, help="of each rule")
     parser.add_argument("--preset", default="aggressive", help="whose stages may be skipped")
-    parser.add_argument("--device")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "adaptive_threshold")
     args = parser.parse_args(argv)
-    pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
+    pipeline = demo(args.device)
     base = preset_config(args.preset, pipeline.model.patch_nums)
     pictures = Pictures(pipeline, args.pictures, args.scene_seed, args.quiet)
     report: dict[str, Any] = {

@@ -7,17 +7,15 @@ Here every path starts anew, draws one image and ends; its seconds are those of 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from tqdm import tqdm
-
-from benchmarks.results_file import add_output, save_results
+from benchmarks.common import benchmark_parser, progress, save_results
 from benchmarks.speed import PRESETS, measure, paths
 from benchmarks.speed_report import AS_PUBLISHED, OURS
+from hart.evaluation.comparison_report import table_lines
 from hart.evaluation.random_weights import RANDOM_SHAPES, random_pipeline
 
 NAMES = (AS_PUBLISHED, OURS, *(f"{name}, ceiling" for name in PRESETS))
@@ -37,32 +35,26 @@ def in_a_process(*arguments: Any) -> dict[str, Any]:
 
 
 def markdown(measured: dict[str, dict[str, Any]]) -> str:
-    lines = [
-        "| path | peak | over no-cache | over as published | seconds | transformer |",
-        "|---" * 6 + "|",
-    ]
+    titles = ("path", "peak", "over no-cache", "over as published", "seconds", "transformer")
+    rows = []
     peaks = {name: found["peak_bytes"] for name, found in measured.items()}
     for name, found in measured.items():
         over = [f"{peaks[name] / peaks[b]:.2f}" if b in peaks else "" for b in NAMES[1::-1]]
         seconds = (f"{found['seconds'][part]:.1f}" for part in ("total", "transformer"))
-        cells = (name, f"{peaks[name] / 2**30:.2f} GiB", *over, *seconds)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append((name, f"{peaks[name] / 2**30:.2f} GiB", *over, *seconds))
+    return "\n".join(table_lines(titles, rows)) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory")
+    parser = benchmark_parser("memory")
     parser.add_argument("--shape", default="0.7b-1024", choices=list(RANDOM_SHAPES))
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="PATH")
-    parser.add_argument("--device")
     parser.add_argument("--dtype", default="fast")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "memory")
     args = parser.parse_args(argv)
     environment_of = random_pipeline("tiny", device=args.device, dtype=args.dtype)
     report: dict[str, Any] = {"shape": args.shape, "paths": {}}
     measured = report["paths"]
-    for name in tqdm(args.only, unit="path", disable=True if args.quiet else None):
+    for name in progress(args.only, "path", args.quiet):
         measured[name] = in_a_process(name, args.shape, args.dtype, args.device)
         save_results(args.output, environment_of, report)  # an interruption keeps what is done
     print(markdown(measured))

@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import benchmark_parser, save_results
 from benchmarks.methods_plot import methods_plot
-from benchmarks.results_file import add_output, save_results
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.evaluate import held_out_prompts
 from hart.demo.reader import load_reader
 from hart.evaluation.comparison import REFERENCE, Comparer
-from hart.evaluation.comparison_report import comparison_report, markdown_table
+from hart.evaluation.comparison_report import comparison_report, finished, markdown_table
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import save_figure
 from hart.evaluation.learned_metrics import AttributeAccuracy
@@ -29,7 +29,7 @@ from hart.evaluation.random_weights import RANDOM_SHAPES, assumed_similarity, ra
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import GenerationOptions, HARTPipeline
-from hart.utils.files import replacing
+from hart.utils.files import write_text
 
 EQUAL_SHARES = (0.4, 0.6, 0.75, 0.9)
 """Shares of tokens left out at both of the last two stages, beside the published ones."""
@@ -50,8 +50,8 @@ def configurations(patch_nums: tuple[int, ...]) -> Configurations:
     for share in EQUAL_SHARES:
         stages = {before: share, last: share}
         found[f"fastvar {share:.0%}"] = replace(found["fastvar"], prune_stages=stages)
-    for stages, stop in ((1, last), (2, before)):
-        ending = f"unguided last {stages}"
+    for unguided, stop in ((1, last), (2, before)):
+        ending = f"unguided last {unguided}"
         found[ending] = replace(found[REFERENCE], guidance_stop_stage=stop)
     for name in ("original", "fastvar"):
         found[f"{name}, unguided last 1"] = replace(found[name], guidance_stop_stage=last)
@@ -94,9 +94,9 @@ def joined(timed: dict[str, Any], judged: dict[str, Any]) -> dict[str, Any]:
 
 def add_differences(report: dict[str, Any]) -> None:
     """Say next to every share of attributes that are right how far it is from no-cache's."""
-    entries = {n: e for n, e in report["configurations"].items() if e["status"] == "ok"}
+    entries = finished(report)
     for entry in entries.values():
-        ours, reference = (e["quality"] for e in (entry, entries[REFERENCE]))
+        ours, reference = entry["quality"], entries[REFERENCE]["quality"]
         if "attribute_accuracy" in ours:
             change = ours["attribute_accuracy"] - reference["attribute_accuracy"]
             ours["attribute_accuracy_change"] = change
@@ -119,20 +119,19 @@ def write(args: argparse.Namespace, pipeline: HARTPipeline, report: dict[str, An
         settings["assumed_similarity"] = args.assume_similarity
     save_results(args.output, pipeline, {"settings": settings, **report})
     table = markdown_table(report)
-    with replacing(args.output.with_suffix(".md")) as beside:
-        beside.write_text(table, encoding="utf-8")
+    write_text(args.output.with_suffix(".md"), table)
     print(table)
-    finished = {n: e for n, e in report["configurations"].items() if e["status"] == "ok"}
-    if not finished:
+    entries = finished(report)
+    if not entries:
         return
     try:
-        save_figure(methods_plot(finished), args.output.with_suffix(".png"))
+        save_figure(methods_plot(entries), args.output.with_suffix(".png"))
     except MissingExtraError as error:
         print(f"no plot: {error}")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.methods")
+    parser = benchmark_parser("methods")
     parser.add_argument("--prompts", type=int, default=200, help="that are judged")
     parser.add_argument("--timed_prompts", type=int, default=4, help="that are timed")
     parser.add_argument("--rounds", type=int, default=5, help="of timing")
@@ -143,11 +142,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--assume-similarity", type=float, default=0.65, help="with random weights only"
     )
-    parser.add_argument("--device")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--threads", type=int, help="of the processor")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "methods")
     return parser.parse_args(argv)
 
 

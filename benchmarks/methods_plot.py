@@ -27,7 +27,8 @@ class Quantity(NamedTuple):
     scale: float = 1.0
 
     def of(self, entry: Entry) -> float:
-        return self.scale * reduce(getitem, self.path, entry)
+        found: Any = reduce(getitem, self.path, entry)
+        return self.scale * found
 
 
 # Family -> colour, marker. A configuration's family is the first one whose word is in its name.
@@ -113,7 +114,7 @@ def _mark(axes: Axes, name: str, x: float, y: float) -> None:
 
 def _number(axes: Axes) -> None:
     """Number the markers in their order, each where it meets the fewest markers and numbers."""
-    marks = [line.get_xydata()[0] for line in axes.get_lines()]
+    marks: Any = [np.asarray(line.get_xydata())[0] for line in axes.get_lines()]
     points = axes.transData.transform(marks)
     pixel = axes.figure.dpi / 72
     taken = points
@@ -137,6 +138,6 @@ def _number(axes: Axes) -> None:
 def _add_to_key(axes: Axes, number: int, name: str) -> None:
     height = _KEY_TOP - (number - 1) * _KEY_LINE
     colour, marker = FAMILIES[family(name)]
-    where = {"transform": axes.transAxes, "clip_on": False}
+    where: dict[str, Any] = {"transform": axes.transAxes, "clip_on": False}
     axes.plot(0.02, height, marker, color=colour, markersize=6, **where)
     axes.text(0.08, height, f"{number}  {name}", fontsize=8, va="center", **where)

@@ -8,16 +8,12 @@ is.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from typing import Any
 
-from tqdm import tqdm
-
-from benchmarks.ranks import rank_correlation
-from benchmarks.results_file import add_output, save_results
-from hart.demo import DEMO_CHECKPOINT
+from benchmarks.common import benchmark_parser, demo, progress, rank_correlation, save_results
 from hart.demo.evaluate import held_out_prompts
+from hart.evaluation.comparison_report import table_lines
 from hart.evaluation.image_metrics import psnr_db, ssim
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -39,7 +35,7 @@ class SingleReuse:
     def measure(self, si: int, site: str, layer: int) -> dict[str, Any]:
         """Similarity and error of reusing one module at stage index ``si``."""
         model, lengths = self.model, self.model.schedule.lengths
-        column = model.schedule.column(si)
+        column: Any = model.schedule.column(si)
         only = SimilarityTables.empty(model.depth, model.schedule)
         only.site(site)[layer][column] = 1.0
         model.similarity = only
@@ -65,16 +61,15 @@ def similarity_against_ssim(rows: list[dict[str, Any]]) -> float:
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     """One Markdown table: a module per row, a stage per pair of columns."""
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
-    titles = [f"{n}: similarity | SSIM" for n in stages]
-    out = [f"| module | {' | '.join(titles)} |", "|---" * (1 + 2 * len(stages)) + "|"]
-    for site, layer in dict.fromkeys((row["site"], row["layer"]) for row in rows):
-        cells = [
-            f"{row['similarity']:.2f} | {row['ssim']:.3f}"
-            for row in rows
-            if (row["site"], row["layer"]) == (site, layer)
-        ]
-        out.append(f"| {site} {layer} | {' | '.join(cells)} |")
+    titles, cells = ["module"], dict[str, list[str]]()
+    for row in rows:
+        module = f"{row['site']} {row['layer']}"
+        cells.setdefault(module, [module]).extend(
+            (f"{row['similarity']:.2f}", f"{row['ssim']:.3f}")
+        )
+        if f"{row['stage']}: similarity" not in titles:
+            titles += [f"{row['stage']}: similarity", "SSIM"]
+    out = table_lines(titles, cells.values())
     for site in SITES:
         of_site = [row for row in rows if row["site"] == site]
         correlation = similarity_against_ssim(of_site)
@@ -83,15 +78,12 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.module_errors")
+    parser = benchmark_parser("module_errors")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--stages", type=int, default=3, help="the last ones")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--device")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "module_errors")
     args = parser.parse_args(argv)
-    pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
+    pipeline = demo(args.device)
     single = SingleReuse(pipeline, args.prompts, args.batch_size)
     last = len(pipeline.model.patch_nums)
     work = [
@@ -100,10 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         for site in SITES
         for layer in range(pipeline.model.depth)
     ]
-    rows = [
-        single.measure(*module)
-        for module in tqdm(work, unit="module", disable=True if args.quiet else None)
-    ]
+    rows = [single.measure(*module) for module in progress(work, "module", args.quiet)]
     correlation = {s: similarity_against_ssim([r for r in rows if r["site"] == s]) for s in SITES}
     report = {"prompts": args.prompts, "rank_correlation": correlation, "modules": rows}
     save_results(args.output, pipeline, report)

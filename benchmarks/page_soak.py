@@ -9,7 +9,6 @@ output folder?
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import gc
 import http.client
@@ -23,9 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
-from benchmarks.results_file import add_output, save_results
+from benchmarks.common import benchmark_parser, memory_growth, progress, save_growth
 from hart.evaluation.memory import resident_bytes
 from hart.evaluation.random_weights import assumed_similarity, random_pipeline
 from hart.modules.networks.caching.presets import CACHE_PRESETS
@@ -119,7 +116,9 @@ class Visitor:
         raise PageError("the page stopped talking")
 
     def _connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self._site.hostname, self._site.port, timeout=PATIENCE_S)
+        return http.client.HTTPConnection(
+            self._site.hostname or LOOPBACK, self._site.port, timeout=PATIENCE_S
+        )
 
 
 def drawing(number: int) -> list[Any]:
@@ -136,7 +135,7 @@ def run(address: str, requests: int, quiet: bool) -> list[int]:
     """Draw, and return the resident bytes after every request."""
     draw = Visitor(address).function("draw-button")
     memory = []
-    for number in tqdm(range(requests), unit="request", disable=True if quiet else None):
+    for number in progress(range(requests), "request", quiet):
         shown = Visitor(address).call(draw, drawing(number))
         if not shown[-1] or "Done." not in json.dumps(shown):
             raise PageError(f"request {number}: {json.dumps(shown[-1])[:300]}")
@@ -147,12 +146,7 @@ def run(address: str, requests: int, quiet: bool) -> list[int]:
 
 def growth(memory: list[int], settled: int) -> dict[str, Any]:
     """Most memory in a period before request ``settled`` and in the last one."""
-    first, last = max(memory[settled - PERIOD : settled]), max(memory[-PERIOD:])
-    return {
-        "resident_bytes_settled": first,
-        "resident_bytes_end": last,
-        "growth": last / first - 1,
-    }
+    return memory_growth(memory[settled - PERIOD : settled], memory[-PERIOD:])
 
 
 @contextlib.contextmanager
@@ -175,11 +169,9 @@ def free_port() -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.page_soak")
+    parser = benchmark_parser("page_soak")
     parser.add_argument("--requests", type=int, default=500, help="default: %(default)s")
     parser.add_argument("--settled", type=int, default=100, help="requests before memory counts")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "page_soak")
     args = parser.parse_args(argv)
     if not PERIOD <= args.settled <= args.requests - PERIOD:
         parser.error(f"--settled must be from {PERIOD} to --requests - {PERIOD}")
@@ -187,15 +179,8 @@ def main(argv: list[str] | None = None) -> int:
         memory = run(address, args.requests, args.quiet)
         folders = len(list(Path(name).iterdir()))
         pipeline = handlers.studio.pipeline
-    found = growth(memory, args.settled)
-    print(
-        f"{args.requests} requests; resident memory "
-        f"{found['resident_bytes_settled'] / 2**20:.1f} MiB after {args.settled}, "
-        f"{found['resident_bytes_end'] / 2**20:.1f} MiB at the end ({found['growth']:+.2%}); "
-        f"{folders} folders left of {KEPT} to keep"
-    )
-    results = {"requests": args.requests, "settled": args.settled, **found, "memory": memory}
-    save_results(args.output, pipeline, results)
+    said = f"{folders} folders left of {KEPT} to keep"
+    save_growth(args, pipeline, "requests", said, growth(memory, args.settled), memory)
     return 0
 
 

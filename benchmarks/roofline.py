@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -76,7 +77,7 @@ def part_macs(pipeline: HARTPipeline, batch_size: int) -> dict[str, float]:
             model.schedule.lengths, transformer_macs(model.transformer_shape), strict=True
         )
     }
-    network = _without_data(model.diffloss.net)
+    network: Any = _without_data(model.diffloss.net)
     steps = model.diffloss.gen_diffusion.num_timesteps
     x = torch.empty(rows * last, model.Cvae, device="meta")
     y = torch.empty(rows * last, network.model_channels, device="meta")

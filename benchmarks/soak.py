@@ -9,7 +9,6 @@ the process hold? At the end the first image is drawn again; it must be the same
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.results_file import add_output, save_results
-from hart.demo import DEMO_CHECKPOINT
+from benchmarks.common import benchmark_parser, demo, memory_growth, save_growth
 from hart.demo.evaluate import held_out_prompts
 from hart.evaluation.memory import resident_bytes
 from hart.modules.networks.caching.config import SITES, CacheConfig
@@ -156,42 +154,23 @@ def run(pipeline: HARTPipeline, images: int, quiet: bool) -> list[tuple[int, int
 
 
 def growth(memory: list[tuple[int, int]], settled: int) -> dict[str, Any]:
-    """Most resident memory in a window after ``settled`` images and in the last one.
-
-    How much a process holds between two batches depends on the size of the last one, so windows
-    are compared in which every batch size and every set of options had its turn.
-    """
+    """Most resident memory in a window after ``settled`` images and in the last one."""
     later = [held for images, held in memory if images >= settled]
-    first, last = max(later[:WINDOW]), max(later[-WINDOW:])
-    return {
-        "resident_bytes_settled": first,
-        "resident_bytes_end": last,
-        "resident_bytes_most": max(later),
-        "growth": last / first - 1,
-    }
+    return {**memory_growth(later[:WINDOW], later[-WINDOW:]), "resident_bytes_most": max(later)}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
+    parser = benchmark_parser("soak")
     parser.add_argument("--images", type=int, default=500, help="default: %(default)s")
     parser.add_argument("--settled", type=int, default=50, help="images before memory counts")
-    parser.add_argument("--device")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "soak")
     args = parser.parse_args(argv)
     window = WINDOW * sum(BATCH_SIZES) // len(BATCH_SIZES)
     if not 0 <= args.settled <= args.images - 2 * window:
         parser.error(f"--images must be at least --settled + {2 * window}")
-    pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
+    pipeline = demo(args.device)
     memory = run(pipeline, args.images, args.quiet)
-    found = growth(memory, args.settled)
-    print(
-        f"{args.images} images, every count exact, first image unchanged; resident memory "
-        f"{found['resident_bytes_settled'] / 2**20:.1f} MiB after {args.settled} images, "
-        f"{found['resident_bytes_end'] / 2**20:.1f} MiB at the end ({found['growth']:+.2%})"
-    )
-    results = {"images": args.images, "settled": args.settled, **found, "memory": memory}
-    save_results(args.output, pipeline, results)
+    said, found = "every count exact, first image unchanged", growth(memory, args.settled)
+    save_growth(args, pipeline, "images", said, found, memory)
     return 0
 
 

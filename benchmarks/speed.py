@@ -17,10 +17,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from benchmarks.as_published import as_published, published_habits
-from benchmarks.results_file import add_output, save_results
+from benchmarks.common import benchmark_parser, progress, save_results
 from benchmarks.roofline import Machine, part_bytes, part_macs
 from benchmarks.speed_report import AS_PUBLISHED, OURS, growth_plot, markdown
 from hart.demo import DEMO_CHECKPOINT
@@ -43,13 +42,13 @@ class Path:
         name: in the report.
         pipeline: what draws.
         preset: cache preset, None for the way as published.
-        tables: what decides the reuse.
+        tables: similarities that decide the reuse, None for the way as published.
     """
 
     name: str
     pipeline: HARTPipeline
     preset: str | None = None
-    tables: SimilarityTables | None = None
+    tables: Any = None
 
     @contextlib.contextmanager
     def set_up(self) -> Iterator[None]:
@@ -141,7 +140,7 @@ def roofline(pipeline: HARTPipeline, batch_size: int) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    parser = benchmark_parser("speed")
     parser.add_argument("--shape", default="0.7b-1024", help="0.7b-1024 or tiny")
     parser.add_argument("--batch-sizes", type=int, nargs="+", help="default: 1, on CUDA 1 and 8")
     parser.add_argument("--runs", type=int, default=1, help="rounds over all paths")
@@ -150,10 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         "--demo-table", action=argparse.BooleanOptionalAction, default=True,
         help="also with the reuse that the demo's similarities allow",
     )  # fmt: skip
-    parser.add_argument("--device")
     parser.add_argument("--dtype", default="fast")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "speed")
     args = parser.parse_args(argv)
     pipeline = random_pipeline(args.shape, device=args.device, dtype=args.dtype)
     cpu = pipeline.device.type == "cpu"
@@ -165,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         measure(next(way for way in ways if way.preset == PRESETS[-1]), batch_size)
         runs: dict[str, list] = {way.name: [] for way in ways}
         rounds = [(i, way) for i in range(warmup + args.runs) for way in ways]
-        for i, way in tqdm(rounds, unit="run", disable=True if args.quiet else None):
+        for i, way in progress(rounds, "run", args.quiet):
             run = measure(way, batch_size)
             if i < warmup:
                 continue

@@ -6,16 +6,13 @@ alternates, so that a machine that slows down does not count against either.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
-from benchmarks.results_file import add_output, save_results
-from hart.demo import DEMO_CHECKPOINT
+from benchmarks.common import benchmark_parser, demo, progress, save_results
 from hart.demo.evaluate import held_out_prompts
 from hart.engine import Engine
 from hart.pipeline import HARTPipeline
@@ -63,7 +60,7 @@ def measure(generation: Generation, pairs: int, quiet: bool) -> np.ndarray:
     for with_statistics in (True, False):  # warm up
         generation.seconds(with_statistics)
     ratios = []
-    for pair in tqdm(range(pairs), unit="pair", disable=True if quiet else None):
+    for pair in progress(range(pairs), "pair", quiet):
         order = (True, False) if pair % 2 else (False, True)
         seconds = {on: generation.seconds(on) for on in order}
         ratios.append(seconds[True] / seconds[False])
@@ -78,14 +75,11 @@ def confidence(ratios: np.ndarray, draws: int = 2000) -> tuple[float, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.statistics_cost")
+    parser = benchmark_parser("statistics_cost")
     parser.add_argument("--pairs", type=int, default=150, help="default: %(default)s")
     parser.add_argument("--presets", nargs="+", default=["no-cache", "original", "ultra-fast"])
-    parser.add_argument("--device")
-    parser.add_argument("--quiet", action="store_true")
-    add_output(parser, "statistics_cost")
     args = parser.parse_args(argv)
-    pipeline = HARTPipeline.from_pretrained(DEMO_CHECKPOINT, device=args.device)
+    pipeline = demo(args.device)
     generation = Generation(pipeline)
     results = {}
     for preset in args.presets:

@@ -1,6 +1,6 @@
 """Both READMEs do what they say: every command and every Python block in them runs.
 
-On the demo checkpoint, and shortened by parameters where they would take long.
+On a tiny model in the demo's place but for ``make demo``, and shortened by parameters.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import pytest
 
 from hart.cli.commands import CommandParser
 from hart.cli.main import generate_main, main
-from hart.demo import DEMO_CHECKPOINT
 from hart.demo.scene import ATTRIBUTES
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import GenerationOptions, VARGenerationOptions
 from hart.utils.options import Option, options_of
+from tests.demo_stand_in import put_in_the_demos_place
 from tests.var.checkpoint import make_var_checkpoint
 
 ROOT = Path(__file__).parent.parent
@@ -175,20 +175,20 @@ class Reader:
             return  # another extra of the same library
         leave_out = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / "hart", source / "hart", ignore=leave_out)
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
+        for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
             shutil.copy(ROOT / name, source)
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
         offline = ["--no-build-isolation", "--no-index", "--target", str(target), str(source)]
         done = subprocess.run([*pip, *offline], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         files = {file.name for file in target.rglob("*")}
-        data = {"cache_similarity.json", "system_prompt.txt", "style.css", "py.typed"}
+        data = {"cache_similarity.json", "system_prompt.txt", "style.css", "py.typed", "NOTICE"}
         assert {"generate.py", *data} <= files
 
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch) -> Reader:
-    shutil.copytree(DEMO_CHECKPOINT, tmp_path / "checkpoint")
+    put_in_the_demos_place(tmp_path / "checkpoint", monkeypatch)
     make_var_checkpoint(tmp_path / "var", num_classes=1000)
     monkeypatch.chdir(tmp_path)
     return Reader(tmp_path)

@@ -59,8 +59,7 @@ def calibrate_together(
     for number, prompt in tqdm(share, desc="calibrating", unit="image", disable=hidden):
         pipeline.model.clear_similarity_data()  # every image stands alone
         fields["seed"] = options.seed + number
-        measured.append(
-            (number, tables_to_dict(pipeline.calibrate([prompt], quiet=True, **fields)))
-        )
+        tables = pipeline.calibrate([prompt], quiet=True, **fields)
+        measured.append((number, tables_to_dict(tables)))
     gathered = sorted(processes.gather(measured), key=lambda entry: entry[0])
     pipeline.transformer.similarity = merged_tables(pipeline, [tables for _, tables in gathered])

@@ -35,15 +35,8 @@ from hart.batch.shapes import (
     read_document,
     read_rows,
 )
-from hart.utils.files import (
-    PART_SUFFIX,
-    file_sha256,
-    regular_size,
-    replacing,
-    sync,
-    write_json,
-)
-from hart.utils.prompt_files import shortened
+from hart.utils.errors import shown
+from hart.utils.files import PART_SUFFIX, file_sha256, regular_size, replacing, sync, write_json
 
 ROWS_FILE = "results.jsonl"
 SETTINGS_FILE = "batch.json"
@@ -61,8 +54,8 @@ class Record:
     """One finished batch.
 
     Attributes:
-        rows: one per image, with ``index``, ``line``, ``prompt``, ``seed``, ``cache_preset``,
-            ``batch`` (indices of what was drawn together), ``bytes`` and ``sha256`` at least.
+        rows: one per image, as :func:`hart.batch.shapes.check_row` wants it; ``batch`` are the
+            indices of what was drawn together.
         extra: what else the batch made, JSON-able; its similarity table when calibrating.
     """
 
@@ -233,12 +226,11 @@ class BatchFolder:
         """
         undrawn, lost = set(), {}
         for job in jobs:
-            row = rows.get(job.index)
-            if row is None:
+            if job.index not in rows:
                 undrawn.add(job.index)
                 continue
-            self._require_same(job, row)
-            fault = self._fault(job, row) if images else None
+            self._require_same(job, rows[job.index])
+            fault = self._fault(job, rows[job.index]) if images else None
             if fault is not None:
                 lost[job.index] = fault
         return Unfinished(frozenset(undrawn), lost)
@@ -267,8 +259,8 @@ class BatchFolder:
             if row[name] != getattr(job, name):
                 raise ValueError(
                     f"line {job.line} of the prompts has changed: image {job.index} in {self.path} "
-                    f"was drawn with {name} {shortened(row[name])}, now it is "
-                    f"{shortened(getattr(job, name))}; "
+                    f"was drawn with {name} {shown(row[name])}, now it is "
+                    f"{shown(getattr(job, name))}; "
                     "choose another --output_dir"
                 )
 

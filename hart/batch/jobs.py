@@ -1,4 +1,4 @@
-"""What a file of prompts asks for: one job per image, and the lines that ask for nothing sensible.
+"""What a file of prompts asks for, one job per image, and what a run has left to draw of it.
 
 A line keeps its number of jobs and their indices whether it is good or bad, so that correcting one
 moves no other image.
@@ -6,14 +6,15 @@ moves no other image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline.options import SEED_LIMIT, ImageRequest
-from hart.utils.prompt_files import read_prompt_file, shortened
+from hart.utils.errors import shown
+from hart.utils.prompt_files import read_prompt_file
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,14 @@ class Job:
         return f"{self.index:06d}.png"
 
 
-@dataclass(frozen=True)
-class BadLine:
+class BadLine(NamedTuple):
     """A line that cannot be drawn: its number, from 1, and why."""
 
     line: int
     reason: str
 
 
-@dataclass(frozen=True)
-class JobList:
+class JobList(NamedTuple):
     """The content of a file of prompts."""
 
     jobs: list[Job]
@@ -111,13 +110,81 @@ def _seed(value: object) -> int:
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"seed must be an integer from 0, got {shortened(value)}")
+        raise ValueError(f"seed must be an integer from 0, got {shown(value)}")
     return value
 
 
 def _preset(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value in CACHE_PRESETS):
         return value
-    raise ValueError(
-        f"cache_preset must be one of {', '.join(CACHE_PRESETS)}, got {shortened(value)}"
-    )
+    raise ValueError(f"cache_preset must be one of {', '.join(CACHE_PRESETS)}, got {shown(value)}")
+
+
+# --- what is left to draw -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images to draw together.
+
+    Attributes:
+        jobs: of one cache configuration.
+        kept: indices of those that are missing. The others are there and stay; they are drawn
+            once more because what surrounds an image in its batch moves its rounding and, with an
+            adaptive threshold, what it reuses.
+    """
+
+    jobs: tuple[Job, ...]
+    kept: frozenset[int]
+
+
+def plan_tasks(
+    jobs: Sequence[Job],
+    batch_size: int,
+    undrawn: Set[int],
+    lost: Set[int],
+    rows: Mapping[int, Mapping[str, Any]],
+) -> list[Task]:
+    """What draws the undrawn images as a run without interruption would, and the lost ones again.
+
+    An undrawn image is drawn with its whole planned batch, a lost one with the batch that its row
+    names: the planned one, or the part of it that fitted into memory.
+
+    Args:
+        jobs: of the whole file.
+        undrawn, lost: indices, as in :class:`hart.batch.folder.Unfinished`.
+        rows: by index.
+    """
+    tasks, unknown = [], set()
+    drawn_as: dict[tuple[int, ...], set[int]] = {}
+    for index in lost:
+        drawn_as.setdefault(tuple(rows[index]["batch"]), set()).add(index)
+    for batch, indices in drawn_as.items():
+        together = _jobs_of_rows(batch, rows)
+        if together:
+            tasks.append(Task(together, frozenset(indices)))
+        else:
+            unknown |= indices
+    for planned in plan_batches(jobs, batch_size):
+        kept = frozenset(job.index for job in planned if job.index in undrawn | unknown)
+        if kept:
+            tasks.append(Task(tuple(planned), kept))
+    return sorted(tasks, key=lambda task: min(task.kept))
+
+
+def without_company(tasks: Sequence[Task]) -> list[Task]:
+    """The same with nothing but what is missing, for runs that must not count an image twice."""
+    return [
+        Task(tuple(job for job in task.jobs if job.index in task.kept), task.kept) for task in tasks
+    ]
+
+
+def _jobs_of_rows(batch: Sequence[int], rows: Mapping[int, Mapping[str, Any]]) -> tuple[Job, ...]:
+    """Of images that were drawn together; none if a row is lost or they cannot have been."""
+    if not all(index in rows for index in batch):
+        return ()
+    known = [rows[index] for index in batch]
+    if len({row["cache_preset"] for row in known}) > 1:
+        return ()
+    names = Job.__dataclass_fields__
+    return tuple(Job(**{name: row[name] for name in names}) for row in known)

@@ -9,7 +9,7 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
@@ -23,13 +23,7 @@ _PATIENCE = datetime.timedelta(days=30)
 
 
 class Processes:
-    """This process alone.
-
-    Attributes:
-        index: place of this process, from 0.
-        count: number of processes.
-        device: what this one draws on, None if that is left to the arguments.
-    """
+    """This process alone: the first of one; ``device`` is None if the arguments decide it."""
 
     index, count = 0, 1
     device: torch.device | None = None
@@ -80,9 +74,7 @@ class AcceleratedProcesses(Processes):
     def from_main(self, value: T) -> T:
         from accelerate.utils import broadcast_object_list
 
-        values: list[Any] = [value]
-        broadcast_object_list(values)
-        return values[0]
+        return broadcast_object_list([value])[0]
 
     def gather(self, items: list[T]) -> list[T]:
         from accelerate.utils import gather_object

@@ -11,23 +11,31 @@ from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity import validate_table
 from hart.pipeline.options import SEED_LIMIT
+from hart.utils.errors import shown
+from hart.utils.fields import Checked, Choice, Field, Items, Optional, Text, Whole, check_field
 from hart.utils.files import read_limited
 from hart.utils.json_files import parse_json
-from hart.utils.prompt_files import shortened
 
 MAX_DOCUMENT_BYTES = 2**28
 MAX_ROWS_BYTES = 2**32
-_COUNT_LIMIT = 2**53
+_COUNT = Whole(0, 2**53)
 
-_ROW: dict[str, type | tuple[type, ...]] = {
-    "index": int,
-    "line": int,
-    "prompt": str,
-    "seed": int,
-    "cache_preset": (str, type(None)),
-    "bytes": (int, type(None)),
-    "sha256": (str, type(None)),
-    "batch": list,
+
+def _utf8(text: Any) -> None:
+    if not isinstance(text, str):
+        raise TypeError
+    text.encode("utf-8")
+
+
+_ROW: dict[str, Field] = {
+    "index": _COUNT,
+    "line": _COUNT,
+    "prompt": Checked(_utf8, "text"),
+    "seed": Whole(0, SEED_LIMIT - 1),
+    "cache_preset": Optional(Choice(tuple(CACHE_PRESETS))),
+    "bytes": Optional(_COUNT),
+    "sha256": Optional(Text()),
+    "batch": Items(_COUNT, 1, 2**20),
 }
 
 
@@ -38,96 +46,77 @@ def read_document(file: Path, check: Callable[[Any], None]) -> Any:
         ValueError: it is none, too large, or no regular file.
         OSError: it cannot be read.
     """
-    content = read_limited(file, MAX_DOCUMENT_BYTES)
-    try:
-        value = parse_json(content)
-        check(value)
-    except ValueError as error:
-        raise ValueError(f"{file}: damaged ({error}); restore it or use another folder") from error
-    return value
+    advice = "; restore it or use another folder"
+    return _parsed(str(file), read_limited(file, MAX_DOCUMENT_BYTES), check, advice)
 
 
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The rows of ``results.jsonl``.
-
-    Raises:
-        ValueError: a line is damaged, or the file is too large or no regular file.
-        OSError: it cannot be read.
-    """
+    """The rows of ``results.jsonl``; raises as :func:`read_document`."""
     for number, line in enumerate(read_limited(file, MAX_ROWS_BYTES).split(b"\n"), 1):
-        if not line:
-            continue
-        try:
-            row = parse_json(line)
-            check_row(row)
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: damaged ({error})") from error
-        yield row
+        if line:
+            yield _parsed(f"{file}, line {number}", line, check_row)
 
 
-def check_object(value: Any) -> None:
-    """Raise ValueError unless ``value`` is a JSON object."""
+def _parsed(where: str, data: bytes, check: Callable[[Any], None], advice: str = "") -> Any:
+    try:
+        value = parse_json(data)
+        check(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: damaged ({error}){advice}") from error
+    return value
+
+
+def check_object(value: Any, names: set[str] | None = None) -> None:
+    """Raise ValueError unless ``value`` is a JSON object, with these names if there are any."""
     if not isinstance(value, dict):
-        raise ValueError(f"expected an object, found {shortened(value)}")
+        raise ValueError(f"expected an object, found {shown(value)}")
+    if names is not None and set(value) != names:
+        raise ValueError(f"expected {', '.join(sorted(names))}, found {shown(sorted(value))}")
 
 
 def check_row(row: Any) -> None:
     """Raise ValueError unless ``row`` tells of an image what a resumed run needs to know."""
     check_object(row)
-    for name, kinds in _ROW.items():
+    for name, field in _ROW.items():
         if name not in row:
             raise ValueError(f"a row without {name}")
-        if not isinstance(row[name], kinds) or isinstance(row[name], bool):
-            raise ValueError(f"{name} of a row is {shortened(row[name])}")
-    if not 0 <= row["seed"] < SEED_LIMIT:
-        raise ValueError(f"seed of a row is {shortened(row['seed'])}")
-    if row["cache_preset"] not in (None, *CACHE_PRESETS):
-        raise ValueError(f"cache_preset of a row is {shortened(row['cache_preset'])}")
+        check_field(f"{name} of a row", row[name], field)
     # It will be written again: halves of surrogate pairs and infinite numbers cannot be.
     json.dumps(row, ensure_ascii=False, allow_nan=False).encode("utf-8")
-    batch = row["batch"]
-    whole = all(type(index) is int for index in batch) and len(set(batch)) == len(batch)
-    if not whole or row["index"] < 0 or row["index"] not in batch:
-        raise ValueError(f"batch of the row of image {row['index']} is {shortened(batch)}")
+    index, batch = row["index"], row["batch"]
+    if index not in batch or len(set(batch)) < len(batch):
+        raise ValueError(f"batch of the row of image {index} is {shown(batch)}")
 
 
 def check_record(value: Any, first: int, count: int) -> None:
     """Raise ValueError unless ``value`` is the record of ``count`` images from ``first`` on."""
-    _check_names(value, {"rows", "extra"})
+    check_object(value, {"rows", "extra"})
     rows = value["rows"]
-    if not isinstance(rows, list) or len(rows) != count:
-        raise ValueError(f"expected {count} rows, found {shortened(rows)}")
+    if not isinstance(rows, list) or not rows or len(rows) != count:
+        raise ValueError(f"expected {count} rows, found {shown(rows)}")
     for row in rows:
         check_row(row)
-    if not rows or rows[0]["index"] != first:
+    if rows[0]["index"] != first:
         raise ValueError(f"expected image {first} first")
     _check_tables(value["extra"])
 
 
 def check_start(value: Any) -> None:
     """Raise ValueError unless ``value`` is what a run's records add to."""
-    _check_names(value, {"start"})
+    check_object(value, {"start"})
     _check_tables(value["start"])
 
 
 def _check_tables(value: Any) -> None:
     if value is None:
         return
-    _check_names(value, {*SITES, "images"})
-    images = value["images"]
-    if isinstance(images, bool) or not isinstance(images, int) or not 0 < images < _COUNT_LIMIT:
-        raise ValueError(f"images is {shortened(images)}")
+    check_object(value, {*SITES, "images"})
+    check_field("images", value["images"], Whole(1, 2**53))
     for site in SITES:
         table = value[site]
         if not isinstance(table, list) or not table or not isinstance(table[0], list):
-            raise ValueError(f"{site} is {shortened(table)}")
+            raise ValueError(f"{site} is {shown(table)}")
         validate_table(table, len(table), len(table[0]), site)
-
-
-def _check_names(value: Any, names: set[str]) -> None:
-    check_object(value)
-    if set(value) != names:
-        raise ValueError(f"expected {', '.join(sorted(names))}, found {shortened(sorted(value))}")
 
 
 def differences(
@@ -139,6 +128,6 @@ def differences(
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f" of {name}{inside}")
         elif old != new or (name in before) != (name in now):
-            was = shortened(old) if name in before else "not noted"
-            now_it_is = shortened(new) if name in now else "not there"
+            was = shown(old) if name in before else "not noted"
+            now_it_is = shown(new) if name in now else "not there"
             yield f"{name}{inside} was {was}, now it is {now_it_is}"

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.random_shapes import RANDOM_SHAPES
-from hart.evaluation.repetitions import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.modules.networks.caching.cache_options import OPTION_NAMES, add_cache_arguments
 from hart.pipeline.options import GenerationOptions, VARGenerationOptions
 from hart.utils.options import Either, add_options, integer_from, number_within, options_of
-from hart.web.address import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
-from hart.web.results import DEFAULT_KEPT, DEFAULT_KEPT_HOURS
+from hart.web import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
+from hart.web.results import KEEP
 
 DTYPES = ("auto", "fast", "float32", "bfloat16", "float16")
 
@@ -197,9 +197,9 @@ def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
     text = "images of one request (default %(default)s)"
     add("--max_images", type=integer_from(1), default=8, help=text)
     text = "finished requests whose files stay; older ones are removed (default %(default)s)"
-    add("--keep_requests", type=integer_from(1), default=DEFAULT_KEPT, help=text)
+    add("--keep_requests", type=integer_from(1), default=KEEP.requests, help=text)
     text = "hours after which a finished request's files are removed (default %(default)g)"
-    add("--keep_hours", type=number_within(0.01, 1e6), default=DEFAULT_KEPT_HOURS, help=text)
+    add("--keep_hours", type=number_within(0.01, 1e6), default=KEEP.hours, help=text)
     text = "requests that may wait for the model (default %(default)s)"
     add("--max_waiting", type=integer_from(1), default=DEFAULT_MAX_WAITING, help=text)
     text = "without the tab that changes the similarity table for everybody"

@@ -19,9 +19,8 @@ from tqdm.auto import tqdm
 from hart.batch.calibration import merged_tables, tables_to_dict
 from hart.batch.drawing import Drawer
 from hart.batch.folder import BatchFolder, Record, Row
-from hart.batch.jobs import Job, JobList, read_jobs
+from hart.batch.jobs import Job, JobList, Task, plan_tasks, read_jobs, without_company
 from hart.batch.processes import Processes, joined_processes
-from hart.batch.tasks import Task, plan_tasks, without_company
 from hart.cli.arguments import generation_options
 from hart.cli.interrupts import INTERRUPTED
 from hart.cli.loading import load_pipeline, speaker
@@ -274,7 +273,7 @@ class BatchRun:
                 "lost": self.lost,
                 "came_out_otherwise": changed,
                 "seconds": seconds,
-                "bad_lines": [vars(bad) for bad in self.found.bad],
+                "bad_lines": [bad._asdict() for bad in self.found.bad],
             },
             durable=True,
         )

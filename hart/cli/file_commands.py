@@ -6,7 +6,7 @@ import argparse
 
 from hart.cli.arguments import add_message_arguments
 from hart.evaluation.figures import SUFFIXES
-from hart.evaluation.run_statistics import KNOWN_DOCUMENTS
+from hart.evaluation.statistics_plot import KNOWN_DOCUMENTS
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.stages import NAMED_SCHEDULES, StageSchedule

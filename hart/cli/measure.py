@@ -12,22 +12,25 @@ from hart.cli.output import keep_earlier, save_numbered
 from hart.cli.report import configuration_name, report_head
 from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource, prepare_similarity
-from hart.evaluation.benchmark import DEFAULT_RUNS, run_benchmark
-from hart.evaluation.benchmark_report import benchmark_lines, benchmark_report
+from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS
+from hart.evaluation.benchmark import benchmark_lines, benchmark_report, run_benchmark
 from hart.evaluation.comparison import (
-    DEFAULT_ROUNDS,
     Comparer,
     Comparison,
     named_configurations,
 )
-from hart.evaluation.comparison_report import comparison_report, markdown_table
+from hart.evaluation.comparison_report import (
+    comparison_report,
+    finished,
+    markdown_table,
+    speed_quality_plot,
+)
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import save_figure
 from hart.evaluation.image_grid import image_grid
 from hart.evaluation.image_metrics import Metric, import_ssim
-from hart.evaluation.speed_quality_plot import speed_quality_plot
 from hart.pipeline.loading import resolve_device
-from hart.utils.files import replacing, write_json
+from hart.utils.files import write_json, write_text
 from hart.utils.images import save_png
 
 BENCHMARK_FILE = "benchmark_results.json"
@@ -134,17 +137,13 @@ def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
     keep_earlier(run.folder, JSON_FILE, TABLE_FILE, GRID_FILE, PLOT_FILE)
     write_json(run.folder / JSON_FILE, report, durable=True)
     table = markdown_table(report)
-    with replacing(run.folder / TABLE_FILE, durable=True) as beside:
-        beside.write_text(table, encoding="utf-8")
-    finished = {
-        name: entry for name, entry in report["configurations"].items() if entry["status"] == "ok"
-    }
-    written = [JSON_FILE, TABLE_FILE]
-    if finished:
-        save_png(_grid(comparison, finished), run.folder / GRID_FILE, durable=True)
+    write_text(run.folder / TABLE_FILE, table, durable=True)
+    entries, written = finished(report), [JSON_FILE, TABLE_FILE]
+    if entries:
+        save_png(_grid(comparison, entries), run.folder / GRID_FILE, durable=True)
         written.append(GRID_FILE)
         try:
-            save_figure(speed_quality_plot(finished), run.folder / PLOT_FILE)
+            save_figure(speed_quality_plot(entries), run.folder / PLOT_FILE)
             written.append(PLOT_FILE)
         except MissingExtraError as error:
             run.say(f"no plot: {error}")
@@ -152,9 +151,9 @@ def _write(run: Run, comparison: Comparison, report: dict[str, Any]) -> None:
     run.say(f"{', '.join(written)} in {run.folder}")
 
 
-def _grid(comparison: Comparison, finished: Mapping[str, dict[str, Any]]):
+def _grid(comparison: Comparison, entries: Mapping[str, dict[str, Any]]):
     columns = {}
-    for name, entry in finished.items():
+    for name, entry in entries.items():
         psnr = entry["quality"]["psnr_db"]
         likeness = "equal" if psnr is None else f"PSNR {psnr:.1f} dB"
         title = f"{entry['speedup']['image']['median']:.2f}x, {likeness}"

@@ -9,9 +9,8 @@ from pathlib import Path
 from hart.cli.file_commands import PLOTTED_OPTIONS
 from hart.cli.similarity_files import read_with_schedule
 from hart.evaluation.figures import check_figure_file, save_figure
-from hart.evaluation.run_statistics import read_run_statistics
 from hart.evaluation.similarity_plot import plot_similarity
-from hart.evaluation.statistics_plot import plot_statistics
+from hart.evaluation.statistics_plot import plot_statistics, read_run_statistics
 from hart.modules.networks.caching.cache_options import OPTION_NAMES, resolve_cache_config
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.plan import decide_all

@@ -16,8 +16,8 @@ from hart.demo.evaluate import held_out_prompts
 from hart.utils.constants import default_prompts
 from hart.utils.files import real_path
 from hart.utils.safety_check import load_judge
+from hart.web.guard import ANY_NAME, is_loopback
 from hart.web.handlers import Handlers
-from hart.web.hosts import ANY_NAME, is_loopback
 from hart.web.page import PageOptions, build_page, gradio_module
 from hart.web.results import Keep
 from hart.web.server import Address, prepare_folder, serving

@@ -78,7 +78,7 @@ class AttributeReader(nn.Module):
         Runs in evaluation mode on the reader's own device and dtype. Raises ``ValueError`` for
         a wrong image shape.
         """
-        weight = self.trunk[0].weight
+        weight = next(self.parameters())
         was_training = self.training
         self.eval()
         try:

@@ -42,11 +42,13 @@ class DecoderCopy:
     def __init__(self, vae: HARTAutoEncoder, precision: Precision) -> None:
         self.precision = precision
         self._vae, self._state = weakref.ref(vae), _state(vae)
-        self._conv, self._decoder = (
-            converted_copy(part, lambda tensor: tensor.to(precision.dtype))
-            for part in (vae.post_quant_conv, vae.decoder)
-        )
-        self._decoder.to(memory_format=torch.channels_last)
+
+        def convert(tensor: torch.Tensor) -> torch.Tensor:
+            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+            return tensor.to(precision.dtype, memory_format=layout)
+
+        self._conv = converted_copy(vae.post_quant_conv, convert)
+        self._decoder = converted_copy(vae.decoder, convert)
         self._runner = DecoderRunner(self._decoder, precision.last_level)
 
     @classmethod
@@ -104,7 +106,7 @@ def typical_map(vae: HARTAutoEncoder) -> torch.Tensor:
         torch.randint(vae.vocab_size, (1, side**2), generator=generator, device="cpu").to(device)
         for side in TRIED_SIDES
     ]
-    return vae.idxBl_to_fhat(ids, same_shape=True, last_one=True)
+    return vae.idxBl_to_fhat(ids, same_shape=True)[-1]
 
 
 @torch.no_grad()

@@ -59,7 +59,8 @@ def _product_in(dtype: torch.dtype, conv: nn.Conv2d, x: torch.Tensor) -> torch.T
     On a CPU strip by strip: what is copied stays in the caches, and no map comes anew from the
     operating system, which takes as long as a tenth of the products.
     """
-    (B, C, H, W), weight, bias = x.shape, conv.weight.to(dtype), conv.bias.to(dtype)
+    (B, C, H, W), weight = x.shape, conv.weight.to(dtype)
+    bias = None if conv.bias is None else conv.bias.to(dtype)
     at_once = STRIP if x.device.type == "cpu" else H
     out = x if conv.out_channels == C else _empty(B, conv.out_channels, H, W, like=x)
     strip = _empty(B, C, at_once + 2, W, like=x, dtype=dtype).zero_()  # a row more on both sides

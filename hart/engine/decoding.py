@@ -81,10 +81,10 @@ class EngineDecoder:
         side = f_hat.shape[-1]
         if side <= tile:
             return torch.cat([self.decode(model, one[None]) for one in f_hat])
-        scale, options = model.vae_proxy[0].downsample, {"device": f_hat.device}
-        options["dtype"] = torch.float32
-        image = torch.zeros(len(f_hat), 3, side * scale, side * scale, **options)
-        total = torch.zeros(side * scale, side * scale, **options)
+        scale = model.vae_proxy[0].downsample
+        size = (len(f_hat), 3, side * scale, side * scale)
+        image = torch.zeros(size, dtype=torch.float32, device=f_hat.device)
+        total = torch.zeros_like(image[0, 0])
         weight = _fading(tile * scale, max(1, overlap * scale), f_hat.device)
         for top in _starts(side, tile, overlap):
             for left in _starts(side, tile, overlap):

@@ -11,13 +11,13 @@ Equal to the model's own blocks up to rounding. The differences:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from hart.engine.attention import attend
 from hart.engine.key_value_buffers import KeyValueBuffers, keys_per_layer
-from hart.engine.streams import Stream, keep_rows
+from hart.engine.streams import Stream, Tables, keep_rows
 from hart.engine.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
@@ -70,19 +70,19 @@ class Executor:
             self.cond, self.modulation = self.cond[:rows], keep_rows(self.modulation, rows)
             self.buffers.keep_rows(rows)
         actions = self.cache.begin_stage(si, rows)
-        stream = Stream(x, slice(None), self.modulation, self._tables(x, si, m_maskgit), tokens)
-        if si == 0 and self.has_text:
-            streams = self._text_streams(stream)
-        else:
-            streams, stream.halves_equal = [stream], si > 0 and self.run.guided
+        tables = self._tables(x, si, m_maskgit)
+        stream = Stream(x, slice(None), self.modulation, tables, tokens, si, m_maskgit)
+        stream.is_text = si == 0 and self.has_text
+        stream.halves_equal = si > 0 and self.run.guided
+        streams = self._text_streams(stream) if stream.is_text else [stream]
         for each in streams:
-            self._run(each, si, actions, m_maskgit)
+            self._run(each, actions)
         self.cache.end_stage(si, rows, tokens)
-        if streams[0] is stream:
+        if not stream.is_text:
             return x
         return _whole_batch([each.x[:, -1:] for each in streams], self.run.bsz)
 
-    def _tables(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None):
+    def _tables(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> Tables | None:
         attention = self.model.blocks[0].attn
         if not hasattr(attention, "rotary_tables"):
             return None
@@ -100,56 +100,61 @@ class Executor:
 
     # --- one stage ----------------------------------------------------------------------------
 
-    def _run(self, stream: Stream, si: int, actions: tuple[Action, ...], m_maskgit) -> None:
+    def _run(self, stream: Stream, actions: tuple[Action, ...]) -> None:
         """All modules in their order."""
         for module, action in enumerate(actions):
             if not action.reuse:
-                self._flush(stream, si, m_maskgit)
-                self._compute(stream, si, module, action, m_maskgit)
+                self._flush(stream)
+                self._compute(stream, module, action)
             elif action.store_source:  # wanted by itself
-                self._flush(stream, si, m_maskgit)
+                self._flush(stream)
                 self.store.defer(module)
-                self.store.keep_source(module, si, self._flush(stream, si, m_maskgit))
+                self._flush(stream, module)
             else:
                 self.store.defer(module)
             self.cache.note(module, action)
             stream.halves_equal = False
-            self._cross_attend(stream, si, module, m_maskgit)
-        self._flush(stream, si, m_maskgit)
+            self._cross_attend(stream, module)
+        self._flush(stream)
 
     @property
     def store(self) -> FeatureStore:
         return self.cache.store
 
-    def _flush(self, stream: Stream, si: int, m_maskgit) -> torch.Tensor | None:
-        """Add what was deferred to the residual stream, before somebody looks at it."""
-        change = self.store.flush(si, m_maskgit)
+    def _flush(self, stream: Stream, source_of: int | None = None) -> None:
+        """Add what was deferred to the residual stream, before somebody looks at it.
+
+        Args:
+            source_of: the module whose output that is, if left-out tokens want it.
+        """
+        change = self.store.flush(stream.si, stream.m_maskgit)
         if change is not None:
             stream.x += change
-        return change
+            if source_of is not None:
+                self.store.keep_source(source_of, stream.si, change)
 
-    def _cross_attend(self, stream: Stream, si: int, module: int, m_maskgit) -> None:
+    def _cross_attend(self, stream: Stream, module: int) -> None:
         """Between a layer's attention and its MLP, where the model has such; not of the text."""
         layer, is_mlp = divmod(module, 2)
         cross_attn = self.model.blocks[layer].cross_attn
-        if cross_attn is not None and not is_mlp and si > 0:
-            self._flush(stream, si, m_maskgit)
+        if cross_attn is not None and not is_mlp and stream.si > 0:
+            self._flush(stream)
             stream.x += cross_attn(stream.x, self.cond, self.run.context_mask)
 
-    def _compute(self, stream: Stream, si: int, module: int, action: Action, m_maskgit) -> None:
+    def _compute(self, stream: Stream, module: int, action: Action) -> None:
         """Compute a module, leave out the tokens that it leaves out, keep what is to be kept."""
-        n = stream.x.shape[1]
+        si, n = stream.si, stream.x.shape[1]
         keep = kept_tokens(n, action.ratio)
         if keep == n:
-            outputs = self._outputs(stream, si, module, m_maskgit)
+            outputs: Iterable[tuple[slice, torch.Tensor]] = self._outputs(stream, module)
         else:
             index, _ = split_tokens(stream.x, keep)
-            kept = [out for _, out in self._outputs(stream.select(index), si, module, m_maskgit)]
-            source = self.store.source(module, si, m_maskgit)
+            kept = [out for _, out in self._outputs(stream.select(index), module)]
+            source = self.store.source(module, si, stream.m_maskgit)
             outputs = [(slice(0, n), restore_tokens(torch.cat(kept, dim=1), index, source))]
         for piece, out in outputs:
             stream.x[:, piece] += out
-            if si == 0 and self.has_text:  # its last position is the 1x1 map
+            if stream.is_text:  # its last position is the 1x1 map
                 if piece.stop < n:
                     continue
                 piece, out = slice(0, 1), out[:, -1:]
@@ -158,46 +163,44 @@ class Executor:
             if action.store:
                 self.store.keep(module, si, out, stream.rows, piece)
 
-    def _outputs(
-        self, stream: Stream, si: int, module: int, m_maskgit
-    ) -> Iterator[tuple[slice, torch.Tensor]]:
+    def _outputs(self, stream: Stream, module: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """What a module adds to the residual stream, piece by piece of the token axis."""
         layer, is_mlp = divmod(module, 2)
         block = self.model.blocks[layer]
         *gammas, _, scale2, _, shift2 = stream.modulation[layer]
         gamma, observed = gammas[is_mlp], None
-        if self.cache.observes(module, si):
+        if self.cache.observes(module, stream.si):
             gamma, observed = None, torch.empty_like(stream.x)
-        attended = None if is_mlp else self._attend(stream, layer, si)
+        source = stream.x if is_mlp else self._attend(stream, layer)
         for piece in stream.pieces():
+            x = source[:, piece]
             if is_mlp:
-                x = stream.x[:, piece]
                 out = self.token_wise.mlp_output(block, x, scale2, shift2, gamma)
             else:
-                out = self.token_wise.attention_output(block, attended[:, piece], gamma)
+                out = self.token_wise.attention_output(block, x, gamma)
             if observed is not None:
                 observed[:, piece] = out
                 out = out if gammas[is_mlp] is None else out * gammas[is_mlp]
             yield piece, out
         if observed is not None:
-            self._observe(si, module, observed, m_maskgit)
+            self._observe(stream, module, observed)
 
-    def _observe(self, si: int, module: int, out: torch.Tensor, m_maskgit) -> None:
+    def _observe(self, stream: Stream, module: int, out: torch.Tensor) -> None:
         """Show a module's output to the cache; of the text once both streams have been run."""
-        if si == 0 and self.has_text:
+        if stream.is_text:
             parts = self._text_outputs.setdefault(module, [])
             parts.append(out[:, -1:])
             if len(parts) < self.run.copies:
                 return
             out = _whole_batch(self._text_outputs.pop(module), self.run.bsz)
-        self.cache.observe(module, si, out, m_maskgit)
+        self.cache.observe(module, stream.si, out, stream.m_maskgit)
 
     # --- attention ----------------------------------------------------------------------------
 
-    def _attend(self, stream: Stream, layer: int, si: int) -> torch.Tensor:
+    def _attend(self, stream: Stream, layer: int) -> torch.Tensor:
         """Attention before its projection, (r, n, C)."""
         attention = self.model.blocks[layer].attn
-        if si == 0 and self.has_text:
+        if stream.is_text:
             return self._attend_to_text(stream, layer)
         k, v, start = self.buffers.extend(layer, stream.tokens)
         rows, n, width = stream.x.shape
@@ -224,7 +227,7 @@ class Executor:
         _, _, scale1, _, shift1, _ = stream.modulation[layer]
         x, tables = stream.x[:, piece], stream.tables
         if tables is not None:
-            tables = tuple(table[:, piece] for table in tables)
+            tables = tables[0][:, piece], tables[1][:, piece]
             if stream.halves_equal and scale1 is None:
                 x = x[: len(x) // 2]  # the tables make two halves of it again
         block = self.model.blocks[layer]

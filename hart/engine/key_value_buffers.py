@@ -50,7 +50,7 @@ class KeyValueBuffers:
         device: torch.device,
     ) -> None:
         self.rows, self.heads, self.width = shape
-        self.options = {"dtype": dtype, "device": device}
+        self.dtype, self.device = dtype, device
         self.last_in_one_piece = last_in_one_piece
         own = keys[:-1] if last_in_one_piece else keys
         self.capacity = [sum(stage[layer] for stage in own) for layer in range(len(keys[0]))]
@@ -61,7 +61,8 @@ class KeyValueBuffers:
 
     def _empty(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         shape = (self.rows, self.heads, tokens, self.width)
-        return torch.empty(shape, **self.options), torch.empty(shape, **self.options)
+        k = torch.empty(shape, dtype=self.dtype, device=self.device)
+        return k, torch.empty_like(k)
 
     def extend(self, layer: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Room for ``tokens`` more keys of a layer.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from hart.modules.networks.caching.interpolate import select_positions
+from hart.modules.networks.rope import MaskIndex
 
 TOKENS_AT_ONCE = 1024
 """Rows times tokens of a piece on a CPU; bounds the memory of the MLP's wide layer."""
@@ -29,6 +30,9 @@ class Stream:
         modulation: per layer.
         tables: None without rotary positions.
         tokens: length of the stage; more than n where one token stands for all.
+        si: index of the stage.
+        m_maskgit: which positions of the stage's map these are, None for all of them.
+        is_text: the first stage as a text, whose last position is the 1x1 map.
         halves_equal: both halves of the batch hold the same tokens, still.
     """
 
@@ -37,6 +41,9 @@ class Stream:
     modulation: list[Modulation]
     tables: Tables | None
     tokens: int
+    si: int
+    m_maskgit: MaskIndex | None = None
+    is_text: bool = False
     halves_equal: bool = False
 
     def pieces(self) -> Iterator[slice]:
@@ -70,7 +77,7 @@ class Stream:
             self.tables, lambda table: select_positions(table.expand(rows, -1, -1), index)
         )
         x = select_positions(self.x, index)
-        return Stream(x, self.rows, self.modulation, tables, x.shape[1])
+        return replace(self, x=x, tables=tables, tokens=x.shape[1], halves_equal=False)
 
 
 def _of_tables(

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from hart.engine.streams import Tables
 from hart.modules.networks.basic_hart import AdaLNSelfAttn
 from hart.modules.networks.rope import apply_rotary_pos_emb
-
-Tables = tuple[torch.Tensor, torch.Tensor]
 
 
 def queries_keys_values(
@@ -73,9 +72,7 @@ class TokenWise:
 @functools.cache
 def compiled(backend: str = "inductor") -> TokenWise:
     """The functions through ``torch.compile``, for any number of tokens; once per process."""
-    options = {"dynamic": True, "backend": backend}
+    compiler = torch.compile(dynamic=True, backend=backend)
     return TokenWise(
-        torch.compile(queries_keys_values, **options),
-        torch.compile(attention_output, **options),
-        torch.compile(mlp_output, **options),
+        compiler(queries_keys_values), compiler(attention_output), compiler(mlp_output)
     )

@@ -1,12 +1,11 @@
 """The same images with several cache configurations, measured against those without caching.
 
-Machines drift: they warm up, throttle and do other work. So the configurations take turns, in
-rounds whose order rotates, and a speedup is a ratio within one round.
+The configurations take turns, in rounds whose order rotates, and a speedup is a ratio within one
+round, because machines drift: they warm up, throttle and do other work.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,11 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from tqdm.auto import tqdm
 
-from hart.evaluation.benchmark import draw, progress_bar
+from hart.evaluation import DEFAULT_ROUNDS
 from hart.evaluation.image_metrics import Metric, import_ssim, quality
 from hart.evaluation.memory import device_memory
-from hart.evaluation.repetitions import DEFAULT_ROUNDS, check_runs
-from hart.evaluation.timing import RunSeconds
+from hart.evaluation.timing import has_text_encoder, mean_seconds, take_turns
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import (
@@ -29,20 +26,20 @@ from hart.pipeline import (
     HARTPipelineOutput,
     VARGenerationOptions,
 )
+from hart.pipeline.results import PartSeconds
+from hart.utils.errors import one_line
+from hart.utils.json_files import read_json_object
 
 REFERENCE = "no-cache"
 MAX_EXAMPLES = 8
-MAX_REASON = 300
 
 
 @dataclass
 class ConfigurationResult:
-    """What was measured of one configuration.
+    """What was measured of one configuration; None before its first run.
 
     Attributes:
-        name: as asked for.
-        requested: a preset's name or a configuration.
-        config: what that means for the model; None before its first run.
+        requested, config: a preset's name or a configuration, and what it means for the model.
         seconds: seconds per image by number of the round.
         quality: see :func:`hart.evaluation.image_metrics.quality`.
         statistics: cache statistics of one run.
@@ -54,7 +51,7 @@ class ConfigurationResult:
     name: str
     requested: CacheConfig | str
     config: CacheConfig | None = None
-    seconds: dict[int, RunSeconds] = field(default_factory=dict)
+    seconds: dict[int, PartSeconds] = field(default_factory=dict)
     quality: dict[str, Any] | None = None
     statistics: dict[str, Any] | None = None
     device_bytes: int | None = None
@@ -96,21 +93,15 @@ def named_configurations(names: Sequence[str] = ()) -> dict[str, CacheConfig | s
     """
     configurations: dict[str, CacheConfig | str] = {REFERENCE: REFERENCE}
     for entry in names or CACHE_PRESETS:
-        if entry in CACHE_PRESETS:
-            name, config = entry, entry
-        else:
-            name, config = Path(entry).stem, read_configuration(entry)
+        config = entry if entry in CACHE_PRESETS else read_configuration(entry)
+        name = entry if entry in CACHE_PRESETS else Path(entry).stem
         if configurations.setdefault(name, config) != config:
             raise ValueError(f"{entry}: another configuration is already called {name!r}")
     return configurations
 
 
 def read_configuration(file: str) -> CacheConfig:
-    """A JSON file of CacheConfig fields.
-
-    Raises:
-        ValueError: no such file, not JSON, or not a configuration.
-    """
+    """A JSON file of CacheConfig fields; ValueError if it is none."""
     path = Path(file)
     if path.suffix != ".json" or not path.is_file():
         raise ValueError(
@@ -118,23 +109,9 @@ def read_configuration(file: str) -> CacheConfig:
             "and JSON files of CacheConfig fields"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"expected a JSON object, found {type(content).__name__}")
-        return CacheConfig.from_dict(content)
+        return CacheConfig.from_dict(read_json_object(path))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: not a cache configuration ({error})") from error
-
-
-def label_of(prompt: str | int) -> str:
-    """What to write beside the pictures of a prompt or of a class."""
-    return prompt if isinstance(prompt, str) else f"class {prompt}"
-
-
-def rotated(names: Sequence[str], turn: int) -> list[str]:
-    """The order of one round: everybody is first in turn."""
-    start = turn % len(names)
-    return [*names[start:], *names[:start]]
 
 
 class Comparer:
@@ -154,7 +131,7 @@ class Comparer:
         self,
         pipeline: HARTPipeline,
         configurations: Mapping[str, CacheConfig | str],
-        prompts: Sequence[str] | Sequence[int],
+        prompts: Sequence[Any],
         options: GenerationOptions | VARGenerationOptions,
         metrics: Sequence[Metric] = (),
     ) -> None:
@@ -165,72 +142,60 @@ class Comparer:
         self._reference_images: list[Image] = []
         self.comparison = Comparison(
             {name: ConfigurationResult(name, config) for name, config in configurations.items()},
-            [label_of(prompt) for prompt in prompts for _ in range(options.num_images_per_prompt)],
+            [
+                prompt if isinstance(prompt, str) else f"class {prompt}"
+                for prompt in prompts
+                for _ in range(options.num_images_per_prompt)
+            ],
         )
 
     def run(self, rounds: int = DEFAULT_ROUNDS, warmup: int = 1, quiet: bool = False) -> Comparison:
         """Measure; Ctrl-C ends it early and keeps what is finished.
 
-        Args:
-            rounds: measured rounds, at least 1.
-            warmup: rounds before them that are not measured.
-            quiet: no progress bar.
-
-        Raises:
-            ValueError: ``rounds`` is below 1 or ``warmup`` below 0.
+        Arguments and errors are those of :func:`hart.evaluation.timing.take_turns`.
         """
-        check_runs(rounds, warmup)
         model = self._pipeline.transformer
         before = model.cache_config, model.use_cache
         model.use_cache = True
-        with progress_bar((warmup + rounds) * len(self.comparison.results), quiet) as bar:
-            try:
-                for turn in range(warmup + rounds):
-                    self._round(turn, turn >= warmup, bar)
-                self.comparison.complete = True
-            except KeyboardInterrupt:
-                pass
-            finally:
-                model.set_cache_config(before[0])
-                model.use_cache = before[1]
-                self._reference_images = []
+        names = list(self.comparison.results)
+        try:
+            self.comparison.complete = take_turns(names, rounds, warmup, quiet, self._try)
+        finally:
+            model.set_cache_config(before[0])
+            model.use_cache = before[1]
+            self._reference_images = []
         return self.comparison
 
-    def _round(self, turn: int, measured: bool, bar: tqdm) -> None:
-        for name in rotated(list(self.comparison.results), turn):
-            result = self.comparison.results[name]
-            bar.set_description(name)
-            if result.failure is None:
-                self._try(result, turn, measured)
-            bar.update()
-
-    def _try(self, result: ConfigurationResult, turn: int, measured: bool) -> None:
+    def _try(self, name: str, turn: int) -> None:
         """Measure one run; whatever it is that one configuration cannot do, the others may."""
+        result = self.comparison.results[name]
+        if result.failure is not None:
+            return
         try:
-            self._measure(result, turn, measured)
+            self._measure(result, turn)
             return
         except Exception as error:
-            result.failure = _reason(error)
+            result.failure = one_line(f"{type(error).__name__}: {error}")
         # Out here the exception no longer holds on to the tensors of the run that failed.
         if self._pipeline.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _measure(self, result: ConfigurationResult, turn: int, measured: bool) -> None:
+    def _measure(self, result: ConfigurationResult, turn: int) -> None:
         if self.comparison.reference.failure is not None:
             raise RuntimeError(f"{REFERENCE}, the reference, failed")
-        self._pipeline.model.set_cache_config(result.requested)
-        result.config = self._pipeline.model.cache_config
-        device = self._pipeline.device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        output, seconds = draw(self._pipeline, self._prompts, self._options)
-        if device.type == "cuda":
-            peak = device_memory(device)["device_bytes"]
+        pipeline = self._pipeline
+        pipeline.model.set_cache_config(result.requested)
+        result.config = pipeline.model.cache_config
+        if pipeline.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(pipeline.device)
+        output = pipeline(self._prompts, quiet=True, **self._options.to_dict())
+        if pipeline.device.type == "cuda":
+            peak = device_memory(pipeline.device)["device_bytes"]
             result.device_bytes = max(peak, result.device_bytes or 0)
         if result.quality is None:
             self._judge(result, output)
-        if measured:
-            result.seconds[turn] = seconds
+        if turn >= 0:
+            result.seconds[turn] = mean_seconds(output.results, has_text_encoder(pipeline))
 
     def _judge(self, result: ConfigurationResult, output: HARTPipelineOutput) -> None:
         """Compare the images of the first run; those of the others are the same."""
@@ -241,8 +206,3 @@ class Comparer:
         )
         result.statistics = output.statistics
         result.examples = output.images[:MAX_EXAMPLES]
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "..."

@@ -1,14 +1,18 @@
-"""A comparison as JSON, as a Markdown table, and as labels of pictures."""
+"""A comparison as JSON, as a Markdown table, and as a plot."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hart.evaluation.comparison import Comparison, ConfigurationResult
+from hart.evaluation.figures import new_figure
 from hart.evaluation.memory import held_bytes
 from hart.evaluation.timing import seconds_by_part, speedups, spread
 from hart.pipeline import HARTPipeline
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Entry = dict[str, Any]
 
@@ -33,65 +37,45 @@ def comparison_report(
         ``configurations``: by name ``status`` ``"ok"``, ``"failed"`` with a ``reason`` or
         ``"not finished"``, and the measurements.
     """
-    on_device = comparison.reference.device_bytes is not None
-    entries = {
-        name: _entry(result, comparison, pipeline, batch_size, with_parts)
-        for name, result in comparison.results.items()
-    }
+    reference, lengths = comparison.reference, pipeline.model.schedule.lengths
+
+    def held(result: ConfigurationResult) -> dict[str, int]:
+        return held_bytes(pipeline, batch_size, result.statistics or {})
+
+    def entry(result: ConfigurationResult) -> Entry:
+        if result.failure is not None:
+            return {"status": "failed", "reason": result.failure}
+        image = speedups(reference.seconds, result.seconds, lambda run: run.total_s)
+        if not image or result.config is None or result.statistics is None:
+            return {"status": "not finished"}
+        transformer = speedups(reference.seconds, result.seconds, lambda run: run.transformer_s)
+        own, runs = held(result), list(result.seconds.values())
+        if result.device_bytes is not None and reference.device_bytes is not None:
+            relative = result.device_bytes / reference.device_bytes
+        else:
+            relative = sum(own.values()) / sum(held(reference).values())
+        peak = result.device_bytes
+        memory = {"relative": relative, "device_peak_bytes": peak, "held_bytes": own}
+        return {
+            "status": "ok",
+            "cache_config": result.config.to_dict(),
+            "rounds": len(image),
+            "seconds_per_image": spread([run.total_s for run in runs]),
+            "speedup": {"image": spread(image), "transformer": spread(transformer)},
+            "multiply_adds_saved": result.statistics["saved_share"],
+            "multiply_adds_saved_by": result.statistics["saved_share_by"],
+            "memory": memory,
+            "quality": result.quality,
+            "cache_statistics": result.statistics,
+            **({"seconds_by_part": seconds_by_part(runs, lengths)} if with_parts else {}),
+        }
+
     return {
         "complete": comparison.complete,
         "images": len(comparison.prompts),
-        "memory_is": DEVICE_MEMORY if on_device else HELD_MEMORY,
-        "configurations": entries,
+        "memory_is": HELD_MEMORY if reference.device_bytes is None else DEVICE_MEMORY,
+        "configurations": {name: entry(result) for name, result in comparison.results.items()},
     }
-
-
-def _entry(
-    result: ConfigurationResult,
-    comparison: Comparison,
-    pipeline: HARTPipeline,
-    batch_size: int,
-    with_parts: bool,
-) -> Entry:
-    if result.failure is not None:
-        return {"status": "failed", "reason": result.failure}
-    rounds = comparison.reference.seconds
-    image = speedups(rounds, result.seconds, lambda run: run.total_s)
-    if not image:
-        return {"status": "not finished"}
-    transformer = speedups(rounds, result.seconds, lambda run: run.transformer_s)
-    entry = {
-        "status": "ok",
-        "cache_config": result.config.to_dict(),
-        "rounds": len(image),
-        "seconds_per_image": spread([run.total_s for run in result.seconds.values()]),
-        "speedup": {"image": spread(image), "transformer": spread(transformer)},
-        "multiply_adds_saved": result.statistics["saved_share"],
-        "multiply_adds_saved_by": result.statistics["saved_share_by"],
-        "memory": _memory(result, comparison.reference, pipeline, batch_size),
-        "quality": result.quality,
-        "cache_statistics": result.statistics,
-    }
-    if with_parts:
-        lengths = pipeline.model.schedule.lengths
-        entry["seconds_by_part"] = seconds_by_part(list(result.seconds.values()), lengths)
-    return entry
-
-
-def _memory(
-    result: ConfigurationResult,
-    reference: ConfigurationResult,
-    pipeline: HARTPipeline,
-    batch_size: int,
-) -> Entry:
-    held, held_by_reference = (
-        held_bytes(pipeline, batch_size, each.statistics) for each in (result, reference)
-    )
-    if result.device_bytes is not None:
-        ratio = result.device_bytes / reference.device_bytes
-    else:
-        ratio = sum(held.values()) / sum(held_by_reference.values())
-    return {"relative": ratio, "device_peak_bytes": result.device_bytes, "held_bytes": held}
 
 
 # --- for people -------------------------------------------------------------------------------
@@ -105,7 +89,7 @@ _COLUMNS: dict[str, Callable[[Entry], str]] = {
     "PSNR (dB)": lambda e: _psnr(e["quality"]["psnr_db"]),
     "SSIM": lambda e: f"{e['quality']['ssim']:.4f}",
 }
-_OPTIONAL_COLUMNS: dict[str, tuple[str, str]] = {
+_OPTIONAL_COLUMNS = {
     "LPIPS": ("lpips", ".4f"),
     "FID": ("fid", ".2f"),
     "CLIP score": ("clip_score", ".2f"),
@@ -113,37 +97,47 @@ _OPTIONAL_COLUMNS: dict[str, tuple[str, str]] = {
 }
 
 
+def finished(report: Mapping[str, Any]) -> dict[str, Entry]:
+    """The entries of a report that have measurements, by name."""
+    return {n: e for n, e in report["configurations"].items() if e["status"] == "ok"}
+
+
+def table_lines(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table."""
+    return [f"| {' | '.join(row)} |" for row in (titles, ["---"] * len(titles), *rows)]
+
+
 def markdown_table(report: Mapping[str, Any]) -> str:
     """The comparison as a Markdown table with notes below it."""
-    entries: dict[str, Entry] = report["configurations"]
-    finished = {name: e for name, e in entries.items() if e["status"] == "ok"}
+    entries = finished(report)
     optional = {
-        title: key_and_format
-        for title, key_and_format in _OPTIONAL_COLUMNS.items()
-        if any(key_and_format[0] in e["quality"] for e in finished.values())
+        title: (key, form)
+        for title, (key, form) in _OPTIONAL_COLUMNS.items()
+        if any(key in entry["quality"] for entry in entries.values())
     }
-    titles = ["configuration", *_COLUMNS, *optional]
-    rows = [titles, ["---"] * len(titles)]
-    for name, entry in finished.items():
-        extra = [f"{entry['quality'][key]:{form}}" for key, form in optional.values()]
-        rows.append([name, *(column(entry) for column in _COLUMNS.values()), *extra])
-    lines = ["| " + " | ".join(row) + " |" for row in rows] if finished else []
-    lines += [""] + [
-        f"{name}: {entry['status']}" + (f" ({entry['reason']})" if "reason" in entry else "")
+    rows = [
+        [
+            name,
+            *(column(entry) for column in _COLUMNS.values()),
+            *(f"{entry['quality'][key]:{form}}" for key, form in optional.values()),
+        ]
         for name, entry in entries.items()
-        if entry["status"] != "ok"
     ]
-    return "\n".join([*lines, "", *_notes(report)]).strip() + "\n"
-
-
-def _notes(report: Mapping[str, Any]) -> list[str]:
-    return [
+    titles = ["configuration", *_COLUMNS, *optional]
+    lines = [*(table_lines(titles, rows) if rows else ()), ""]
+    for name, entry in report["configurations"].items():
+        if entry["status"] != "ok":
+            reason = f" ({entry['reason']})" if "reason" in entry else ""
+            lines.append(f"{name}: {entry['status']}{reason}")
+    lines += [
+        "",
         f"{report['images']} images. Speedup: median of the ratios to no-cache within a round, "
         "5th to 95th percentile in brackets; of the whole image and of the transformer's stages "
         "alone.",
         f"Memory relative to no-cache: {report['memory_is']}.",
         "PSNR and SSIM: against the images of no-cache with the same seeds.",
     ]
+    return "\n".join(lines).strip() + "\n"
 
 
 def _range(values: Mapping[str, float]) -> str:
@@ -153,3 +147,36 @@ def _range(values: Mapping[str, float]) -> str:
 def _psnr(psnr_db: float | None) -> str:
     """``equal`` for pictures without any difference, whose PSNR is infinite."""
     return "equal" if psnr_db is None else f"{psnr_db:.2f}"
+
+
+def speed_quality_plot(configurations: Mapping[str, Entry]) -> Figure:
+    """Speedup of the whole image, with its spread, against SSIM to the images without caching.
+
+    Args:
+        configurations: see :func:`finished`; at least one.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    figure = new_figure(9, 5)
+    axes = figure.add_subplot()
+    for index, (name, entry) in enumerate(configurations.items()):
+        speed, ssim = entry["speedup"]["image"], entry["quality"]["ssim"]
+        median = speed["median"]
+        axes.errorbar(
+            median,
+            ssim,
+            xerr=[[max(median - speed["p5"], 0)], [max(speed["p95"] - median, 0)]],
+            fmt="oXsD^vP*<>hp"[index % 12],
+            color=f"C{index % 10}",
+            markersize=8,
+            alpha=0.85,
+            capsize=3,
+            label=f"{name}: {median:.2f}x, {ssim:.3f}",
+        )
+    axes.axvline(1, color="0.6", linewidth=1, linestyle="--")
+    axes.set_xlabel("speedup over no-cache, whole image (bars: 5th to 95th percentile)")
+    axes.set_ylabel("SSIM to the no-cache images")
+    axes.grid(alpha=0.3)
+    axes.legend(title="speedup, SSIM", loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return figure

@@ -11,15 +11,10 @@ class MissingExtraError(ValueError):
 
 
 def import_extra(module: str, purpose: str, extra: str = "evaluation") -> ModuleType:
-    """Import a module of an optional package.
-
-    Args:
-        module: its full name, ``skimage.metrics``.
-        purpose: what needs it, the start of the error message.
-        extra: the extra of this library that installs it.
+    """Import a module of an optional package, which ``extra`` of this library installs.
 
     Raises:
-        MissingExtraError: the package is not installed.
+        MissingExtraError: the package is not installed, which ``purpose`` needs.
     """
     try:
         return importlib.import_module(module)

@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from PIL import Image, ImageDraw, ImageFont
 
 MAX_ROWS = 8
-CELL = 256
-GAP = 8
-PROMPT_WIDTH = 224
+CELL, GAP, PROMPT_WIDTH = 256, 8, 224
 FONT_SIZE = 20
 LINE = FONT_SIZE + 6
-INK, PAPER = "black", "white"
 
 
 def image_grid(
@@ -33,22 +30,22 @@ def image_grid(
     short = [name for name, (_, pictures) in columns.items() if len(pictures) < rows]
     if not rows or not columns or short:
         raise ValueError(f"a grid needs prompts and as many pictures per column; short: {short}")
-    header = 2 * LINE + 2 * GAP
-    size = (PROMPT_WIDTH + len(columns) * (CELL + GAP) + GAP, header + rows * (CELL + GAP))
-    grid = Image.new("RGB", size, PAPER)
-    pen = ImageDraw.Draw(grid)
-    font = ImageFont.load_default(FONT_SIZE)
+    header, step = 2 * LINE + 2 * GAP, CELL + GAP
+    size = (PROMPT_WIDTH + len(columns) * step + GAP, header + rows * step)
+    grid = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default(FONT_SIZE)
     for row, prompt in enumerate(prompts[:rows]):
         text = "\n".join(wrap(prompt, font, PROMPT_WIDTH - 2 * GAP, CELL // LINE))
-        pen.multiline_text((GAP, header + row * (CELL + GAP)), text, INK, font, spacing=6)
-    for index, (name, (line, pictures)) in enumerate(columns.items()):
-        left = PROMPT_WIDTH + index * (CELL + GAP)
+        pen.multiline_text((GAP, header + row * step), text, "black", font, spacing=6)
+    for left, (name, (line, pictures)) in zip(
+        range(PROMPT_WIDTH, size[0], step), columns.items(), strict=False
+    ):
         for number, label in enumerate((name, line)):
-            label = "".join(wrap(label, font, CELL, 1))
-            middle = left + CELL / 2
-            pen.text((middle, GAP + number * LINE), label, INK, font, anchor="ma")
+            (label,) = wrap(label, font, CELL, 1)
+            place = (left + CELL / 2, GAP + number * LINE)
+            pen.text(place, label, "black", font, anchor="ma")
         for row, picture in enumerate(pictures[:rows]):
-            grid.paste(_fitted(picture), (left, header + row * (CELL + GAP)))
+            grid.paste(_fitted(picture), (left, header + row * step))
     return grid
 
 

@@ -49,11 +49,7 @@ def ssim(images: Images, reference: Images) -> float:
 
 
 def import_ssim() -> Callable[..., float]:
-    """scikit-image's function.
-
-    Raises:
-        MissingExtraError: scikit-image is not installed.
-    """
+    """scikit-image's function, or MissingExtraError if that is not installed."""
     return import_extra("skimage.metrics", "SSIM").structural_similarity
 
 

@@ -11,39 +11,37 @@ import torch
 import torch.nn.functional as F
 from PIL import Image as Pictures
 from transformers import AutoModel, CLIPModel
+from transformers.image_utils import OPENAI_CLIP_MEAN as CLIP_MEAN
+from transformers.image_utils import OPENAI_CLIP_STD as CLIP_STD
 
 from hart.demo.evaluate import pictures_to_tensor, read_pictures
 from hart.demo.reader import AttributeReader, accuracy
 from hart.evaluation.extras import import_extra
 from hart.evaluation.image_metrics import Images
+from hart.utils.errors import CheckpointError, one_line
 from hart.utils.text_folders import load_text_model, load_tokenizer
-from hart.utils.weights import CheckpointError, load_into, read_state_dict
+from hart.utils.weights import load_into, read_state_dict
 
-# Mean and standard deviation per channel that every CLIP model was trained with.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+Device = torch.device | str
 
 
 class LpipsDistance:
     """Learned perceptual distance to the reference (LPIPS, arXiv 1801.03924), AlexNet version.
 
-    Args:
-        weights: state dict of ``lpips.LPIPS(net="alex")``, saved with ``torch.save``. It holds
-            backbone and calibration, so that nothing is fetched.
-        device: where it computes.
+    ``weights`` are the state dict of ``lpips.LPIPS(net="alex")``, saved with ``torch.save``. It
+    holds backbone and calibration, so that nothing is fetched.
 
     Raises:
         MissingExtraError: the package ``lpips`` is not installed.
         CheckpointError: the file is missing, damaged or of another network.
     """
 
-    def __init__(self, weights: str | Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: str | Path, device: Device = "cpu") -> None:
         lpips = import_extra("lpips", "LPIPS", extra="lpips")
         # pnet_rand leaves the backbone without weights instead of fetching them.
         net = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
         load_into(net, read_state_dict(weights), source=weights)
-        self._net = net.to(device).eval()
-        self._device = device
+        self._net, self._device = net.to(device).eval(), device
 
     @torch.no_grad()
     def __call__(self, images: Images, reference: Images, prompts: Sequence[str]) -> dict[str, Any]:
@@ -59,44 +57,31 @@ class FrechetDistance:
     """Fréchet Inception distance to the reference pictures (FID, arXiv 1706.08500).
 
     It compares the distributions of all pictures, not pairs, and is biased upwards when they are
-    fewer than some thousands.
-
-    Args:
-        weights: Inception weights of the package ``torch-fidelity``, a state dict.
-        device: where it computes.
+    fewer than some thousands. ``weights`` are the package ``torch-fidelity``'s of Inception, a
+    state dict.
 
     Raises:
         MissingExtraError: the package ``torch-fidelity`` is not installed.
         CheckpointError: the file is missing, damaged or of another network.
     """
 
-    _FEATURES = "2048"
-
-    def __init__(self, weights: str | Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, weights: str | Path, device: Device = "cpu") -> None:
         inception = import_extra("torch_fidelity.feature_extractor_inceptionv3", "FID", extra="fid")
         self._metric = import_extra("torch_fidelity.metric_fid", "FID", extra="fid")
         read_state_dict(weights)  # the package would also run code from a file; this refuses it
         try:
             net = inception.FeatureExtractorInceptionV3(
-                "inception-v3-compat",
-                [self._FEATURES],
-                feature_extractor_weights_path=str(weights),
+                "inception-v3-compat", ["2048"], feature_extractor_weights_path=str(weights)
             )
         # The package checks nothing; what torch raises depends on what is wrong with the file.
         except Exception as error:
-            reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
-                f"{weights}: not torch-fidelity's Inception ({reason})"
+                f"{weights}: not torch-fidelity's Inception ({one_line(error)})"
             ) from error
-        self._net = net.to(device).eval()
-        self._device = device
+        self._net, self._device = net.to(device).eval(), device
 
     def __call__(self, images: Images, reference: Images, prompts: Sequence[str]) -> dict[str, Any]:
-        """``fid``, 0 for equal pictures.
-
-        Raises:
-            ValueError: there are fewer than two pictures.
-        """
+        """``fid``, 0 for equal pictures; ValueError if there are fewer than two."""
         if len(images) < 2:
             raise ValueError(f"FID compares distributions: {len(images)} picture is too few for it")
         statistics = [self._statistics(pictures) for pictures in (images, reference)]
@@ -115,15 +100,12 @@ class FrechetDistance:
 class ClipScore:
     """Agreement of picture and prompt (CLIP score, arXiv 2104.08718): ``max(100 cos, 0)``.
 
-    Args:
-        folder: a local CLIP model with its tokenizer, in the layout of ``transformers``.
-        device: where it computes.
-
     Raises:
-        ValueError: the folder does not hold a CLIP model.
+        ValueError: ``folder`` does not hold a CLIP model and its tokenizer, in the layout of
+            ``transformers``.
     """
 
-    def __init__(self, folder: str | Path, device: torch.device | str = "cpu") -> None:
+    def __init__(self, folder: str | Path, device: Device = "cpu") -> None:
         if not Path(folder).is_dir():
             raise ValueError(f"{folder}: no such folder of a CLIP model")
         self._model = load_text_model("CLIP model", Path(folder), AutoModel)
@@ -142,17 +124,13 @@ class ClipScore:
 
     def _score(self, image: Pictures.Image, prompt: str) -> float:
         config = self._model.config
-        tokens = self._tokenizer(
-            prompt,
-            truncation=True,
-            max_length=config.text_config.max_position_embeddings,
-            return_tensors="pt",
-        ).to(self._device)
-        pixels = _clip_pixels(image, config.vision_config.image_size).to(self._device)
+        limit = config.text_config.max_position_embeddings
+        tokens = self._tokenizer(prompt, truncation=True, max_length=limit, return_tensors="pt")
+        pixels = _clip_pixels(image, config.vision_config.image_size)
         output = self._model(
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            pixel_values=pixels,
+            input_ids=tokens.input_ids.to(self._device),
+            attention_mask=tokens.attention_mask.to(self._device),
+            pixel_values=pixels.to(self._device),
         )
         cosine = F.cosine_similarity(output.image_embeds, output.text_embeds).item()
         return max(100 * cosine, 0.0)
@@ -162,10 +140,7 @@ def _clip_pixels(image: Pictures.Image, side: int) -> torch.Tensor:
     """CLIP's preprocessing: bicubic, square, normalised per channel; (1, 3, side, side)."""
     resized = image.convert("RGB").resize((side, side), Pictures.Resampling.BICUBIC)
     unit = (pictures_to_tensor([resized]) + 1) / 2
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device="cpu").view(1, 3, 1, 1)
-        for values in (CLIP_MEAN, CLIP_STD)
-    )
+    mean, std = (unit.new_tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return (unit - mean) / std
 
 

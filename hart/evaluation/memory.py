@@ -21,9 +21,6 @@ class MemoryWatch:
     The device's peak is CUDA's ``max_memory_allocated``; MPS only tells what is allocated at the
     moment, and the CPU has nothing beside the process. The process's peak is that of its resident
     memory. Linux can start it anew; elsewhere it covers the process's whole life.
-
-    Args:
-        device: where the work is done.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -34,11 +31,10 @@ class MemoryWatch:
 
     def read(self) -> dict[str, Any]:
         """``process_bytes`` and ``device_bytes``, each None if unknown, and what each one is."""
-        resident = _resident_peak() if self._restarted else _resident_peak_of_the_process()
+        since = "during the measured runs" if self._restarted else "since the process started"
         return {
-            "process_bytes": resident,
-            "process_is": "peak resident memory "
-            + ("during the measured runs" if self._restarted else "since the process started"),
+            "process_bytes": _status_bytes("VmHWM") if self._restarted else _peak_of_its_life(),
+            "process_is": f"peak resident memory {since}",
             **device_memory(self._device),
         }
 
@@ -65,11 +61,7 @@ def _restart_resident_peak() -> bool:
         (_PROC / "clear_refs").write_text("5")
     except OSError:
         return False
-    return _resident_peak() is not None
-
-
-def _resident_peak() -> int | None:
-    return _status_bytes("VmHWM")
+    return _status_bytes("VmHWM") is not None
 
 
 def _status_bytes(name: str) -> int | None:
@@ -80,7 +72,7 @@ def _status_bytes(name: str) -> int | None:
     return None
 
 
-def _resident_peak_of_the_process() -> int | None:
+def _peak_of_its_life() -> int | None:
     try:
         import resource
     except ImportError:  # Windows
@@ -109,16 +101,11 @@ def held_bytes(
     parts = (model, model.vae_proxy[0], pipeline.text_model)
     modules = [part for part in parts if part is not None]  # classes need no text encoder
     weights = sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+    tokens = statistics["key_value_tokens"]["peak"]
+    if not tokens:  # nothing was counted; rows are those with and without text
+        tokens = 2 * batch_size * model.depth * sum(model.transformer_shape.new_tokens)
     return {
         "weights": weights + pipeline.decoder_copy_bytes,
-        "keys_values": _keys_values_bytes(model, batch_size, statistics),
+        "keys_values": 2 * tokens * model.C * model.dtype.itemsize,
         "feature_cache": statistics["feature_cache_bytes"]["peak"],
     }
-
-
-def _keys_values_bytes(model, batch_size: int, statistics: Mapping[str, Any]) -> int:
-    tokens = statistics["key_value_tokens"]["peak"]
-    if not tokens:  # nothing was counted
-        rows = 2 * batch_size  # with and without text
-        tokens = rows * model.depth * sum(model.transformer_shape.new_tokens)
-    return 2 * tokens * model.C * model.dtype.itemsize

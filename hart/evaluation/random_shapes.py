@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 
-@dataclass(frozen=True)
-class RandomShape:
+class RandomShape(NamedTuple):
     """Sizes of a model: fields of its two configurations that are not their defaults."""
 
     transformer: Mapping[str, Any]
@@ -16,45 +14,24 @@ class RandomShape:
 
 
 _LLAMA = {
-    "mlp_type": "llama",
-    "attn_type": "llama",
-    "disable_aln": True,
-    "use_timestep_embed": True,
+    "mlp_type": "llama", "attn_type": "llama", "disable_aln": True, "use_timestep_embed": True,
     "use_context_norm": True,
-}
+}  # fmt: skip
+_PUBLISHED = {
+    "context_token": 300, "context_dim": 1536, "depth": 24, "embed_dim": 1536, "num_heads": 24,
+    "patch_nums": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64), "vocab_size": 4096,
+    "z_channels": 32,
+}  # fmt: skip
+_TINY = {
+    "context_token": 6, "context_dim": 12, "depth": 3, "embed_dim": 32, "num_heads": 2,
+    "patch_nums": (1, 2, 3, 4, 5, 7), "vocab_size": 24, "z_channels": 4, "diff_width": 32,
+    "diff_depth": 1,
+}  # fmt: skip
 
 RANDOM_SHAPES: dict[str, RandomShape] = {
     # mit-han-lab/hart-0.7b-1024px: 732,399,168 weights in the transformer, 108,948,355 in the
     # autoencoder.
-    "0.7b-1024": RandomShape(
-        transformer={
-            **_LLAMA,
-            "context_token": 300,
-            "context_dim": 1536,
-            "depth": 24,
-            "embed_dim": 1536,
-            "num_heads": 24,
-            "patch_nums": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
-            "vocab_size": 4096,
-            "z_channels": 32,
-        },
-        autoencoder={},
-    ),
+    "0.7b-1024": RandomShape({**_LLAMA, **_PUBLISHED}, {}),
     # Draws 14-pixel images in a moment, to try a command.
-    "tiny": RandomShape(
-        transformer={
-            **_LLAMA,
-            "context_token": 6,
-            "context_dim": 12,
-            "depth": 3,
-            "embed_dim": 32,
-            "num_heads": 2,
-            "patch_nums": (1, 2, 3, 4, 5, 7),
-            "vocab_size": 24,
-            "z_channels": 4,
-            "diff_width": 32,
-            "diff_depth": 1,
-        },
-        autoencoder={"ch": 32, "ch_mult": (1, 1)},
-    ),
+    "tiny": RandomShape({**_LLAMA, **_TINY}, {"ch": 32, "ch_mult": (1, 1)}),
 }

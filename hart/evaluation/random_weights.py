@@ -7,7 +7,9 @@ tells how fast one will be and, with an assumed similarity table, what caching w
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,15 +26,10 @@ from hart.pipeline.loading import resolve_device
 from hart.utils.device import resolve_dtype
 
 TEXT_VOCABULARY = 512
-_ON_CPU = {"dtype": torch.float32, "device": "cpu"}
 
 
 def random_config(shape: str) -> HARTForT2IConfig:
-    """The transformer's configuration.
-
-    Raises:
-        ValueError: unknown shape.
-    """
+    """The transformer's configuration; ValueError for an unknown shape."""
     if shape not in RANDOM_SHAPES:
         raise ValueError(f"unknown shape {shape!r}; known are {', '.join(RANDOM_SHAPES)}")
     return HARTForT2IConfig(**RANDOM_SHAPES[shape].transformer)
@@ -62,11 +59,11 @@ def random_pipeline(
     device = resolve_device(device)
     dtype = resolve_dtype("auto" if dtype is None else dtype, device)
     generator = torch.Generator("cpu").manual_seed(integer("seed", seed))
+    sizes: dict[str, Any] = {"vocab_size": config.vocab_size, "z_channels": config.z_channels}
     autoencoder_config = HARTAutoEncoderConfig(
-        vocab_size=config.vocab_size,
-        z_channels=config.z_channels,
         v_patch_nums=config.patch_nums,
         quantizer_type="var_hybrid",
+        **sizes,
         **RANDOM_SHAPES[shape].autoencoder,
     )
     model = _build(HARTForT2IEnhanced, config, device, dtype, generator)
@@ -86,12 +83,16 @@ def _build(model_class, config, device: torch.device, dtype: torch.dtype, genera
     return model
 
 
+def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+
+
 @torch.no_grad()
 def _fill(model, generator: torch.Generator) -> None:
     """Matrices and kernels keep the scale of their input; norms and biases do nothing."""
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            values = torch.randn(parameter.shape, generator=generator, **_ON_CPU)
+            values = _normal(parameter.shape, generator)
             parameter.copy_(values.mul_(parameter[0].numel() ** -0.5))
         else:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
@@ -102,11 +103,7 @@ def _fill(model, generator: torch.Generator) -> None:
 
 
 def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> SimilarityTables:
-    """Tables in which every transition of both sites has the same similarity.
-
-    Raises:
-        ValueError: not a number within [-1, 1].
-    """
+    """Tables of one similarity for everything; ValueError unless it is within [-1, 1]."""
     if not is_similarity(similarity):
         raise ValueError(f"the assumed similarity must be within [-1, 1], got {similarity!r}")
     similarity = similarity or -1e-9  # an entry of 0 would mean "not measured"
@@ -115,35 +112,23 @@ def assumed_similarity(model: HARTForT2IEnhanced, similarity: float) -> Similari
     return SimilarityTables(attn, mlp, assumed=True)
 
 
-def has_text_encoder(pipeline: HARTPipeline) -> bool:
-    """Whether the condition comes from a text encoder, so that its time means something."""
-    text_model = pipeline.text_model
-    return text_model is not None and not getattr(text_model, "is_a_stand_in", False)
-
-
 class WordTokenizer:
     """One id per word, by its checksum; what ``encode_prompts`` needs of a tokenizer."""
 
     pad_token_id = 0
 
     def __call__(
-        self,
-        text: str,
-        max_length: int | None = None,
-        padding: str | None = None,
-        truncation: bool = False,
-        return_tensors: str | None = None,
-        verbose: bool = True,
-    ) -> SimpleNamespace:
+        self, text: str, max_length: int = 0, padding: str = "", truncation: bool = False,
+        return_tensors: str = "", verbose: bool = True,
+    ) -> SimpleNamespace:  # fmt: skip
         """``input_ids`` of one text, a tensor (1, n) if ``return_tensors`` is given."""
         ids = [1 + zlib.crc32(word.encode()) % (TEXT_VOCABULARY - 1) for word in text.split()]
         if truncation:
             ids = ids[:max_length]
         if padding == "max_length":
             ids += [self.pad_token_id] * (max_length - len(ids))
-        if return_tensors:
-            ids = torch.tensor([ids], dtype=torch.int64, device="cpu")
-        return SimpleNamespace(input_ids=ids)
+        rows = torch.tensor([ids], dtype=torch.int64, device="cpu") if return_tensors else ids
+        return SimpleNamespace(input_ids=rows)
 
 
 class RandomTextEncoder(nn.Module):
@@ -153,15 +138,14 @@ class RandomTextEncoder(nn.Module):
 
     def __init__(self, width: int, generator: torch.Generator) -> None:
         super().__init__()
-        features = torch.randn(TEXT_VOCABULARY, width, generator=generator, **_ON_CPU)
-        self.register_buffer("features", features)
+        self.register_buffer("features", _normal((TEXT_VOCABULARY, width), generator))
 
     @property
     def device(self) -> torch.device:
-        return self.features.device
+        return self.get_buffer("features").device
 
     def forward(
         self, ids: torch.Tensor, attention_mask=None, output_hidden_states=True
     ) -> SimpleNamespace:
         """Ids (B, n) to ``hidden_states`` with one entry, (B, n, E)."""
-        return SimpleNamespace(hidden_states=(self.features[ids],))
+        return SimpleNamespace(hidden_states=(self.get_buffer("features")[ids],))

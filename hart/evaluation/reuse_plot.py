@@ -6,19 +6,22 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hart.evaluation.figures import BLUE, GREY, count_images, matplotlib_module, new_figure
-from hart.evaluation.similarity_plot import SITE_TITLES
+from hart.evaluation.figures import (
+    BLUE,
+    GREY,
+    HATCHED,
+    SITE_TITLES,
+    count_images,
+    heat_map,
+    matplotlib_module,
+    new_figure,
+)
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.plan import is_eligible
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_CELL_WIDTH, _CELL_HEIGHT = 0.42, 0.27  # inches
-_CLOSED = {"facecolor": "#EEEEEE", "edgecolor": GREY, "hatch": "////"}
-_COMPUTED = {"facecolor": "white", "edgecolor": GREY}
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,8 @@ class ReuseMap:
             calls = (counts.computed + counts.reused) / model.depth  # of each layer
             return statistics.reused_by_layer[site][si][layer] / calls if calls else 0.0
 
-        shares = {
-            site: [
-                [share(site, si, layer) for layer in range(model.depth)]
-                for si in range(schedule.num_stages)
-            ]
-            for site in SITES
-        }
+        stages, layers = range(schedule.num_stages), range(model.depth)
+        shares = {s: [[share(s, si, layer) for layer in layers] for si in stages] for s in SITES}
         return cls(schedule.lengths, shares, statistics.images)
 
     def to_dict(self) -> dict[str, dict[str, list[float | None]]]:
@@ -82,39 +80,26 @@ def plot_reuse(reuse: ReuseMap, name: str) -> Figure:
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    depth = len(reuse.shares[SITES[0]][0])
-    width = 2 * max(_CELL_WIDTH * len(reuse.stages), 3.2) + 1.2
-    figure = new_figure(width, max(_CELL_HEIGHT * depth, 1.6) + 2.2)
+    depth, stages = len(reuse.shares[SITES[0]][0]), [str(length) for length in reuse.stages]
+    figure = new_figure(2 * max(0.42 * len(stages), 3.2) + 1.2, max(0.27 * depth, 1.6) + 2.2)
+    blues = matplotlib_module("colors").LinearSegmentedColormap.from_list("r", ["white", BLUE])
+    scale = {"cmap": blues, "vmin": 0, "vmax": 1, "edgecolors": GREY}
     for axes, site in zip(figure.subplots(1, 2), SITES, strict=True):
-        _draw_site(axes, reuse, site)
+        by_layer = list(zip(*reuse.shares[site], strict=True))
+        # Shares of the generations stand there where the threshold adapts to each.
+        heat_map(axes, by_layer, stages, lambda s: f"{s:.0%}" if 0 < s < 1 else "", **scale)
+        cells = depth * len(stages)
+        title = f"{SITE_TITLES[site]}: {reuse.reused(site):g} of {cells} reused"
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("stage (tokens of its map)", fontsize=9)
+        axes.set_ylabel("layer", fontsize=9)
     figure.suptitle(f"What was reused: {name}, {count_images(reuse.images)}", fontsize=11)
     patch = matplotlib_module("patches").Patch
+    white = {"facecolor": "white", "edgecolor": GREY}
     handles = [
         patch(color=BLUE, label="reused: the stage before, interpolated"),
-        patch(label="computed: too dissimilar, or nothing stored", **_COMPUTED),
-        patch(label="computed: not allowed to reuse", **_CLOSED),
+        patch(label="computed: too dissimilar, or nothing stored", **white),
+        patch(label="computed: not allowed to reuse", **HATCHED),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
-
-
-def _draw_site(axes: Axes, reuse: ReuseMap, site: str) -> None:
-    by_layer = list(zip(*reuse.shares[site], strict=True))  # layers as rows
-    colours = matplotlib_module("colors").LinearSegmentedColormap.from_list("r", ["white", BLUE])
-    axes.pcolormesh(by_layer, cmap=colours, vmin=0, vmax=1, edgecolors=GREY, linewidth=0.6)
-    axes.patch.set(**_CLOSED)
-    for layer, row in enumerate(by_layer):
-        for si, share in enumerate(row):
-            if 0 < share < 1:  # a share of the generations: adaptive threshold
-                axes.text(si + 0.5, layer + 0.5, f"{share:.0%}", ha="center", va="center", size=6)
-    cells = len(by_layer) * len(reuse.stages)
-    axes.set_title(f"{SITE_TITLES[site]}: {reuse.reused(site):g} of {cells} reused", fontsize=10)
-    middles = [si + 0.5 for si in range(len(reuse.stages))]
-    axes.set_xticks(middles, [str(n) for n in reuse.stages], rotation=45)
-    step = 1 if len(by_layer) <= 32 else 4
-    rows = range(0, len(by_layer), step)
-    axes.set_yticks([row + 0.5 for row in rows], [str(row) for row in rows])
-    axes.invert_yaxis()
-    axes.tick_params(labelsize=8, length=2)
-    axes.set_xlabel("stage (tokens of its map)", fontsize=9)
-    axes.set_ylabel("layer", fontsize=9)

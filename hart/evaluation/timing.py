@@ -1,61 +1,82 @@
-"""Seconds of repeated runs, split into the parts of drawing an image."""
+"""Seconds of repeated runs, which take turns because machines drift."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from hart.pipeline import ImageResult
+from hart.pipeline import HARTPipeline, ImageResult
+from hart.pipeline.results import PartSeconds
+
+Item = TypeVar("Item")
 
 
-@dataclass(frozen=True)
-class RunSeconds:
-    """Wall time of one run in seconds per image, the mean over its images.
+def has_text_encoder(pipeline: HARTPipeline) -> bool:
+    """Whether the condition comes from a text encoder, so that its time means something."""
+    text_model = pipeline.text_model
+    return text_model is not None and not getattr(text_model, "is_a_stand_in", False)
 
-    Attributes:
-        text_s: text encoding; None if the run had no text encoder.
-        stages_s: transformer and token drawing, one entry per stage, without the diffusion head.
-        residual_s: the residual diffusion head.
-        decode_s: from the feature map to the picture.
+
+def mean_seconds(results: Sequence[ImageResult], with_text: bool = True) -> PartSeconds:
+    """Seconds per image of one run; without text encoding unless ``with_text``.
+
+    Raises:
+        ValueError: there is no image.
     """
+    if not results:
+        raise ValueError("results is empty; a run has at least one image")
 
-    text_s: float | None
-    stages_s: tuple[float, ...]
-    residual_s: float
-    decode_s: float
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
 
-    @classmethod
-    def of(cls, results: Sequence[ImageResult], has_text_encoder: bool = True) -> RunSeconds:
-        """The means over one run's images.
-
-        Raises:
-            ValueError: there is no image.
-        """
-        if not results:
-            raise ValueError("results is empty; a run has at least one image")
-        stages = zip(*(result.stages_s for result in results), strict=True)
-        return cls(
-            text_s=_mean([result.text_s for result in results]) if has_text_encoder else None,
-            stages_s=tuple(map(_mean, stages)),
-            residual_s=_mean([result.residual_s for result in results]),
-            decode_s=_mean([result.decode_s for result in results]),
-        )
-
-    @property
-    def transformer_s(self) -> float:
-        """All stages without the diffusion head."""
-        return sum(self.stages_s)
-
-    @property
-    def total_s(self) -> float:
-        return (self.text_s or 0.0) + self.transformer_s + self.residual_s + self.decode_s
+    return PartSeconds(
+        text_s=mean([result.text_s or 0.0 for result in results]) if with_text else None,
+        stages_s=tuple(map(mean, zip(*(result.stages_s for result in results), strict=True))),
+        residual_s=mean([result.residual_s for result in results]),
+        decode_s=mean([result.decode_s for result in results]),
+    )
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def rotated(items: Sequence[Item], turn: int) -> list[Item]:
+    """The order of one round: everybody is first in turn."""
+    start = turn % len(items)
+    return [*items[start:], *items[:start]]
+
+
+def take_turns(
+    names: Sequence[str], rounds: int, warmup: int, quiet: bool, draw: Callable[[str, int], None]
+) -> bool:
+    """Call ``draw(name, turn)`` for every name in every round, in an order that rotates.
+
+    Args:
+        rounds: measured rounds, at least 1.
+        warmup: rounds before them, whose turns are below 0.
+        quiet: no progress bar.
+
+    Returns:
+        False if Ctrl-C ended it early.
+
+    Raises:
+        ValueError: ``rounds`` is below 1 or ``warmup`` below 0.
+    """
+    if rounds < 1:
+        raise ValueError(f"runs is {rounds}, must be at least 1")
+    if warmup < 0:
+        raise ValueError(f"warmup is {warmup}, must not be negative")
+    total = (warmup + rounds) * len(names)
+    with tqdm(total=total, unit="run", disable=True if quiet else None) as bar:
+        try:
+            for turn in range(warmup + rounds):
+                for name in rotated(names, turn):
+                    bar.set_description(name)
+                    draw(name, turn - warmup)
+                    bar.update()
+        except KeyboardInterrupt:
+            return False
+    return True
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -71,16 +92,16 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def speedups(
-    reference: Mapping[int, RunSeconds],
-    seconds: Mapping[int, RunSeconds],
-    part: Callable[[RunSeconds], float],
+    reference: Mapping[int, PartSeconds],
+    seconds: Mapping[int, PartSeconds],
+    part: Callable[[PartSeconds], float],
 ) -> list[float]:
     """How many times as fast as the reference, for every round in which both were measured."""
     both = sorted(reference.keys() & seconds.keys())
     return [part(reference[turn]) / part(seconds[turn]) for turn in both]
 
 
-def seconds_by_part(runs: Sequence[RunSeconds], lengths: Sequence[int]) -> dict[str, Any]:
+def seconds_by_part(runs: Sequence[PartSeconds], lengths: Sequence[int]) -> dict[str, Any]:
     """Spread over the runs of every part, in seconds per image.
 
     Args:
@@ -91,20 +112,10 @@ def seconds_by_part(runs: Sequence[RunSeconds], lengths: Sequence[int]) -> dict[
         ``total``, ``text`` (None if the runs had no text encoder), ``transformer``, ``stages`` (by
         token count), ``residual`` and ``decode``.
     """
-
-    def over_runs(seconds: Callable[[RunSeconds], float]) -> dict[str, float]:
-        return spread([seconds(run) for run in runs])
-
-    has_text = all(run.text_s is not None for run in runs)
-    drawn = len(runs[0].stages_s)  # the last stage can be left out
-    return {
-        "total": over_runs(lambda run: run.total_s),
-        "text": over_runs(lambda run: run.text_s) if has_text else None,
-        "transformer": over_runs(lambda run: run.transformer_s),
-        "stages": {
-            str(length): spread([run.stages_s[si] for run in runs])
-            for si, length in enumerate(lengths[:drawn])
-        },
-        "residual": over_runs(lambda run: run.residual_s),
-        "decode": over_runs(lambda run: run.decode_s),
-    }
+    parts: dict[str, Any] = {}
+    for name in ("total", "text", "transformer", "residual", "decode"):
+        values = [seconds for run in runs if (seconds := run.seconds[name]) is not None]
+        parts[name] = spread(values) if len(values) == len(runs) else None
+    stages = zip(lengths, zip(*(run.stages_s for run in runs), strict=True), strict=False)
+    # The last stage can be left out.
+    return {**parts, "stages": {str(length): spread(values) for length, values in stages}}

@@ -89,8 +89,8 @@ class SamplingChoices:
     batch_size: int | None = option(
         None,
         _whole(1, may_be_none=True),
-        "images drawn at the same time; another number rounds otherwise, and an adaptive threshold "
-        "is the batch's",
+        "images drawn at the same time; another number changes rounding, and an adaptive threshold "
+        "is one per batch",
         "--batch_size",
         flag_default=DEFAULT_BATCH_SIZE,
     )

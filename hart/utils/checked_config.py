@@ -8,14 +8,13 @@ from typing import Any, ClassVar, TypeVar
 
 from transformers import PretrainedConfig
 
-from hart.utils.errors import CheckpointError, one_line
+from hart.utils.errors import CheckpointError, one_line, shown
 from hart.utils.fields import (
     CONFIG_FILE,
     GENERAL_FIELDS,
     Field,
     check_field,
     check_fields,
-    shown,
 )
 from hart.utils.json_files import read_json_object
 
@@ -61,7 +60,7 @@ def read_config(folder: Path, *classes: type[Config]) -> Config:
     found = content.get("model_type")
     if not isinstance(found, str) or found not in by_type:
         expected = " or ".join(map(repr, by_type))
-        raise CheckpointError(f"{file}: model_type is {shown.repr(found)}, expected {expected}")
+        raise CheckpointError(f"{file}: model_type is {shown(found, 80)}, expected {expected}")
     check_fields(file, content, GENERAL_FIELDS)
     try:
         config = by_type[found].from_dict(content)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Part = TypeVar("Part", bound=nn.Module)
 Convert = Callable[[Tensor], Tensor]
 """A tensor to a converted one, or to itself where there is nothing to do."""
 
 
-def converted_copy(module: nn.Module, convert: Convert) -> nn.Module:
+def converted_copy(module: Part, convert: Convert) -> Part:
     """A copy of ``module`` whose tensors are converted ones of its own.
 
     No tensor exists in the old format a second time. The copy holds ordinary tensors, also if it

@@ -8,7 +8,6 @@ arithmetic with them to stay harmless.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,9 @@ from typing import Any, Protocol
 
 import torch
 
-from hart.utils.errors import CheckpointError
+from hart.utils.errors import CheckpointError, shown
 
 CONFIG_FILE = "config.json"
-
-shown = reprlib.Repr()
-"""Writes a file's value into a message, cut where it is long or deep."""
-shown.maxstring = shown.maxother = shown.maxlong = 80
-shown.maxlevel = 3
 
 
 class Field(Protocol):
@@ -166,7 +160,7 @@ def check_field(name: str, value: object, field: Field) -> None:
         ValueError: the message names the field, the value and what is allowed.
     """
     if not field.allows(value):
-        raise ValueError(f"{name} must be {field}, got {shown.repr(value)}")
+        raise ValueError(f"{name} must be {field}, got {shown(value, 80)}")
 
 
 def check_fields(file: Path, content: Mapping[str, Any], table: Mapping[str, Field]) -> None:

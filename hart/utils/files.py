@@ -16,7 +16,6 @@ from typing import Any
 PART_SUFFIX = ".part"
 """Of files that are being written; one is left behind where a process was killed."""
 
-_CHUNK_BYTES = 1 << 20
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -122,6 +121,12 @@ def read_limited(path: Path, max_bytes: int) -> bytes:
     return data
 
 
+def write_text(file: Path, text: str, durable: bool = False) -> None:
+    """Write a text as UTF-8; ``durable`` and OSError as in :func:`replacing`."""
+    with replacing(file, durable) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
 def write_json(file: Path, content: Mapping[str, Any], durable: bool = False) -> None:
     """Write an indented JSON document; ``durable`` as in :func:`replacing`.
 
@@ -130,18 +135,13 @@ def write_json(file: Path, content: Mapping[str, Any], durable: bool = False) ->
         OSError: the file cannot be written.
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with replacing(file, durable) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    write_text(file, text + "\n", durable)
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, as hexadecimal digits.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """The SHA-256 of a file's content, as hexadecimal digits; OSError if it cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()

@@ -8,7 +8,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-from hart.utils.weights import CheckpointError
+from hart.utils.errors import CheckpointError, one_line
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 """How a model is fetched, named as in ``transformers``; a local checkpoint needs none of them."""
@@ -66,7 +66,7 @@ def _fetch(name: str, file: str | None, options: dict[str, Any]) -> Path:
         folder = Path(snapshot_download(name, **wanted))
     # The hub's client fails with exceptions of several libraries.
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0]
+        reason = one_line(str(error).partition("\n")[0])
         raise CheckpointError(
             f"{name}: no such folder, and it could not be fetched from the Hugging Face hub "
             f"({type(error).__name__}: {reason})"

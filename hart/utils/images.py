@@ -14,11 +14,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from hart.utils.files import replacing
+from hart.utils.files import replacing, write_text
 from hart.utils.text_files import split_lines
 
 GRID_COLUMNS = 12
-_MAX_PNG_KEYWORD = 79
 _LONG_TEXT = 400  # is worth compressing
 
 
@@ -99,7 +98,7 @@ def save_images(
         prompts: One line each in ``prompt.txt``; line breaks inside a prompt become spaces.
 
     Returns:
-        The image files written, in order.
+        The image files, in order.
 
     Raises:
         TypeError: if the images are not floating-point.
@@ -119,8 +118,7 @@ def save_images(
         save_png(picture, path)
     if prompts is not None:
         text = "".join(" ".join(split_lines(prompt)) + "\n" for prompt in prompts)
-        with replacing(folder / "prompt.txt") as beside:
-            beside.write_text(text, encoding="utf-8")
+        write_text(folder / "prompt.txt", text)
     return paths
 
 
@@ -130,24 +128,14 @@ def save_png(
     metadata: Mapping[str, str] | None = None,
     durable: bool = False,
 ) -> Path:
-    """Write a PNG file with text chunks; a reader never sees an unfinished file.
+    """Write a PNG file with text chunks, as ``replacing`` writes; returns the path.
 
     Args:
-        image: The image.
-        path: File to write or replace; its folder is created if needed, but for a durable one.
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
-        durable: Return only when the file would survive a power failure; see ``replacing``.
-
-    Returns:
-        The path.
-
-    Raises:
-        TypeError: if a keyword or text is not a string.
-        ValueError: if a keyword is not one that PNG allows.
+        durable: see ``replacing``.
     """
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
-        _check_keyword(keyword, text)
         info.add_text(keyword, text, zip=len(text) > _LONG_TEXT)
     path = Path(path)
     with replacing(path, durable) as beside:
@@ -177,14 +165,3 @@ def _check_images(images: Tensor) -> None:
         raise TypeError(f"images must be a floating-point tensor, got {kind}")
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (B, 3, H, W), got {tuple(images.shape)}")
-
-
-def _check_keyword(keyword: str, text: str) -> None:
-    if not isinstance(keyword, str) or not isinstance(text, str):
-        raise TypeError(f"PNG metadata must be strings, got {keyword!r}: {text!r}")
-    latin1 = all(character.isprintable() and ord(character) < 256 for character in keyword)
-    if not latin1 or not 1 <= len(keyword) <= _MAX_PNG_KEYWORD or keyword != keyword.strip():
-        raise ValueError(
-            f"PNG keyword {keyword!r} must be 1 to {_MAX_PNG_KEYWORD} printable Latin-1 "
-            "characters without spaces at its ends"
-        )

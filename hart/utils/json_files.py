@@ -32,7 +32,7 @@ def lru_json_load(fpath: str | os.PathLike[str]) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _load(path: str, mtime_ns: int, size: int) -> Any:
+def _load(path: str, *_: int) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
@@ -77,8 +77,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Which of two values of a key counts, readers disagree about."""
     content = dict(pairs)
     if len(content) < len(pairs):
-        numbers = Counter(key for key, _ in pairs)
-        twice = next(key for key, number in numbers.items() if number > 1)
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"the key {twice[:80]!r} is given twice")
     return content
 
@@ -86,12 +85,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check_depth(content: Any) -> None:
     level = [content]
     for _ in range(MAX_DEPTH + 1):
-        containers = [value for value in level if isinstance(value, (dict, list))]
-        if not containers:
+        level = [value for value in level if isinstance(value, dict | list)]
+        if not level:
             return
         level = [
             inner
-            for value in containers
+            for value in level
             for inner in (value.values() if isinstance(value, dict) else value)
         ]
     raise ValueError(f"nested more than {MAX_DEPTH} deep")

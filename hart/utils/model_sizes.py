@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any
 
 import torch
 from transformers import PretrainedConfig
@@ -51,28 +51,14 @@ class Count:
         return f"there is {kind}."
 
 
-class Sized(Protocol):
-    """A model class that says which of its configuration's fields are sizes of weights."""
-
-    WEIGHT_SIZES: ClassVar[Mapping[str, Axis | Count]]
-
-    def __init__(self, config: Any, *args: Any) -> None: ...
-
-
-Model = TypeVar("Model", bound=Sized)
-
-
 def build_on_meta(
-    model_class: type[Model],
-    config: PretrainedConfig,
-    headers: Headers,
-    source: str | Path,
+    model_class: Any, config: PretrainedConfig, headers: Headers, source: str | Path,
     *model_args: Any,
-) -> Model:
+) -> Any:  # fmt: skip
     """A model on the meta device whose configuration fits the headers of its weights.
 
-    What tells a size stands in ``model_class.WEIGHT_SIZES``. Keys and shapes are compared by
-    :func:`hart.utils.weights.check_fit` afterwards.
+    What tells a size stands in ``model_class.WEIGHT_SIZES``, by the field's name. Keys and shapes
+    are compared by :func:`hart.utils.weights.check_fit` afterwards.
 
     Raises:
         CheckpointError: a field has another value than the weights, or the fields contradict each

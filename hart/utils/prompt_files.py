@@ -22,9 +22,11 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hart.utils.errors import shown
 from hart.utils.text_files import (
     MAX_CHARACTERS,
     MAX_LINE_BYTES,
@@ -39,9 +41,6 @@ MAX_PROMPTS = 1_000_000
 MAX_ROW_LINES = 100
 """Lines that one row of CSV may have; a quote that is still open then was forgotten."""
 
-_TEXT, _OBJECTS = ("", ".txt", ".text"), (".jsonl", ".ndjson")
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_ENDINGS = (*_TEXT, *_OBJECTS, ".json", *_SEPARATORS)
 _JSON_SPACE = re.compile(r"[ \t\n\r]*")
 
 
@@ -69,12 +68,13 @@ def read_prompt_file(file: Path) -> Iterator[PromptRow]:
             format, or in another format than its ending says.
     """
     ending = file.suffix.lower()
-    if ending not in _ENDINGS:
-        known = ", ".join(filter(None, _ENDINGS))
+    if ending not in _READERS:
+        known = ", ".join(filter(None, _READERS))
         raise ValueError(f"{file}: the ending {ending!r} is unknown; known are {known} and none")
     text = Text.of_file(file)
     count = 0
-    for count, row in enumerate(_rows_of(text, ending), 1):
+    rows = _READERS[ending]
+    for count, row in enumerate(rows(text), 1):
         if count > MAX_PROMPTS:
             raise ValueError(f"{file}: more than {MAX_PROMPTS} prompts; split it")
         yield row
@@ -84,28 +84,8 @@ def read_prompt_file(file: Path) -> Iterator[PromptRow]:
 
 
 def read_prompt_text(text: str) -> Iterator[PromptRow]:
-    """The rows of a text with one prompt per line, as in a file.
-
-    Raises:
-        ValueError: it has too many lines.
-    """
+    """The rows of a text with one prompt per line, as in a file; ValueError if too many."""
     return _text_rows(Text.of(text))
-
-
-def shortened(value: object, limit: int = 60) -> str:
-    """``repr`` for a message."""
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
-def _rows_of(text: Text, ending: str) -> Iterator[PromptRow]:
-    if ending in _OBJECTS:
-        return _object_rows(text)
-    if ending == ".json":
-        return _array_rows(text)
-    if ending in _SEPARATORS:
-        return _cell_rows(text, _SEPARATORS[ending])
-    return _rows_that_are_text(text)
 
 
 def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> PromptRow:
@@ -113,9 +93,7 @@ def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> Pro
         fields = parse(content)
         unknown = sorted(set(fields) - set(FIELDS))
         if unknown:
-            raise ValueError(
-                f"unknown field {shortened(unknown[0])}; known are {', '.join(FIELDS)}"
-            )
+            raise ValueError(f"unknown field {shown(unknown[0])}; known are {', '.join(FIELDS)}")
         _check_prompt(fields.get("prompt"))
     except ValueError as error:
         return PromptRow(line, error=str(error))
@@ -124,7 +102,7 @@ def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> Pro
 
 def _check_prompt(value: object) -> None:
     if not isinstance(value, str):
-        raise ValueError(f"prompt must be a text, got {shortened(value)}")
+        raise ValueError(f"prompt must be a text, got {shown(value)}")
     if not value.strip():
         raise ValueError("prompt is empty")
     if len(value) > MAX_CHARACTERS:
@@ -156,7 +134,7 @@ def _rows_that_are_text(text: Text) -> Iterator[PromptRow]:
         if not count and row.error is None:
             other = _other_format(row.fields["prompt"])
             if other:
-                found = shortened(row.fields["prompt"])
+                found = shown(row.fields["prompt"])
                 raise ValueError(f"{text.name}, line {row.line}: {found} is no prompt, but {other}")
         yield row
 
@@ -199,7 +177,7 @@ def _fields(value: Any) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name, content in value:
         if name in fields:
-            raise ValueError(f"field {shortened(name)} comes twice")
+            raise ValueError(f"field {shown(name)} comes twice")
         fields[name] = content
     return fields
 
@@ -238,41 +216,40 @@ def _array_values(name: str, content: str) -> Iterator[tuple[int, Any]]:
     def broken(reason: object, at: int) -> ValueError:
         return ValueError(f"{name}, line {line_at(content, at)}: not JSON ({reason})")
 
-    def skip_space(at: int) -> int:
-        space = _JSON_SPACE.match(content, at)
-        return space.end() if space else at
-
-    at = skip_space(0)
+    at = _skip_space(content, 0)
     if content[at : at + 1] != "[":
         raise broken("expected an array of prompts; objects line by line are .jsonl", at)
-    at = skip_space(at + 1)
+    at = _skip_space(content, at + 1)
     more = content[at : at + 1] != "]"
     while more:
         try:
             value, end = _DECODER.raw_decode(content, at)
-        except json.JSONDecodeError as error:
-            raise broken(error.msg, error.pos) from None
         except RecursionError:
             raise broken("nested too deeply", at) from None
-        except ValueError as error:  # an integer of thousands of digits
-            raise broken(error, at) from None
+        except ValueError as error:  # also an integer of thousands of digits, which has no place
+            raise broken(getattr(error, "msg", error), getattr(error, "pos", at)) from None
         yield at, value
-        at = skip_space(end)
+        at = _skip_space(content, end)
         more = content[at : at + 1] == ","
-        if more:
-            at = skip_space(at + 1)
-        elif content[at : at + 1] != "]":
+        if not more and content[at : at + 1] != "]":
             raise broken("expected a comma or the array's end", at)
-    at = skip_space(at + 1)
+        at = _skip_space(content, at + more)
+    at = _skip_space(content, at + 1)
     if at < len(content):
         raise broken("there is something behind the array", at)
+
+
+def _skip_space(content: str, at: int) -> int:
+    space = _JSON_SPACE.match(content, at)
+    return space.end() if space else at
 
 
 # --- CSV --------------------------------------------------------------------------------------
 
 
 def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
-    lines = [_Line.of(text, line) for line in text.lines(keep_ends=True)]
+    lines = [_line(text, line) for line in text.lines(keep_ends=True)]
+    texts = [line for line, _ in lines]
     header: list[str] = []
 
     def parse(cells: list[str]) -> dict[str, Any]:
@@ -283,63 +260,48 @@ def _cell_rows(text: Text, separator: str) -> Iterator[PromptRow]:
 
     start = 0
     while start < len(lines):
-        row = lines[start : start + _count_lines(lines, start)]
-        wrong, error = next(
-            ((n, line.error) for n, line in enumerate(row, start + 1) if line.error), (0, None)
-        )
-        cells: list[str] = []
+        taken, cells, reasons = 1, [""], []
         try:
-            cells = _cells([line.text for line in row], separator)
-        except ValueError as no_row:
-            row = row[:1]  # a forgotten quote spoils its own line; what it ran into are rows again
-            wrong, error = start + 1, row[0].error or str(no_row)
-        if error:
+            cells, taken = _cells(texts, start, separator)
+        except ValueError as error:  # a forgotten quote spoils its own line and no other
+            reasons = [(start + 1, str(error))]
+        row = enumerate(lines[start : start + taken], start + 1)
+        reasons = [(number, wrong) for number, (_, wrong) in row if wrong] or reasons
+        if reasons:
+            number, wrong = reasons[0]
             if not header:
-                raise ValueError(f"{text.name}, line {wrong}: {error}")
-            yield PromptRow(wrong, error=error)
+                raise ValueError(f"{text.name}, line {number}: {wrong}")
+            yield PromptRow(number, error=wrong)
         elif cells and not header:
             header += _header(text.name, cells)
         elif cells:
             yield _row(start + 1, parse, cells)
-        start += len(row)
+        start += taken
 
 
-@dataclass(frozen=True)
-class _Line:
+def _line(text: Text, line: bytes) -> tuple[str, str | None]:
     """A line with its end, and what is wrong with it; its quotes count all the same."""
-
-    text: str
-    error: str | None = None
-
-    @classmethod
-    def of(cls, text: Text, line: bytes) -> _Line:
-        try:
-            return cls(text.decoded(line))
-        except ValueError as error:
-            end = line[len(line.rstrip(b"\r\n")) :].decode()
-            readable = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r\n")
-            return cls(readable.replace("\0", "") + end, str(error))
-
-
-def _count_lines(lines: list[_Line], start: int) -> int:
-    """How many lines the row that starts there has: until its quotes are closed."""
-    quotes = 0
-    for count, line in enumerate(lines[start : start + MAX_ROW_LINES], 1):
-        quotes += line.text.count('"')
-        if quotes % 2 == 0:
-            return count
-    return min(MAX_ROW_LINES, len(lines) - start)
-
-
-def _cells(row: list[str], separator: str) -> list[str]:
     try:
-        found = list(csv.reader(row, delimiter=separator, strict=True))
+        return text.decoded(line), None
+    except ValueError as error:
+        end = line[len(line.rstrip(b"\r\n")) :].decode()
+        readable = line[:MAX_LINE_BYTES].decode("utf-8", "replace").rstrip("\r\n")
+        return readable.replace("\0", "") + end, str(error)
+
+
+def _cells(lines: list[str], start: int, separator: str) -> tuple[list[str], int]:
+    """The cells of the row that starts there, and how many lines it has."""
+    ahead = range(start, min(start + MAX_ROW_LINES, len(lines)))
+    reader = csv.reader((lines[i] for i in ahead), delimiter=separator, strict=True)
+    try:
+        cells = next(reader)
     except csv.Error as error:
         raise ValueError(f"not CSV ({error})") from None
     cell = f'(?:"[^"]*(?:""[^"]*)*"|[^"{separator}\r\n]*)'
-    if not re.fullmatch(f"{cell}(?:{separator}{cell})*[\r\n]*", "".join(row)):
+    row = "".join(lines[start : start + reader.line_num])
+    if not re.fullmatch(f"{cell}(?:{separator}{cell})*[\r\n]*", row):
         raise ValueError('not CSV (a quote within a cell; "" in a cell in quotes stands for one)')
-    return found[0]
+    return cells, reader.line_num
 
 
 def _header(name: str, cells: list[str]) -> list[str]:
@@ -347,6 +309,16 @@ def _header(name: str, cells: list[str]) -> list[str]:
     if "prompt" not in header or len(set(header)) < len(header) or set(header) - set(FIELDS):
         raise ValueError(
             f"{name}: the header must name the column prompt and may name seed and cache_preset, "
-            f"found {', '.join(map(shortened, header))[:300]}"
+            f"found {', '.join(map(shown, header))[:300]}"
         )
     return header
+
+
+_READERS: dict[str, Callable[[Text], Iterator[PromptRow]]] = {
+    **dict.fromkeys(("", ".txt", ".text"), _rows_that_are_text),
+    **dict.fromkeys((".jsonl", ".ndjson"), _object_rows),
+    ".json": _array_rows,
+    ".csv": partial(_cell_rows, separator=","),
+    ".tsv": partial(_cell_rows, separator="\t"),
+}
+"""By the ending of a file's name."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hart.utils.adapted import compute_device
 from hart.utils.constants import llm_system_prompt
+from hart.utils.errors import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,27 +22,12 @@ def tokenize_fn(
     max_length: int,
     padding_mode: str = "longest",
 ) -> list[Tensor]:
-    """Tokenise each string by itself.
+    """The token ids of each string by itself, cut to ``max_length``: int64 tensors of one axis.
 
-    Args:
-        strings: Texts.
-        tokenizer: A ``transformers`` tokenizer.
-        max_length: Longer token sequences are cut to this many tokens.
-        padding_mode: ``"longest"`` (no padding, as each text stands alone) or ``"max_length"``.
-
-    Returns:
-        One int64 tensor of token ids per text, each with one axis.
+    ``padding_mode`` is ``"longest"`` (none, as each text stands alone) or ``"max_length"``.
     """
-    encoded = (
-        tokenizer(
-            text,
-            return_tensors="pt",
-            padding=padding_mode,
-            max_length=max_length,
-            truncation=True,
-        )
-        for text in strings
-    )
+    how = {"padding": padding_mode, "max_length": max_length, "truncation": True}
+    encoded = (tokenizer(text, return_tensors="pt", **how) for text in strings)
     # An empty text has no ids from which the library could tell the dtype.
     return [encoding.input_ids[0].long() for encoding in encoded]
 
@@ -58,8 +44,7 @@ def encode_prompts(
 
     Args:
         prompts: B texts. An empty one is accepted and becomes a row of padding.
-        text_model: A ``transformers`` text model with ``hidden_states`` in its output.
-        text_tokenizer: Its tokenizer. Padding goes to the tokenizer's own side.
+        text_model, text_tokenizer: of ``transformers``; padding goes to the tokenizer's own side.
         text_tokenizer_max_length: M, the number of text positions (``context_token``).
         system_prompt: Instruction to put before each prompt; by default the library's own
             ``llm_system_prompt``. Its positions are not part of the result.
@@ -120,11 +105,7 @@ def _warn_if_cut(
         count = len(tokenizer(text, verbose=False).input_ids)
         if count > limit:
             warnings.warn(
-                f"the {kind} {_shortened(text)} has {count} tokens; only {limit} of them fit "
+                f"the {kind} {shown(text, 200)} has {count} tokens; only {limit} of them fit "
                 "the text context, the rest is ignored",
                 stacklevel=3,
             )
-
-
-def _shortened(text: str, limit: int = 200) -> str:
-    return repr(text) if len(text) <= limit else repr(text[:limit]) + "..."

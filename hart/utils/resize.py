@@ -18,12 +18,8 @@ def average_areas(x: Tensor, size: tuple[int, int]) -> Tensor:
     By torch's pooling or by two matrix products, which every device has; the two differ by rounding
     (at most 2.4e-7 for standard normal values).
 
-    Args:
-        x: any float dtype.
-        size: height and width, smaller or larger.
-
-    Returns:
-        (B, C, *size) in the dtype of ``x``. Products are computed in float32, also under autocast.
+    The result, (B, C, *size), has the dtype of ``x``. Products are computed in float32, also under
+    autocast.
     """
     if x.device.type in POOLING_DEVICES:
         return F.adaptive_avg_pool2d(x, size)

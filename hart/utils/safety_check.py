@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hart.utils.weights import CheckpointError
+from hart.utils.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -49,14 +49,10 @@ def is_dangerous(
     score are those documented for ShieldGemma (Zeng et al. 2024, arXiv:2407.21772).
 
     Args:
-        tokenizer: The model's tokenizer; its vocabulary needs the entries ``Yes`` and ``No``.
-        model: A causal language model, used where it is.
-        user_prompt: The text to judge. Turn markers in it are removed, so that it cannot end
-            its own turn.
-        threshold: Largest harmless probability of ``Yes``, within [0, 1].
-
-    Returns:
-        Whether the probability of ``Yes`` against ``No`` exceeds the threshold.
+        tokenizer: its vocabulary needs the entries ``Yes`` and ``No``.
+        model: a causal language model, used where it is.
+        user_prompt: turn markers in it are removed, so that it cannot end its own turn.
+        threshold: largest harmless probability of ``Yes`` against ``No``, within [0, 1].
 
     Raises:
         TypeError: if the prompt is not a string.
@@ -74,12 +70,7 @@ def is_dangerous(
 
 
 def load_judge(folder: str | Path, device: torch.device | str) -> Callable[[str], bool]:
-    """Load a safety model; :func:`is_dangerous` with it, as a function of the prompt.
-
-    Args:
-        folder: a causal language model with its tokenizer. Weights are used in bfloat16, on the
-            CPU in float32.
-        device: where it computes.
+    """:func:`is_dangerous` with the model in a folder, in bfloat16, on the CPU in float32.
 
     Raises:
         CheckpointError: the folder is missing, damaged or of another kind, or its vocabulary

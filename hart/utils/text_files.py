@@ -75,11 +75,8 @@ class Text:
         return self.content.splitlines(keep_ends)
 
     def decoded(self, line: bytes) -> str:
-        """The text of one of its lines.
-
-        Raises:
-            ValueError: it is none, has a control character, or is too long.
-        """
+        """The text of one of its lines; ValueError if it is none, has a control character or is
+        too long."""
         if len(line) > MAX_LINE_BYTES:
             raise ValueError(f"the line has more than {MAX_CHARACTERS} characters")
         try:
@@ -92,11 +89,7 @@ class Text:
         return text
 
     def whole(self) -> str:
-        """All of it, character for character.
-
-        Raises:
-            ValueError: a line, which is named, is no text or has a control character.
-        """
+        """All of it; ValueError names a line that is no text or has a control character."""
         try:
             text = self.content.decode("utf-8")
         except UnicodeDecodeError as error:

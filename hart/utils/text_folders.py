@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import (
@@ -126,16 +126,8 @@ def load_part(kind: str, folder: Path, load: Callable[..., Any], **options: Any)
         ) from error
 
 
-class AutoClass(Protocol):
-    """A class of transformers' that finds the model class in a configuration."""
-
-    def from_pretrained(self, *args: Any, **options: Any) -> Any: ...
-
-    def from_config(self, *args: Any, **options: Any) -> Any: ...
-
-
-def load_text_model(kind: str, folder: Path, auto_class: AutoClass, **options: Any) -> Any:
-    """``auto_class.from_pretrained(folder)`` with options, after the folder is checked.
+def load_text_model(kind: str, folder: Path, auto_class: Any, **options: Any) -> Any:
+    """``from_pretrained`` of one of transformers' auto classes, after the folder is checked.
 
     Raises:
         CheckpointError: a file is missing or damaged, a field has a value that is not allowed, the
@@ -171,11 +163,7 @@ def load_tokenizer(kind: str, folder: Path) -> PreTrainedTokenizerBase:
 
 
 def token_ids(kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids of some words, padded; a tokenizer that cannot do it is refused.
-
-    Raises:
-        CheckpointError: with the tokenizer's reason.
-    """
+    """The ids of some words, padded; CheckpointError with the reason if that cannot be done."""
 
     def encode(folder: Path, **_: Any) -> list[int]:
         if not tokenizer("a picture").input_ids:
@@ -187,11 +175,7 @@ def token_ids(kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def check_token_ids(kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
-    """Refuse a tokenizer with ids that an embedding of ``rows`` rows does not have.
-
-    Raises:
-        CheckpointError: the first such id.
-    """
+    """Raise CheckpointError if there are ids that an embedding of ``rows`` rows does not have."""
     ids = {*tokenizer.get_vocab().values(), *token_ids(kind, folder, tokenizer)}
     beyond = max(ids, default=0)
     if beyond >= rows or min(ids, default=0) < 0:
@@ -247,12 +231,9 @@ def _check_sizes(
 
 
 def _check_built(
-    kind: str,
-    folder: Path,
-    config: PretrainedConfig,
-    auto_class: AutoClass,
+    kind: str, folder: Path, config: PretrainedConfig, auto_class: Any,
     headers: Mapping[str, torch.Tensor],
-) -> None:
+) -> None:  # fmt: skip
     """Compare what the configuration asks for with what the files hold, without allocating it."""
 
     def build(folder: Path, local_files_only: bool, **options: Any) -> torch.nn.Module:

@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from hart.utils.errors import CheckpointError, one_line
-from hart.utils.fields import Items, Whole
-from hart.utils.json_files import parse_json, read_json_object
+from hart.utils.json_files import read_json_object
 from hart.utils.pickled_weights import load_pickled
 
 __all__ = [
@@ -42,7 +41,7 @@ WEIGHT_FILE_NAMES = (
 )
 
 MAX_INDEX_BYTES = 1 << 24
-"""Largest index of shards, or header of a safetensors file, that is read: 100000 tensors."""
+"""Largest index of shards that is read: 100000 tensors."""
 
 WEIGHT_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -54,10 +53,10 @@ _SAFETENSORS_DTYPES = {
 
 
 def find_weight_files(folder: str | Path) -> list[Path]:
-    """Return the weight files of a model folder, all shards of a sharded one.
+    """The weight files of a model folder, all shards of a sharded one; safetensors are preferred.
 
-    Safetensors files are preferred to pickled ones. Raises ``CheckpointError`` if the folder has
-    no weight file, or if an index is unreadable or names a shard that is not there.
+    Raises ``CheckpointError``: no weight file, or an index that is unreadable or names a shard that
+    is not there.
     """
     folder = Path(folder)
     for name in WEIGHT_FILE_NAMES:
@@ -122,12 +121,9 @@ def is_finite(tensor: torch.Tensor) -> bool:
 
 
 def load_into(
-    module: nn.Module,
-    state_dict: Mapping[str, torch.Tensor],
-    *,
-    ignore: Iterable[str] = (),
-    source: str | Path = "state dict",
-) -> None:
+    module: nn.Module, state_dict: Mapping[str, torch.Tensor], *,
+    ignore: Iterable[str] = (), source: str | Path = "state dict",
+) -> None:  # fmt: skip
     """Load a state dict strictly.
 
     A module built on the meta device takes over the given tensors (no second copy, their dtype
@@ -152,25 +148,21 @@ def load_into(
 
 
 def check_fit(
-    module: nn.Module,
-    state_dict: Mapping[str, torch.Tensor],
-    *,
-    ignore: Iterable[str] = (),
-    source: str | Path = "state dict",
-) -> None:
+    module: nn.Module, state_dict: Mapping[str, torch.Tensor], *,
+    ignore: Iterable[str] = (), source: str | Path = "state dict",
+) -> None:  # fmt: skip
     """Compare keys, shapes and kinds of numbers with the module's; see :func:`load_into`.
 
     The module and the state dict, or either, may be on the meta device.
     """
     patterns = tuple(ignore)
-    differences = {
-        key: text
+    first, *others = [
+        text
         for key, text in _differences(module.state_dict(), state_dict)
         if not any(fnmatchcase(key, pattern) for pattern in patterns)
-    }
-    if differences:
-        first = next(iter(differences.values()))
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+    ] or [""]
+    if first:
+        more = f" (and {len(others)} more)" if others else ""
         raise CheckpointError(f"{source} does not fit {type(module).__name__}: {first}{more}")
 
 
@@ -246,9 +238,9 @@ def _entries(
 def _safetensors(file: Path) -> Iterator[tuple[str, torch.Tensor, Callable[[], torch.Tensor]]]:
     with contextlib.ExitStack() as stack:
         try:
-            headers = _safetensors_headers(file)
             opened = stack.enter_context(safe_open(file, framework="pt", device="cpu"))
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+            headers = {key: _header(key, opened.get_slice(key)) for key in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
             raise CheckpointError(
                 f"{file}: not a complete safetensors file ({one_line(error)}); fetch it again"
             ) from error
@@ -256,28 +248,12 @@ def _safetensors(file: Path) -> Iterator[tuple[str, torch.Tensor, Callable[[], t
             yield key, header, partial(opened.get_tensor, key)
 
 
-def _safetensors_headers(file: Path) -> dict[str, torch.Tensor]:
-    with file.open("rb") as opened:
-        length = int.from_bytes(opened.read(8), "little")
-        if length > MAX_INDEX_BYTES:
-            raise ValueError(f"its header claims {length} bytes")
-        content = parse_json(opened.read(length))
-    if not isinstance(content, dict):
-        raise ValueError("its header is not a JSON object")
-    content.pop("__metadata__", None)
-    return {key: _safetensors_header(key, entry) for key, entry in content.items()}
-
-
-def _safetensors_header(key: str, entry: object) -> torch.Tensor:
-    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    dtype = fields.get("dtype")
-    if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
+def _header(key: str, entry: Any) -> torch.Tensor:
+    dtype = entry.get_dtype()
+    if dtype not in _SAFETENSORS_DTYPES:
         known = ", ".join(_SAFETENSORS_DTYPES)
         raise ValueError(f"'{key[:200]}' has dtype {dtype!r:.80}, expected one of {known}")
-    shape: Any = fields.get("shape")
-    if not Items(Whole(0, 1 << 40), 0, 8).allows(shape):
-        raise ValueError(f"'{key[:200]}' has shape {shape!r:.80}")
-    return torch.empty(shape, dtype=_SAFETENSORS_DTYPES[dtype], device="meta")
+    return torch.empty(entry.get_shape(), dtype=_SAFETENSORS_DTYPES[dtype], device="meta")
 
 
 def _pickled(

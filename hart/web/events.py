@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from hart.evaluation.reuse_plot import ReuseMap
 from hart.modules.networks.caching.config import CacheConfig
@@ -21,15 +21,11 @@ class WarmingUp:
     """Configurations that are to be compared are drawn with for the first time, unmeasured."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """A stage is finished.
+class Progress(NamedTuple):
+    """A stage of ``stage`` tokens is finished, of what ``name`` draws: a configuration.
 
-    Attributes:
-        name: what is being drawn: a configuration's name.
-        done, total: stages of the whole request.
-        first, last, images: the batch's first and last image, from 1, and their number in all.
-        stage: token count of the stage.
+    ``done`` of ``total`` stages of the whole request are. The batch has the images from ``first``
+    to ``last``, from 1, of ``images`` in all.
     """
 
     name: str
@@ -41,33 +37,22 @@ class Progress:
     stage: int
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(NamedTuple):
     """The pictures of a batch after a stage of the run ``name``."""
 
     name: str
     preview: StagePreview
 
 
-@dataclass(frozen=True)
-class BatchDone:
+class BatchDone(NamedTuple):
     """Finished pictures of the run ``name``."""
 
     name: str
     results: list[ImageResult]
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """All images of one configuration.
-
-    Attributes:
-        name, config: the configuration.
-        results: the images.
-        statistics: cache statistics of the run.
-        reuse: the same by layer.
-        reasons: why nothing was reused, if so.
-    """
+class FinishedRun(NamedTuple):
+    """All images of one configuration: what was reused, also by layer, and if nothing was, why."""
 
     name: str
     config: CacheConfig
@@ -76,9 +61,12 @@ class FinishedRun:
     reuse: ReuseMap
     reasons: tuple[str, ...]
 
+    def mean(self, part: str) -> float:
+        """Seconds per image of a part, as :attr:`ImageResult.seconds` names it."""
+        return sum(result.seconds[part] or 0.0 for result in self.results) / len(self.results)
 
-@dataclass(frozen=True)
-class Drawn:
+
+class Drawn(NamedTuple):
     """The end of a drawing: its runs, the asked-for one first, and warnings worth showing."""
 
     request: DrawRequest
@@ -86,8 +74,7 @@ class Drawn:
     notes: list[str]
 
 
-@dataclass(frozen=True)
-class Calibrated:
+class Calibrated(NamedTuple):
     """The end of a calibration: the table that is in use now."""
 
     request: CalibrationRequest
@@ -95,11 +82,14 @@ class Calibrated:
     notes: list[str]
 
 
+def batch_size(request: DrawRequest | CalibrationRequest) -> int:
+    return request.options.batch_size or DEFAULT_BATCH_SIZE
+
+
 class Tracker:
     """Turns the pipeline's callbacks into events with the progress of the whole request.
 
-    Attributes:
-        name: the run that the next stages belong to.
+    ``name`` is the run that the next stages belong to.
     """
 
     def __init__(
@@ -112,24 +102,16 @@ class Tracker:
         self._lengths = pipeline.transformer.schedule.lengths
         self._emit, self.name = emit, names[0]
         self._images = len(request.prompts) * request.options.num_images_per_prompt
-        self._size = request.options.batch_size or DEFAULT_BATCH_SIZE
+        self._size = batch_size(request)
         self._total = len(names) * math.ceil(self._images / self._size) * len(self._lengths)
         self._stages = dict.fromkeys(names, 0)
 
     def on_stage(self, si: int, num_stages: int) -> None:
         first = self._stages[self.name] // num_stages * self._size
         self._stages[self.name] += 1
-        self._emit(
-            Progress(
-                self.name,
-                sum(self._stages.values()),
-                self._total,
-                first + 1,
-                min(first + self._size, self._images),
-                self._images,
-                self._lengths[si],
-            )
-        )
+        done, last = sum(self._stages.values()), min(first + self._size, self._images)
+        batch = (first + 1, last, self._images)
+        self._emit(Progress(self.name, done, self._total, *batch, self._lengths[si]))
 
     def on_preview(self, preview: StagePreview) -> None:
         self._emit(Preview(self.name, preview))

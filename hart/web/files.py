@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image, ImageChops
 
@@ -25,7 +24,7 @@ from hart.modules.networks.caching.similarity_io import (
     save_similarity,
 )
 from hart.pipeline import HARTPipeline
-from hart.utils.files import replacing, write_json
+from hart.utils.files import replacing, write_json, write_text
 from hart.utils.images import save_png
 from hart.version import __version__
 from hart.web.events import Calibrated, Drawn
@@ -33,41 +32,32 @@ from hart.web.tables import image_qualities, image_table, stage_table
 
 DIFFERENCE_GAIN = 4
 
-StagePictures = Mapping[str, Sequence[Image.Image]]
-"""Stage -> one small picture per image."""
 
-
-@dataclass(frozen=True)
-class SavedDrawing:
-    """Files of a drawing.
+class SavedRequest(NamedTuple):
+    """Files of a request.
 
     Attributes:
-        pictures: file and caption of what the page shows; per image the asked-for configuration,
-            then, where compared, the one without caching and the difference.
-        heat_map: what was reused, layer by stage.
-        files: everything to download, an archive of all of it first.
+        heat_map: what was reused, layer by stage, or the similarities.
+        files: everything to download; of a drawing an archive of all of it first.
+        pictures: of a drawing, file and caption of what the page shows; per image the asked-for
+            configuration, then, where compared, the one without caching and the difference.
     """
 
-    pictures: list[tuple[Path, str]]
     heat_map: Path
     files: list[Path]
-
-
-@dataclass(frozen=True)
-class SavedCalibration:
-    """Files of a calibration: the heat map, and everything to download."""
-
-    heat_map: Path
-    files: list[Path]
+    pictures: Sequence[tuple[Path, str]] = ()
 
 
 def save_drawing(
-    drawn: Drawn, stages: StagePictures, pipeline: HARTPipeline, folder: Path
-) -> SavedDrawing:
+    drawn: Drawn,
+    stages: Mapping[str, Sequence[Image.Image]],
+    pipeline: HARTPipeline,
+    folder: Path,
+) -> SavedRequest:
     """Write images, tables, heat map and a report to a folder.
 
     Args:
-        stages: pictures of the first images after each stage; may be empty.
+        stages: small pictures of the first images after each stage; may be empty.
 
     Raises:
         OSError: a file cannot be written.
@@ -77,17 +67,20 @@ def save_drawing(
     save_figure(plot_reuse(drawn.runs[0].reuse, drawn.request.name), heat_map)
     files = [path for path, _ in pictures] + [heat_map]
     if stages:
-        prompts = [result.prompt for result in drawn.runs[0].results]
+        prompts = [str(result.prompt) for result in drawn.runs[0].results]
         shown = prompts[: len(next(iter(stages.values())))]
         grid = image_grid(shown, {name: ("", images) for name, images in stages.items()})
         files.append(save_png(grid, folder / "stage_by_stage.png"))
     for name, table in (("stages", stage_table(drawn)), ("images", image_table(drawn))):
         files.append(folder / f"{name}.csv")
-        with replacing(files[-1]) as beside:
-            beside.write_text(table.to_csv(), encoding="utf-8")
+        write_text(files[-1], table.to_csv())
     files.append(folder / "report.json")
     write_json(files[-1], drawing_report(drawn, pipeline))
-    return SavedDrawing(pictures, heat_map, [_archive(folder / "all.zip", files), *files])
+    archive = folder / "all.zip"
+    with replacing(archive) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as opened:
+        for file in files:
+            opened.write(file, file.name)
+    return SavedRequest(heat_map, [archive, *files], pictures)
 
 
 def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
@@ -95,8 +88,7 @@ def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
     pictures: list[tuple[Path, str]] = []
     for index, results in enumerate(zip(*(run.results for run in drawn.runs), strict=True)):
         for run, result in zip(drawn.runs, results, strict=True):
-            file = folder / f"{index:03d}-{run.name}.png"
-            save_png(result.image, file, result.metadata)
+            file = save_png(result.image, folder / f"{index:03d}-{run.name}.png", result.metadata)
             pictures.append((file, f"{run.name}, seed {result.seed}"))
         if qualities:
             difference = ImageChops.difference(*(result.image for result in results))
@@ -109,10 +101,6 @@ def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
 
 def drawing_report(drawn: Drawn, pipeline: HARTPipeline) -> dict[str, Any]:
     """Everything about a drawing, JSON-able."""
-    qualities = [
-        {"psnr_db": None if math.isinf(q.psnr_db) else q.psnr_db, "ssim": q.ssim}
-        for q in image_qualities(drawn)
-    ]
     return {
         "options": drawn.request.options.to_dict(),
         "environment": environment(pipeline),
@@ -127,18 +115,18 @@ def drawing_report(drawn: Drawn, pipeline: HARTPipeline) -> dict[str, Any]:
             }
             for run in drawn.runs
         },
-        "distance_from_no_cache": qualities,
+        "distance_from_no_cache": [
+            {"psnr_db": None if math.isinf(q.psnr_db) else q.psnr_db, "ssim": q.ssim}
+            for q in image_qualities(drawn)
+        ],
         "notes": drawn.notes,
     }
 
 
 def save_calibration(
     calibrated: Calibrated, pipeline: HARTPipeline, preset: str, folder: Path
-) -> SavedCalibration:
-    """Write the similarity table and its heat map to a folder.
-
-    Args:
-        preset: the heat map marks what it would reuse.
+) -> SavedRequest:
+    """Write the similarity table and its heat map, with what ``preset`` would reuse, to a folder.
 
     Raises:
         OSError: a file cannot be written.
@@ -148,18 +136,6 @@ def save_calibration(
     stored = StoredSimilarity(tables, Provenance(model.patch_nums, images=tables.images))
     heat_map, table = folder / "similarity.png", folder / SIMILARITY_FILE
     save_figure(plot_similarity(stored, "this calibration", plan, f"preset {preset}"), heat_map)
-    save_similarity(
-        table,
-        tables,
-        model.schedule,
-        fingerprint=model.weight_fingerprint(),
-        library_version=__version__,
-    )
-    return SavedCalibration(heat_map, [table, heat_map])
-
-
-def _archive(path: Path, files: Sequence[Path]) -> Path:
-    with replacing(path) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in files:
-            archive.write(file, file.name)
-    return path
+    weights = model.weight_fingerprint()
+    save_similarity(table, tables, model.schedule, fingerprint=weights, library_version=__version__)
+    return SavedRequest(heat_map, [table, heat_map])

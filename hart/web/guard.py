@@ -1,18 +1,24 @@
-"""What stands before the server behind the page and lets through only what the page uses."""
+"""What stands before the server behind the page and lets through only what the page uses.
+
+That includes the host names that the page answers to, so that no foreign web site reaches it
+through a browser.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
-from hart.web.hosts import AllowedHosts
 from hart.web.results import Results
 from hart.web.visitors import Visitors
 
+ANY_NAME = "*"
 MAX_BODY_BYTES = 4 * 2**20
 """Of a request; enough for every prompt that the page takes."""
 
@@ -27,6 +33,7 @@ _READ = re.compile(
 )
 _WRITE = re.compile(rf"/login/?|{_API}/(queue/join|run/predict|cancel|reset)/?")
 _SESSION = re.compile(r"[\w-]{1,64}")
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -49,6 +56,59 @@ class RefusedError(Exception):
         self.status = status
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen at can only be reached from this machine."""
+    address = _address(host)
+    return host == "localhost" if address is None else address.is_loopback
+
+
+class AllowedHosts:
+    """The names in a request's ``Host`` header, and the web sites in its ``Origin`` header.
+
+    A page at a loopback address answers to ``localhost`` and loopback addresses; one at any other
+    address to that, to all numeric addresses and to this machine's name. A browser that a web site
+    has led here under the site's own name (DNS rebinding) names that one.
+
+    Args:
+        host: the address to listen at.
+        names: further names, as a proxy or the DNS has them; ``*`` stands for all.
+    """
+
+    def __init__(self, host: str, names: Sequence[str] = ()) -> None:
+        self._given = {name.lower() for name in names}
+        self._own = {"localhost", host.lower().strip("[]")}
+        self._only_loopback = is_loopback(host)
+        if not self._only_loopback:
+            self._own.add(socket.gethostname().lower())
+
+    def answers_to(self, host: str) -> bool:
+        """Whether a ``Host`` header, with or without a port, names this page."""
+        match = _HOST.fullmatch(host.lower())
+        if match is None:
+            return False
+        name = match[1].strip("[]")
+        if name in self._own | self._given or ANY_NAME in self._given:
+            return True
+        address = _address(name)
+        return address is not None and (address.is_loopback or not self._only_loopback)
+
+    def is_own_site(self, origin: str, host: str) -> bool:
+        """Whether ``origin`` is the page itself: the site of the ``Host`` header, or of a name
+        that was given, because a proxy may have put another one into that header."""
+        scheme, _, site = origin.lower().partition("://")
+        match = _HOST.fullmatch(site)
+        if scheme not in ("http", "https") or match is None:
+            return False
+        return site == host.lower() or match[1].strip("[]") in self._given
+
+
+def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return None
+
+
 class Guard:
     """ASGI middleware around the whole server.
 
@@ -66,13 +126,9 @@ class Guard:
     """
 
     def __init__(
-        self,
-        app,
-        hosts: AllowedHosts,
-        results: Results,
-        visitors: Visitors,
+        self, app, hosts: AllowedHosts, results: Results, visitors: Visitors,
         functions: Mapping[int, int],
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._app, self._hosts, self._functions = app, hosts, functions
         self._results, self._visitors = results, visitors
 
@@ -139,8 +195,7 @@ class Guard:
 
     async def _checked_body(self, path: str, receive: Receive) -> Receive:
         """Read and check a request's body; what is returned hands it on."""
-        body = bytearray()
-        more = True
+        body, more = b"", True
         while more:
             message = await receive()
             if message["type"] != "http.request":
@@ -150,10 +205,10 @@ class Guard:
             if len(body) > MAX_BODY_BYTES:
                 raise RefusedError(413, f"A request may have {MAX_BODY_BYTES} bytes.")
         if path.rstrip("/") in _CALLS:
-            check_call(bytes(body), self._functions)
+            check_call(body, self._functions)
         elif path.startswith(_API):
-            _json_object(bytes(body))
-        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+            _json_object(body)
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def handed_on() -> Message:
             return whole.pop() if whole else await receive()
@@ -161,23 +216,14 @@ class Guard:
         return handed_on
 
 
-# --- what is sent here ------------------------------------------------------------------------
-
-
 def _values(scope: Mapping[str, Any], name: bytes) -> list[str]:
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
 def check_call(body: bytes, functions: Mapping[int, int]) -> None:
-    """Whether a call is one of the page's functions, with values such as its fields have them.
+    """Refuse what is no call of one of the page's ``functions``, with values as its fields have.
 
     Objects are none: with them gradio lets a caller name files and addresses to fetch from.
-
-    Args:
-        functions: how many values each function takes.
-
-    Raises:
-        RefusedError: it has others, or is no call.
     """
     call = _json_object(body)
     if not isinstance(call.get("data"), list):
@@ -209,9 +255,6 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
-
-
-# --- what is sent back ------------------------------------------------------------------------
 
 
 async def _answer(send: Send, refused: RefusedError) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from hart.evaluation.savings import no_reuse_lines
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
@@ -26,7 +27,7 @@ from hart.web.requests import (
     read_prompts,
     read_switch,
 )
-from hart.web.results import Keep, Results
+from hart.web.results import KEEP, Keep, Results
 from hart.web.studio import Studio
 from hart.web.tables import headline, image_table, stage_table
 from hart.web.view import DrawingView, Updates
@@ -46,14 +47,10 @@ class Handlers:
     Args:
         studio: the model.
         name: what the page calls the model.
-        folder: where results go.
+        folder: where results go; ``results`` tells what may be fetched of it.
         max_images: images of one request.
         keep: how many results stay, and for how long.
         advise: lines for the writer of such prompts, shown beside what is drawn.
-
-    Attributes:
-        results: what may be fetched of the folder.
-        visitors: who listens.
     """
 
     def __init__(
@@ -62,7 +59,7 @@ class Handlers:
         name: str,
         folder: Path,
         max_images: int,
-        keep: Keep = Keep(),  # noqa: B008
+        keep: Keep = KEEP,
         advise: Callable[[Sequence[str]], list[str]] | None = None,
     ) -> None:
         self.studio, self.folder, self.max_images = studio, folder.resolve(), max_images
@@ -79,13 +76,14 @@ class Handlers:
     def draw(
         self, prompts, seed, cfg_scale, preset, stages, sites, threshold, adaptive, interpolation,
         compare, previews, base=DEFAULT_PRESET,
-    ) -> Iterator[Updates]:  # fmt: skip
+    ) -> Generator[Updates, None, None]:  # fmt: skip
         """Draw what the page says; never raises. ``base``: the preset that custom caching changes.
 
         Updates ``status``, ``gallery``, ``columns`` (of the gallery), ``strip``, ``cards``,
         ``heat_map``, ``tables`` and ``files``.
         """
-        try:
+
+        def updates() -> Iterator[Updates]:
             custom = (stages, sites, threshold, adaptive, interpolation, base)
             request = DrawRequest(
                 read_prompts(prompts, self.max_images),
@@ -95,27 +93,29 @@ class Handlers:
                 compare=read_switch("Comparing", compare),
                 previews=read_switch("Showing every stage", previews),
             )
-        except (ValueError, TypeError) as error:
-            yield {"status": render.failure(str(error))}
-            return
-        yield from self._guarded(self._draw(request))
+            yield from self._draw(request)
+
+        yield from self._guarded(updates())
 
     def _draw(self, request: DrawRequest) -> Iterator[Updates]:
         with self.results.request() as folder:
             view = DrawingView(request, folder)
+
+            def show(event: Any) -> Iterator[Updates]:
+                if isinstance(event, Drawn):
+                    yield {"status": render.message("Writing the results …")}
+                    yield from self._written(partial(self._finish, event, view, folder))
+                else:
+                    yield view.update(event)
+
             notes = {"cards": render.notes(self._advise(request.prompts))}
             yield {**view.cleared(), **notes, "status": render.message("Waiting for the model …")}
-            with contextlib.closing(self.studio.draw(request)) as events:
-                for event in events:
-                    if isinstance(event, Drawn):
-                        yield {"status": render.message("Writing the results …")}
-                        yield from self._written(partial(self._finish, event, view, folder))
-                    else:
-                        yield {} if event is None else view.update(event)
+            yield from _each(self.studio.draw(request), show)
 
     def _finish(self, drawn: Drawn, view: DrawingView, folder: Path) -> Updates:
         saved = save_drawing(drawn, view.stages, self.studio.pipeline, folder)
         own = drawn.runs[0]
+        config = str(drawn.request.config).removeprefix("CacheConfig(").removesuffix(")")
         reasons = no_reuse_lines(own.reasons, own.statistics["saved_share"] > 0)
         lines = [*self._advise(drawn.request.prompts), *drawn.notes]
         lines += [line[0].upper() + line[1:] for line in reasons]
@@ -125,7 +125,7 @@ class Handlers:
             lines.append(SPEEDUP_NOTE)
         tables = render.table(stage_table(drawn), total=True) + render.table(image_table(drawn))
         return {
-            "status": render.message(f"Done. {drawn.request.name}: {_config_line(drawn)}."),
+            "status": render.message(f"Done. {drawn.request.name}: {config}."),
             "gallery": [(str(file), caption) for file, caption in saved.pictures],
             "cards": render.cards(headline(drawn)) + render.notes(lines),
             "heat_map": str(saved.heat_map),
@@ -135,36 +135,35 @@ class Handlers:
 
     # --- calibrating --------------------------------------------------------------------------
 
-    def calibrate(self, prompts, seed, cfg_scale, add, preset) -> Iterator[Updates]:
+    def calibrate(self, prompts, seed, cfg_scale, add, preset) -> Generator[Updates, None, None]:
         """Calibrate on what the page says; never raises.
 
         Updates ``status``, ``heat_map``, ``files`` and ``about``.
         """
-        try:
+
+        def updates() -> Iterator[Updates]:
             request = CalibrationRequest(
                 read_prompts(prompts, MAX_CALIBRATION_PROMPTS),
                 read_options(seed, cfg_scale),
                 add=read_switch("Adding to the table", add),
             )
             read_preset(preset, self._schedule)
-        except (ValueError, TypeError) as error:
-            yield {"status": render.failure(str(error))}
-            return
-        yield from self._guarded(self._calibrate(request, preset))
+            yield from self._calibrate(request, preset)
+
+        yield from self._guarded(updates())
 
     def _calibrate(self, request: CalibrationRequest, preset: str) -> Iterator[Updates]:
         yield {"status": render.message("Waiting for the model …"), "heat_map": None, "files": []}
-        with (
-            self.results.request() as folder,
-            contextlib.closing(self.studio.calibrate(request)) as events,
-        ):
-            for event in events:
+        with self.results.request() as folder:
+
+            def show(event: Any) -> Iterator[Updates]:
                 if isinstance(event, Calibrated):
-                    yield from self._written(
-                        partial(self._finish_calibration, event, preset, folder)
-                    )
+                    finish = partial(self._finish_calibration, event, preset, folder)
+                    yield from self._written(finish)
                 else:
-                    yield {} if event is None else {"status": render.status(event)}
+                    yield {"status": render.status(event)}
+
+            yield from _each(self.studio.calibrate(request), show)
 
     def _finish_calibration(self, calibrated: Calibrated, preset: str, folder: Path) -> Updates:
         saved = save_calibration(calibrated, self.studio.pipeline, preset, folder)
@@ -177,14 +176,12 @@ class Handlers:
             "about": self.about(),
         }
 
-    def restore(self) -> Iterator[Updates]:
+    def restore(self) -> Generator[Updates, None, None]:
         """Use the checkpoint's own table again. Updates ``status`` and ``about``; never raises."""
         yield from self._guarded(self._restore())
 
     def _restore(self) -> Iterator[Updates]:
-        with contextlib.closing(self.studio.restore()) as events:
-            for event in events:
-                yield {} if event is None else {"status": render.status(event)}
+        yield from _each(self.studio.restore(), lambda event: [{"status": render.status(event)}])
         yield {
             "status": render.message("The table that the page started with is in use again."),
             "about": self.about(),
@@ -197,13 +194,13 @@ class Handlers:
         """After a request was cancelled."""
         return {"status": render.message("Cancelled.")}
 
-    def preset_fields(self, preset: str) -> tuple[list[int], list[str], float, bool, str] | None:
-        """Stages, sites, threshold, adaptive and interpolation of a preset; None if custom."""
+    def preset_fields(self, preset: object) -> tuple[Any, ...]:
+        """Stages, sites, threshold, adaptive and interpolation of a preset; nothing if custom."""
         if not isinstance(preset, str) or preset not in CACHE_PRESETS:
-            return None
+            return ()
         config = preset_config(preset, self._schedule.patch_nums)
         return (
-            list(config.skip_stages),
+            list(config.skip_stages or ()),
             list(config.enabled_sites),
             config.threshold,
             config.adaptive_threshold,
@@ -230,9 +227,8 @@ class Handlers:
     def _written(self, finish: Callable[[], Updates]) -> Iterator[Updates]:
         """What ``finish`` returns. Figures take much memory, and every thread keeps its own: they
         are made in one."""
-        with contextlib.closing(self._writer.events(lambda emit: emit(finish()))) as events:
-            for event in events:
-                yield event if isinstance(event, dict) else {}
+        events = self._writer.events(lambda emit: emit(finish()))
+        return _each(events, lambda event: [event if isinstance(event, dict) else {}])
 
     def _guarded(self, updates: Iterator[Updates]) -> Iterator[Updates]:
         """Whatever goes wrong becomes a line on the page, which lives on."""
@@ -245,5 +241,10 @@ class Handlers:
             yield {"status": render.failure(f"This failed ({type(error).__name__}: {error}).")}
 
 
-def _config_line(drawn: Drawn) -> str:
-    return str(drawn.request.config).removeprefix("CacheConfig(").removesuffix(")")
+def _each(
+    events: Generator[Any, None, None], show: Callable[[Any], Iterable[Updates]]
+) -> Iterator[Updates]:
+    """What ``show`` makes of every event; nothing where nothing has happened."""
+    with contextlib.closing(events):
+        for event in events:
+            yield from [{}] if event is None else show(event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +15,7 @@ from hart.evaluation.image_metrics import import_ssim
 from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions
-from hart.web import render
-from hart.web.address import DEFAULT_MAX_WAITING
+from hart.web import DEFAULT_MAX_WAITING, render
 from hart.web.handlers import Handlers
 from hart.web.requests import CUSTOM, DEFAULT_PRESET
 from hart.web.view import Updates
@@ -33,6 +32,9 @@ _LIGHT = {"queue": False, "show_progress": "hidden", "api_visibility": "private"
 _THREADS = 40
 """For everything but the requests that wait."""
 
+# The figures have their own titles.
+_PICTURES = {"show_label": False, "buttons": ["download", "fullscreen"], "visible": False}
+
 Parts = dict[str, Any]
 """Components by the name under which the handlers update them."""
 
@@ -44,7 +46,6 @@ class PageOptions:
     Attributes:
         prompts: examples; the first one is filled in.
         calibration_prompts: filled in on the calibration tab.
-        seed: filled in on both.
         max_waiting: requests that may wait for the model, as the studio has it.
         calibration: whether visitors may calibrate, which changes the table for everybody.
     """
@@ -99,26 +100,18 @@ def build_page(handlers: Handlers, options: PageOptions) -> gradio.Blocks:
 def _draw_tab(gr: ModuleType, handlers: Handlers, options: PageOptions) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=320):
-            prompts = gr.Textbox(
-                options.prompts[0],
-                label=f"Prompts, one per line (at most {handlers.max_images})",
-                lines=3,
-                max_lines=8,
-                elem_id="prompts",
-            )
+            title = f"Prompts, one per line (at most {handlers.max_images})"
+            lines = {"lines": 3, "max_lines": 8}
+            prompts = gr.Textbox(options.prompts[0], label=title, elem_id="prompts", **lines)
             _examples(gr, options.prompts, prompts)
             sampling = _sampling_fields(gr, options.seed, "seed")
-            cache = _cache_fields(gr, handlers)
+            *cache, base = _cache_fields(gr, handlers)
             compare = gr.Checkbox(False, label="Compare with no-cache", elem_id="compare")
-            previews = gr.Checkbox(
-                True,
-                label="Show every stage",
-                info="Decodes once per stage; the times below do not include it.",
-            )
+            costs = "Decodes once per stage; the times below do not include it."
+            previews = gr.Checkbox(True, label="Show every stage", info=costs)
             start, cancel = _buttons(gr, "Draw", "draw")
         with gr.Column(scale=3, min_width=320):
             parts = _results(gr)
-    *cache, base = cache
     inputs = [prompts, *sampling, *cache, compare, previews, base]
     _connect(gr, handlers, handlers.draw, start, cancel, inputs, parts)
 
@@ -136,17 +129,11 @@ def _examples(gr: ModuleType, prompts: Sequence[str], field: Any) -> None:
 
 
 def _sampling_fields(gr: ModuleType, seed: int, name: str) -> list[Any]:
+    texts = ("Image i uses seed + i.", "How strictly to follow the prompt.")
     with gr.Row():
         return [
-            gr.Number(
-                seed, label="Seed", info="Image i uses seed + i.", min_width=120, elem_id=name
-            ),
-            gr.Number(
-                GenerationOptions.cfg_scale,
-                label="Guidance",
-                info="How strictly to follow the prompt.",
-                min_width=120,
-            ),
+            gr.Number(seed, label="Seed", info=texts[0], min_width=120, elem_id=name),
+            gr.Number(GenerationOptions.cfg_scale, label="Guidance", info=texts[1], min_width=120),
         ]
 
 
@@ -155,8 +142,11 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
     changing one makes it custom."""
     stages, sites, threshold, adaptive, interpolation = handlers.preset_fields(DEFAULT_PRESET)
     lengths = handlers.studio.pipeline.transformer.schedule.lengths
+    labels = {CUSTOM: "custom: as set below"} | {
+        name: f"{name}: {preset.description}" for name, preset in CACHE_PRESETS.items()
+    }
     preset = gr.Dropdown(
-        [(_preset_label(name), name) for name in handlers.preset_choices()],
+        [(labels[name], name) for name in handlers.preset_choices()],
         value=DEFAULT_PRESET,
         label="Cache preset",
         filterable=False,
@@ -181,9 +171,8 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
             ),
             gr.Checkbox(adaptive, label="Adapt the threshold to the image"),
             gr.Dropdown(list(INTERPOLATION_MODES), value=interpolation, label="Interpolation"),
-            gr.Markdown("What has no field here, pruning and guidance, stays as in the preset."),
         ]
-    fields.pop()  # the sentence
+        gr.Markdown("What has no field here, pruning and guidance, stays as in the preset.")
     base = gr.Textbox(DEFAULT_PRESET, visible=False)
 
     def fill(name: object) -> list[Any]:
@@ -196,24 +185,12 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
     return [preset, *fields, base]
 
 
-def _preset_label(name: str) -> str:
-    if name == CUSTOM:
-        return "custom: as set below"
-    return f"{name}: {CACHE_PRESETS[name].description}"
-
-
 def _results(gr: ModuleType) -> Parts:
     hint = render.message("Press Draw: the images appear here, stage by stage.")
     return {
         "status": gr.HTML(hint, elem_id="draw-status"),
         "gallery": gr.Gallery(
-            label="Images",
-            show_label=False,
-            object_fit="contain",
-            height="auto",
-            buttons=["download", "fullscreen"],
-            visible=False,
-            elem_id="gallery",
+            label="Images", object_fit="contain", height="auto", elem_id="gallery", **_PICTURES
         ),
         "strip": gr.HTML("", elem_id="strip"),
         "cards": gr.HTML("", elem_id="cards"),
@@ -224,28 +201,13 @@ def _results(gr: ModuleType) -> Parts:
 
 
 def _figure(gr: ModuleType, label: str, name: str) -> Any:
-    return gr.Image(
-        label=label,
-        show_label=False,  # the figure has its own title
-        alt_text=label,
-        type="filepath",
-        format="png",
-        buttons=["download", "fullscreen"],
-        interactive=False,
-        visible=False,
-        elem_id=name,
-    )
+    kind = {"type": "filepath", "format": "png", "interactive": False}
+    return gr.Image(label=label, alt_text=label, elem_id=name, **kind, **_PICTURES)
 
 
 def _downloads(gr: ModuleType, name: str) -> Any:
-    return gr.File(
-        label="Download",
-        file_count="multiple",
-        interactive=False,
-        visible=False,
-        elem_id=name,
-        elem_classes="hart-files",
-    )
+    how = {"file_count": "multiple", "interactive": False, "visible": False}
+    return gr.File(label="Download", elem_id=name, elem_classes="hart-files", **how)
 
 
 # --- calibrating ------------------------------------------------------------------------------
@@ -259,13 +221,9 @@ def _calibrate_tab(gr: ModuleType, handlers: Handlers, options: PageOptions, abo
                 "is to that of the stage before. The new table is used for all drawings on this "
                 "page, whoever makes them."
             )
-            prompts = gr.Textbox(
-                "\n".join(options.calibration_prompts),
-                label="Prompts, one per line",
-                lines=6,
-                max_lines=12,
-                elem_id="calibration-prompts",
-            )
+            field = {"label": "Prompts, one per line", "lines": 6, "max_lines": 12}
+            written = "\n".join(options.calibration_prompts)
+            prompts = gr.Textbox(written, elem_id="calibration-prompts", **field)
             sampling = _sampling_fields(gr, options.seed, "calibration-seed")
             add = gr.Checkbox(False, label="Add to the table in use")
             preset = gr.Dropdown(
@@ -302,7 +260,7 @@ def _buttons(gr: ModuleType, text: str, name: str) -> tuple[Any, Any]:
 def _connect(
     gr: ModuleType,
     handlers: Handlers,
-    handler: Callable[..., Iterator[Updates]],
+    handler: Callable[..., Generator[Updates, None, None]],
     start: Any,
     cancel: Any,
     inputs: list[Any],
@@ -319,14 +277,8 @@ def _connect(
 
     pressed = gr.State(False)  # whether an unfinished job ended because Cancel was pressed
     start.click(lambda: False, None, pressed, **_LIGHT)
-    event = start.click(
-        run,
-        inputs,
-        list(parts.values()),
-        show_progress="minimal",
-        show_progress_on=parts["status"],
-        **_MODEL,
-    )
+    shown = {"show_progress": "minimal", "show_progress_on": parts["status"]}
+    event = start.click(run, inputs, list(parts.values()), **shown, **_MODEL)
     cancel.click(
         lambda: {**_components(gr, parts, Handlers.cancelled()), pressed: True},
         None,
@@ -346,27 +298,21 @@ def _connect(
 
 def _components(gr: ModuleType, parts: Parts, updates: Updates) -> dict[Any, Any]:
     """The handlers' updates as gradio's: pictures and files are only there when there are any."""
-    changes: dict[Any, Any] = {}
-    for name, value in updates.items():
-        if name in ("gallery", "heat_map", "files"):
-            more = {}
-            if name == "gallery" and "columns" in updates:
-                more["columns"] = updates["columns"]
-            changes[parts[name]] = gr.update(value=value, visible=bool(value), **more)
-        elif name != "columns":
-            changes[parts[name]] = value
+    changes = {parts[name]: value for name, value in updates.items() if name != "columns"}
+    for name in {"gallery", "heat_map", "files"} & updates.keys():
+        value = updates[name]
+        more = {"columns": updates["columns"]} if name == "gallery" and "columns" in updates else {}
+        changes[parts[name]] = gr.update(value=value, visible=bool(value), **more)
     return changes or {parts["status"]: gr.skip()}  # gradio wants at least one
 
 
-# Names of the theme's fonts: the system's own, so that nothing is fetched from elsewhere.
-FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-MONOSPACE = ("ui-monospace", "Consolas", "monospace")
-
-
 def page_theme(gr: ModuleType) -> Any:
-    """Colours and fonts."""
+    """Colours and fonts; the system's own fonts, so that nothing is fetched from elsewhere."""
     return gr.themes.Soft(
-        primary_hue="blue", neutral_hue="slate", font=list(FONTS), font_mono=list(MONOSPACE)
+        primary_hue="blue",
+        neutral_hue="slate",
+        font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"],
+        font_mono=["ui-monospace", "Consolas", "monospace"],
     ).set(
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",

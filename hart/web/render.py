@@ -81,18 +81,14 @@ def _figure(image: Image.Image, caption: str) -> str:
 def table(content: Table, total: bool = False) -> str:
     """A table that scrolls sideways where it does not fit; ``total``: the last row sums it up."""
     kinds = ['class="text"' if name in TEXT_COLUMNS else "" for name in content.header]
-    pairs = zip(kinds, content.header, strict=True)
-    head = "".join(f"<th {kind}>{escape(name)}</th>" for kind, name in pairs)
-    body = "".join(f"<tr>{_cells(kinds, content.header, row)}</tr>" for row in content.rows)
+    head = "".join(f"<th {k}>{escape(n)}</th>" for k, n in zip(kinds, content.header, strict=True))
+    rows = [zip(kinds, content.header, row, strict=True) for row in content.rows]
+    cells = ("".join(f"<td {k}>{_cell(n, value)}</td>" for k, n, value in row) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells)
     return (
         f'<div class="hart-table{" hart-total" if total else ""}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
-
-
-def _cells(kinds: Sequence[str], header: Sequence[str], row: Sequence[Any]) -> str:
-    cells = zip(kinds, header, row, strict=True)
-    return "".join(f"<td {kind}>{_cell(name, value)}</td>" for kind, name, value in cells)
 
 
 def _cell(column: str, value: Any) -> str:

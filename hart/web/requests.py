@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +9,8 @@ from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import GenerationOptions
+from hart.utils.errors import shown
+from hart.utils.fields import Flag, Number, Whole, check_field
 from hart.utils.prompt_files import read_prompt_text
 
 CUSTOM = "custom"
@@ -19,19 +20,15 @@ DEFAULT_PRESET = "original"
 MAX_PROMPT_CHARACTERS = 4000
 MAX_CFG_SCALE = 30.0
 MAX_CALIBRATION_PROMPTS = 64
-# Above it a browser's numbers have gaps.
-_MAX_SEED = 2**53 - 1
+_SEED = Whole(0, 2**53 - 1)  # above it a browser's numbers have gaps
 
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """Images to draw.
+    """Images to draw, one per prompt.
 
     Attributes:
-        prompts: one per image.
-        options: sampling options.
         name: what the page calls the cache configuration.
-        config: the cache configuration.
         compare: also draw the images without caching and compare.
         previews: show the pictures of every stage.
     """
@@ -46,13 +43,7 @@ class DrawRequest:
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """Images to measure similarities on.
-
-    Attributes:
-        prompts: one per image.
-        options: sampling options.
-        add: add to the table that is in use instead of starting from nothing.
-    """
+    """Images to measure similarities on; ``add`` to the table that is in use, or anew."""
 
     prompts: list[str]
     options: GenerationOptions
@@ -85,70 +76,37 @@ def read_prompts(text: object, limit: int) -> list[str]:
     return prompts
 
 
-def read_options(seed: object, cfg_scale: object) -> GenerationOptions:
-    """Sampling options from two numbers.
-
-    Raises:
-        ValueError: one is not a number, or out of range.
-    """
-    seed = _number("seed", seed)
-    if not 0 <= seed <= _MAX_SEED or seed != int(seed):
-        raise ValueError(
-            f"The seed must be a whole number from 0 to {_MAX_SEED}, got {_shown(seed)}."
-        )
-    scale = _number("guidance scale", cfg_scale)
-    if not 0 <= scale <= MAX_CFG_SCALE:
-        raise ValueError(
-            f"The guidance scale must be within 0 and {MAX_CFG_SCALE:g}, got {_shown(scale)}."
-        )
-    return GenerationOptions(seed=int(seed), cfg_scale=float(scale))
-
-
-def _number(name: str, value: object) -> float:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    if not known or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(f"The {name} must be a number.")
-    return value
-
-
-def _shown(number: float) -> str:
-    """A number in a message: JSON has integers that are too large for a float, and long ones."""
-    if isinstance(number, float):
-        return f"{number:g}"
-    return str(number) if abs(number) < 10**20 else "a far larger one"
+def read_options(seed: Any, cfg_scale: Any) -> GenerationOptions:
+    """Sampling options from two numbers; ValueError if one is none, or out of range."""
+    if isinstance(seed, float) and seed.is_integer():
+        seed = int(seed)  # a browser has one kind of numbers
+    check_field("The seed", seed, _SEED)
+    check_field("The guidance scale", cfg_scale, Number(0, MAX_CFG_SCALE))
+    return GenerationOptions(seed=seed, cfg_scale=float(cfg_scale))
 
 
 def read_switch(name: str, value: object) -> bool:
-    """True or False.
-
-    Raises:
-        ValueError: neither.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} must be true or false.")
-    return value
+    """True or False; ValueError if it is neither."""
+    check_field(name, value, Flag())
+    return bool(value)
 
 
 def read_preset(preset: object, schedule: StageSchedule) -> CacheConfig:
-    """The cache configuration of a preset.
-
-    Raises:
-        ValueError: unknown preset.
-    """
+    """The cache configuration of a preset; ValueError if there is none of that name."""
     if not isinstance(preset, str) or preset not in CACHE_PRESETS:
-        raise ValueError(f"Unknown preset {preset!r:.80}.")
+        raise ValueError(f"Unknown preset {shown(preset)}.")
     return preset_config(preset, schedule.patch_nums)
 
 
 def read_config(
-    preset: object,
+    preset: Any,
     schedule: StageSchedule,
-    stages: object = (),
-    sites: object = (),
-    threshold: object = CacheConfig.threshold,
-    adaptive: object = False,
-    interpolation: object = CacheConfig.interpolation_mode,
-    base: object = None,
+    stages: Any = (),
+    sites: Any = (),
+    threshold: Any = CacheConfig.threshold,
+    adaptive: Any = False,
+    interpolation: Any = CacheConfig.interpolation_mode,
+    base: Any = None,
 ) -> CacheConfig:
     """The cache configuration of a preset, or with :data:`CUSTOM` the one that the rest says.
 
@@ -165,17 +123,22 @@ def read_config(
     if preset != CUSTOM:
         return read_preset(preset, schedule)
     config = CacheConfig() if base is None else read_preset(base, schedule)
-    skip = _stages(stages, schedule)
-    if skip != list(config.skip_stages):
+    able = schedule.lengths[1:]
+    for stage in _list("stages", stages):
+        if stage not in able:
+            raise ValueError(
+                f"Stage {shown(stage)} cannot reuse; the stages that can are "
+                f"{', '.join(map(str, able))}."
+            )
+    skip = sorted({int(stage) for stage in _list("stages", stages)})
+    if skip != list(config.skip_stages or ()):
         before = [schedule.lengths[schedule.index_of(n) - 1] for n in skip]
         config = replace(config, skip_stages=skip, cache_stages=before)
     chosen = _list("sites", sites)
     for site in chosen:
         if site not in SITES:
-            raise ValueError(f"Unknown site {site!r:.80}; choose from {', '.join(SITES)}.")
-    threshold = _number("threshold", threshold)
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"The threshold must be within 0 and 1, got {_shown(threshold)}.")
+            raise ValueError(f"Unknown site {shown(site)}; choose from {', '.join(SITES)}.")
+    check_field("The threshold", threshold, Number(0, 1))
     return replace(
         config,
         enable_attn_cache="attn" in chosen,
@@ -186,18 +149,7 @@ def read_config(
     )
 
 
-def _stages(stages: object, schedule: StageSchedule) -> list[int]:
-    skip = {_number("list of stages", stage) for stage in _list("stages", stages)}
-    unknown = [n for n in skip if n not in schedule.lengths[1:]]
-    if unknown:
-        raise ValueError(
-            f"Stage {_shown(unknown[0])} cannot reuse; the stages that can are "
-            f"{', '.join(map(str, schedule.lengths[1:]))}."
-        )
-    return sorted(map(int, skip))
-
-
-def _list(name: str, value: object) -> list[Any]:
-    if not isinstance(value, list | tuple | set):
+def _list(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
         raise ValueError(f"The {name} must be a list.")
     return list(value)

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT_KEPT = 100
-DEFAULT_KEPT_HOURS = 24.0
 PREVIEW_PREFIX = "preview-"
 """Of pictures that are only shown while a request is drawn."""
 
@@ -24,15 +22,14 @@ _NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class Keep:
-    """How many finished requests stay on the disk, and for how long.
+    """How many finished requests stay on the disk, and for how many hours."""
 
-    Attributes:
-        requests: the newest ones.
-        hours: since they were finished.
-    """
+    requests: int = 100
+    hours: float = 24.0
 
-    requests: int = DEFAULT_KEPT
-    hours: float = DEFAULT_KEPT_HOURS
+
+KEEP = Keep()
+"""Unless somebody says otherwise."""
 
 
 class Results:
@@ -101,8 +98,8 @@ class Results:
         """The requests' folders, the newest first."""
         if not self.root.is_dir():
             return []
-        found = [path for path in self.root.iterdir() if _NAME.fullmatch(path.name)]
-        found = [path for path in found if path.is_dir() and not path.is_symlink()]
+        named = (path for path in self.root.iterdir() if _NAME.fullmatch(path.name))
+        found = (path for path in named if path.is_dir() and not path.is_symlink())
         return sorted(found, key=_finished_at, reverse=True)
 
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hart.utils.files import real_path
-from hart.web.address import DEFAULT_PORT, LOOPBACK
-from hart.web.guard import Guard
+from hart.web import DEFAULT_PORT, LOOPBACK
+from hart.web.guard import AllowedHosts, Guard
 from hart.web.handlers import Handlers
-from hart.web.hosts import AllowedHosts
 from hart.web.page import STYLE_FILE, gradio_module, page_theme
 from hart.web.results import swept
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 50
 """Visitors whose page's state the server keeps; older ones start anew with their next click."""
 
-MAX_CONNECTIONS = 1000
 _START_S, _STOP_S = 30.0, 5.0
 
 
@@ -50,15 +48,10 @@ class Address:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the output folder.
-
-    Raises:
-        OSError: it cannot be created or written to.
-    """
+    """Make the output folder; OSError if it cannot be created or written to."""
     folder = real_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    tempfile.TemporaryFile(dir=folder).close()
 
 
 @contextlib.contextmanager
@@ -73,9 +66,7 @@ def serving(page: gradio.Blocks, handlers: Handlers, where: Address = Address())
     """
     with _listening(where) as listener, swept(handlers.results):
         server = _server(_application(page, handlers, where))
-        thread = threading.Thread(
-            target=server.run, args=([listener],), name="hart-web-server", daemon=True
-        )
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
         try:
             _wait_until_started(server, thread)
@@ -105,6 +96,8 @@ def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any
             if function["backend_fn"]
         },
     )
+    off = dict.fromkeys(("ssr_mode", "run_history", "enable_monitoring", "mcp_server"), False)
+    look = {"theme": page_theme(gr), "css_paths": STYLE_FILE, "footer_links": []}
     return gr.mount_gradio_app(
         outside,
         page,
@@ -113,29 +106,18 @@ def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any
         server_port=where.port,
         auth=where.auth,
         root_path=where.root_path,
-        ssr_mode=False,
-        run_history=False,
-        enable_monitoring=False,
-        mcp_server=False,
         show_error=True,
-        footer_links=[],
         allowed_paths=[folder],
-        theme=page_theme(gr),
-        css_paths=STYLE_FILE,
+        **look,
+        **off,
     )
 
 
 def _server(application: Any) -> Any:
     import uvicorn  # comes with gradio
 
-    config = uvicorn.Config(
-        application,
-        log_level="warning",
-        ws="none",
-        limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=1,
-    )
-    return uvicorn.Server(config)
+    options: dict[str, Any] = {"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1}
+    return uvicorn.Server(uvicorn.Config(application, limit_concurrency=1000, **options))
 
 
 @contextlib.contextmanager

@@ -7,19 +7,28 @@ import copy
 import math
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from hart.evaluation.comparison import REFERENCE, rotated
+from hart.evaluation.comparison import REFERENCE
 from hart.evaluation.reuse_plot import ReuseMap
+from hart.evaluation.timing import rotated
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
-from hart.pipeline.options import DEFAULT_BATCH_SIZE, ImageRequest
-from hart.web.address import DEFAULT_MAX_WAITING
-from hart.web.events import BatchDone, Calibrated, Drawn, FinishedRun, Tracker, WarmingUp
+from hart.pipeline.options import ImageRequest
+from hart.web import DEFAULT_MAX_WAITING
+from hart.web.events import (
+    BatchDone,
+    Calibrated,
+    Drawn,
+    FinishedRun,
+    Tracker,
+    WarmingUp,
+    batch_size,
+)
 from hart.web.requests import DEFAULT_PRESET, CalibrationRequest, DrawRequest
 from hart.web.worker import Emit, StoppedError, Worker
 
@@ -57,7 +66,7 @@ class Studio:
         self._own_tables = copy.deepcopy(pipeline.transformer.similarity)
         self._warm: set[tuple[CacheConfig, int]] = set()
 
-    def draw(self, request: DrawRequest) -> Iterator[Any]:
+    def draw(self, request: DrawRequest) -> Generator[Any, None, None]:
         """Draw when the model is free: yields :class:`Waiting`, :class:`WarmingUp`,
         :class:`Progress`, :class:`Preview`, :class:`BatchDone` and at the end :class:`Drawn`; None
         where nothing happened for a while.
@@ -70,24 +79,16 @@ class Studio:
         """
         return self._worker.events(partial(self._draw, request))
 
-    def calibrate(self, request: CalibrationRequest) -> Iterator[Any]:
+    def calibrate(self, request: CalibrationRequest) -> Generator[Any, None, None]:
         """Measure similarities when the model is free: :class:`Waiting`, :class:`Progress`, then
-        :class:`Calibrated`.
+        :class:`Calibrated`; raises as :meth:`draw`.
 
         A calibration that is closed or fails leaves the table as it was.
-
-        Raises:
-            UnsafePromptError: a prompt was refused.
-            BusyError: too many requests wait.
         """
         return self._worker.events(partial(self._calibrate, request))
 
-    def restore(self) -> Iterator[Any]:
-        """Use the checkpoint's own similarity table again, once the model is free.
-
-        Raises:
-            BusyError: too many requests wait.
-        """
+    def restore(self) -> Generator[Any, None, None]:
+        """Use the checkpoint's own table again, once the model is free; raises BusyError."""
         return self._worker.events(self._restore)
 
     def close(self) -> None:
@@ -136,7 +137,7 @@ class Studio:
             runs = [_Run(self.pipeline, name, config) for name, config in configs.items()]
             streams = [run.stream(request, tracker) for run in runs]
             # Batch by batch in turns, each first as often as the other: a machine drifts.
-            for number in range(math.ceil(len(request.prompts) / _batch_size(request))):
+            for number in range(math.ceil(len(request.prompts) / batch_size(request))):
                 for run, stream in rotated(list(zip(runs, streams, strict=True)), number):
                     emit(BatchDone(run.name, run.draw_batch(stream, tracker)))
             finished = [run.finish() for run in runs]
@@ -144,7 +145,7 @@ class Studio:
 
     def _warm_up(self, configs: Iterable[CacheConfig], request: DrawRequest, emit: Emit) -> None:
         """Draw a batch of the request's size with each configuration that never drew one."""
-        size = min(len(request.prompts), _batch_size(request))
+        size = min(len(request.prompts), batch_size(request))
         cold = [config for config in configs if (config, size) not in self._warm]
         for config in cold:
             emit(WarmingUp())
@@ -180,13 +181,9 @@ class Studio:
             else:
                 model.clear_similarity_data()
             tracker = Tracker(self.pipeline, emit, request, ["calibration"])
+            how = {"quiet": True, "callback": tracker.on_stage, **request.options.to_dict()}
             try:
-                self.pipeline.calibrate(
-                    request.prompts,
-                    quiet=True,
-                    callback=tracker.on_stage,
-                    **request.options.to_dict(),
-                )
+                self.pipeline.calibrate(request.prompts, **how)
             except BaseException:
                 model.similarity = before
                 raise
@@ -203,13 +200,9 @@ class _Run:
         self._results: list[ImageResult] = []
 
     def stream(self, request: DrawRequest, tracker: Tracker) -> Iterator[list[ImageResult]]:
-        return self._pipeline.stream(
-            request.prompts,
-            quiet=True,
-            callback=tracker.on_stage,
-            preview=tracker.on_preview if request.previews else None,
-            **request.options.to_dict(),
-        )
+        how = {"quiet": True, "callback": tracker.on_stage, **request.options.to_dict()}
+        preview = tracker.on_preview if request.previews else None
+        return self._pipeline.stream(request.prompts, preview=preview, **how)
 
     def draw_batch(
         self, stream: Iterator[list[ImageResult]], tracker: Tracker
@@ -234,10 +227,6 @@ class _Run:
         model.set_cache_config(self._config)
         model.use_cache = True
         model.cache_statistics = self._statistics
-
-
-def _batch_size(request: DrawRequest) -> int:
-    return request.options.batch_size or DEFAULT_BATCH_SIZE
 
 
 @contextlib.contextmanager

@@ -21,14 +21,9 @@ Updates = dict[str, Any]
 
 
 class DrawingView:
-    """Collects the pictures of one drawing.
+    """Collects the pictures of one drawing, which lie in ``folder`` until it is finished.
 
-    Args:
-        request: what is drawn.
-        folder: where the pictures lie that are shown until the drawing is finished.
-
-    Attributes:
-        stages: per stage the first configuration's pictures, small; empty without previews.
+    ``stages``: per stage the first configuration's pictures, small; empty without previews.
     """
 
     def __init__(self, request: DrawRequest, folder: Path) -> None:
@@ -58,7 +53,12 @@ class DrawingView:
             seeds = [(result.index, result.seed) for result in event.results]
             images = [result.image for result in event.results]
             self._add(event.name, len(event.results[0].stages_s) - 1, seeds, images)
-        return {"gallery": self._gallery(), "strip": self._strip()}
+        # By image, the asked-for configuration first.
+        order = sorted(self._shown, key=lambda key: (key[0], key[1] != self._name))
+        return {
+            "gallery": [self._shown[key] for key in order],
+            "strip": render.strip("Stage by stage", self._thumbnails.values()),
+        }
 
     def _add(
         self, name: str, si: int, seeds: list[tuple[int, int]], images: list[Image.Image]
@@ -84,14 +84,6 @@ class DrawingView:
         if key in self._shown:
             self._before[key] = Path(self._shown[key][0])
         self._shown[key] = (str(file), caption)
-
-    def _strip(self) -> str:
-        return render.strip("Stage by stage", self._thumbnails.values())
-
-    def _gallery(self) -> list[tuple[str, str]]:
-        """By image, the asked-for configuration first."""
-        order = sorted(self._shown, key=lambda key: (key[0], key[1] != self._name))
-        return [self._shown[key] for key in order]
 
 
 def _small(image: Image.Image, side: int) -> Image.Image:

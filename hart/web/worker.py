@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,14 +45,14 @@ class _Job:
         self.stopped = threading.Event()
 
     def run(self) -> None:
+        end: tuple[str, Any] = ("end", None)
         try:
             self._work(self._emit)
         except StoppedError:
-            self.events.put(("end", None))
+            pass
         except BaseException as error:
-            self.events.put(("failure", error))
-        else:
-            self.events.put(("end", None))
+            end = ("failure", error)
+        self.events.put(end)
 
     def _emit(self, event: Any) -> None:
         if self.stopped.is_set():
@@ -84,7 +84,9 @@ class Worker:
         with self._condition:
             return len(self._jobs)
 
-    def events(self, work: Callable[[Emit], None], tick_s: float = TICK_S) -> Iterator[Any]:
+    def events(
+        self, work: Callable[[Emit], None], tick_s: float = TICK_S
+    ) -> Generator[Any, None, None]:
         """Let ``work`` be done when its turn comes and yield what it emits.
 
         Yields :class:`Waiting` before its turn and None during it, whenever nothing has happened
@@ -115,11 +117,7 @@ class Worker:
             self._withdraw(job)
 
     def start(self, work: Callable[[Emit], None]) -> None:
-        """Let ``work`` be done when its turn comes; nobody hears of it, a failure is logged.
-
-        Raises:
-            BusyError: too many jobs wait.
-        """
+        """Let ``work`` be done when its turn comes; nobody hears of it, a failure is logged."""
 
         def run(emit: Emit) -> None:
             try:

@@ -18,6 +18,7 @@ from hart.cli.main import main
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.pipeline import HARTPipeline
 from tests.batch.batches import GOOD, arguments, outcome, rows, write_prompts
+from tests.product import product
 
 
 def test_every_good_line_is_drawn_and_the_bad_one_told(batch):
@@ -149,6 +150,7 @@ def _drawn_once(monkeypatch):
     monkeypatch.setattr(HARTPipeline, "draw_together", remembered)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_drawn_once")
 def test_a_disk_that_fills_at_any_moment_loses_nothing(batch, tmp_path):
     write_prompts(batch.prompts, ('{"prompt": "a fox"}', '{"prompt": "a cat"}'))
@@ -196,7 +198,7 @@ ERRORS = (
 )
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@product(1, error=ERRORS)
 def test_out_of_memory_halves_the_batch_and_goes_on(batch, monkeypatch, error):
     lines = [json.dumps({"prompt": f"a fox {n}"}) for n in range(6)]
     write_prompts(batch.prompts, lines)

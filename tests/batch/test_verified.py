@@ -9,9 +9,9 @@ import shutil
 import pytest
 import torch
 
-from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import HARTPipeline
 from tests.batch.batches import outcome, rows, write_prompts
+from tests.product import KINDS, PRESETS, product
 
 SIX = tuple(json.dumps({"prompt": f"a fox {n}"}) for n in range(6))
 
@@ -69,7 +69,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@product(4, fault=[*FAULTS])
 def test_a_lost_picture_is_found_and_its_whole_batch_drawn(batch, drawn, fault):
     write_prompts(batch.prompts, SIX)
     assert batch("--batch_size", "4") == 0
@@ -109,7 +109,7 @@ def test_size_and_digest_are_those_of_the_file(batch):
     assert [row["batch"] for row in rows(batch.output)] == [[0, 3], [1, 4], [0, 3], [1, 4], [5]]
 
 
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS)
 def test_lost_pictures_come_out_as_before_with_every_preset(batch, preset):
     write_prompts(batch.prompts, SIX)
     options = ("--batch_size", "3", "--cache-preset", preset)
@@ -390,6 +390,15 @@ def stage(batch, name):
     return file
 
 
+def assert_damaged(batch, name: str, content: bytes) -> None:
+    """A file of the batch with this content is named as damaged, and where."""
+    file = stage(batch, name)
+    file.write_bytes(content)
+    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
+    where = f"{file}, line 1" if name == "results.jsonl" else f"{file}"
+    assert f"{where}: damaged" in said
+
+
 def record(**changes):
     return {"rows": [{**ROW, **changes}], "extra": None}
 
@@ -397,11 +406,7 @@ def record(**changes):
 @pytest.mark.parametrize("value", [None, 3, "x", [], [1], True, 1e300, "\0"])
 @pytest.mark.parametrize("name", ["batch.json", "results.jsonl", *OWN_FILES[3:]])
 def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
-    file = stage(batch, name)
-    file.write_text(json.dumps(value))
-    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
-    assert f"{file}" in said
-    assert "damaged" in said
+    assert_damaged(batch, name, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize(
@@ -438,17 +443,10 @@ def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
     ],
 )
 def test_an_own_file_with_other_fields_is_named(batch, name, value):
-    file = stage(batch, name)
-    file.write_text(json.dumps(value))
-    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
-    assert f"{file}" in said
-    assert "damaged" in said
+    assert_damaged(batch, name, json.dumps(value).encode())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"\0" * 100])
 @pytest.mark.parametrize("name", ["batch.json", *OWN_FILES[3:]])
 def test_an_own_file_that_is_no_json_is_named(batch, name, content):
-    file = stage(batch, name)
-    file.write_bytes(content)
-    said = batch.refuse("--calibration", "--sim-path", batch.output.with_name("table.json"))
-    assert f"{file}: damaged" in said
+    assert_damaged(batch, name, content)

@@ -95,6 +95,7 @@ def test_the_demos_table_is_taken_by_relative_depth_and_from_the_end(pipeline):
     table.validate(3, pipeline.model.schedule)
 
 
+@pytest.mark.slow
 def test_the_command_writes_its_tables_and_its_plot(tmp_path):
     output = tmp_path / "speed.json"
     arguments = ["--shape", "tiny", "--dtype", "float32", "--device", "cpu", "--no-demo-table"]

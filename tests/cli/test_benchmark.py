@@ -83,6 +83,7 @@ def test_five_runs_after_one_warm_up_are_the_default(cli, generations):
     assert (generations.count, results(cli)["runs"]) == (6, 5)
 
 
+@pytest.mark.slow
 def test_the_images_of_a_run_are_saved_once(cli):
     assert cli("--benchmark", "--benchmark_runs", "2") == 0
     assert cli.pictures == ["000000.png", "000001.png"]
@@ -119,6 +120,7 @@ def test_the_demo_is_measured_without_a_model_path(cli, monkeypatch):
     assert results(cli)["settings"]["model"] == str(cli.checkpoint / "llm")
 
 
+@pytest.mark.slow
 def test_a_configuration_takes_turns_with_no_cache_and_is_named(cli, generations, monkeypatch):
     order = []
     start = HARTForT2IEnhanced._generation_scope
@@ -151,6 +153,7 @@ def test_without_caching_there_is_nothing_to_compare_with(cli):
     assert "times as fast" not in cli.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -179,6 +182,7 @@ def test_random_weights_have_no_text_time_and_say_so(cli):
     assert report["settings"]["model"] == "random weights tiny, seed 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("similarity", "blocks"), [("0.71", RANDOM_DEPTH), ("0.7", 0), ("0", 0)])
 def test_an_assumed_similarity_governs_the_reuse_of_random_weights(cli, similarity, blocks):
     arguments = (*RANDOM, "--cache-preset", "original", "--assume-similarity", similarity)

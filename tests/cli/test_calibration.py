@@ -76,26 +76,27 @@ def test_the_table_is_saved_after_every_batch(cli, tmp_path, monkeypatch):
     assert before_batches == [None, 1]
 
 
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"fingerprint": "0" * 64}, "it was measured with other weights"),
-        ({"fingerprint": None}, "it does not name its weights"),
-        ({"images": 0}, "it does not say how many images"),
-        ({"patch_nums": [1, 2, 3, 4, 6, 7]}, "its stages are 1, 4, 9, 16, 36, 49, this model's"),
-        ({"attn": None}, "attn has the type NoneType"),
-        ({"depth": 2}, "depth says 2"),
-    ],
-)
-def test_a_foreign_or_damaged_file_is_refused_and_left_alone(cli, tmp_path, changes, reason):
+FOREIGN = [
+    ({"fingerprint": "0" * 64}, "it was measured with other weights"),
+    ({"fingerprint": None}, "it does not name its weights"),
+    ({"images": 0}, "it does not say how many images"),
+    ({"patch_nums": [1, 2, 3, 4, 6, 7]}, "its stages are 1, 4, 9, 16, 36, 49, this model's"),
+    ({"attn": None}, "attn has the type NoneType"),
+    ({"depth": 2}, "depth says 2"),
+]
+
+
+def test_a_foreign_or_damaged_file_is_refused_and_left_alone(cli, tmp_path):
     file = tmp_path / "table.json"
     calibrate(cli, file, prompts=PROMPTS[:1])
-    file.write_text(json.dumps({**document(file), **changes}))
-    before = file.read_bytes()
-    line = cli.refuse("--calibration", "--sim-path", file)
-    assert str(file) in line
-    assert reason in line
-    assert file.read_bytes() == before
+    good = document(file)
+    for changes, reason in FOREIGN:
+        file.write_text(json.dumps({**good, **changes}))
+        before = file.read_bytes()
+        line = cli.refuse("--calibration", "--sim-path", file)
+        assert str(file) in line
+        assert reason in line
+        assert file.read_bytes() == before
 
 
 def test_a_format_without_provenance_is_not_continued(cli, tmp_path):

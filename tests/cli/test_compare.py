@@ -8,10 +8,11 @@ import sys
 import pytest
 from PIL import Image
 
-from hart.demo import reader
+import hart.demo.reader
 from hart.demo.scene import ATTRIBUTES
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from tests.demo_stand_in import Guessing
 from tests.pipeline.checkpoint_folder import PATCH_NUMS, STAGES
 
 QUICK = ("--benchmark_runs", "1", "--benchmark_warmup", "0", "--assume-similarity", "0.85")
@@ -56,6 +57,7 @@ def break_generation(monkeypatch):
     return install
 
 
+@pytest.mark.slow
 def test_all_presets_are_compared_in_four_files(cli):
     assert cli("--compare_configs", *QUICK) == 0
     assert written(cli) == FILES
@@ -107,6 +109,7 @@ def test_a_file_of_fields_is_a_configuration(cli, tmp_path):
     assert configurations(cli)["late"]["cache_config"]["skip_stages"] == [64]
 
 
+@pytest.mark.slow
 def test_with_benchmark_every_part_has_its_seconds(cli):
     assert cli("--compare_configs", "original", "--benchmark", *QUICK) == 0
     for entry in configurations(cli).values():
@@ -117,6 +120,7 @@ def test_with_benchmark_every_part_has_its_seconds(cli):
     assert "seconds_by_part" not in configurations(cli)["original"]
 
 
+@pytest.mark.slow
 def test_three_rounds_are_the_default(cli):
     assert cli("--compare_configs", "original", "--assume-similarity", "1") == 0
     assert {entry["rounds"] for entry in configurations(cli).values()} == {3}
@@ -141,8 +145,9 @@ def test_quiet_prints_nothing(cli):
 # --- held-out captions of the demo ----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_held_out_captions_are_read_back_from_the_images(cli, monkeypatch):
-    monkeypatch.setattr(reader, "load_reader", lambda: reader.AttributeReader(image_size=16))
+    monkeypatch.setattr(hart.demo.reader, "load_reader", lambda: Guessing(16))
     arguments = ("--demo_prompts", "2", "--num_samples", "2", *QUICK)
     assert cli("--compare_configs", "original", *arguments, prompts=False) == 0
     report = results(cli)
@@ -161,7 +166,7 @@ def test_other_prompts_have_no_attributes_to_be_right(cli):
 
 
 def test_the_reader_refuses_pictures_of_another_size(cli, monkeypatch):
-    monkeypatch.setattr(reader, "load_reader", reader.AttributeReader)
+    monkeypatch.setattr(hart.demo.reader, "load_reader", lambda: Guessing(288))
     line = cli.refuse("--compare_configs", "--demo_prompts", "2", *QUICK, prompts=False)
     assert "pictures of 288 pixels, this model draws 16" in line
 
@@ -201,6 +206,7 @@ def test_without_a_reference_nothing_can_be_compared(cli, break_generation):
     assert written(cli) == FILES[:2]
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_finished_rounds(cli, break_generation):
     break_generation("original", KeyboardInterrupt(), number=2)
     arguments = ("--compare_configs", "attn-only", "original", *QUICK[2:])

@@ -25,6 +25,7 @@ from hart.utils import default_prompts
 from tests.cli.conftest import PROMPTS
 from tests.golden_data import GOLDEN
 from tests.pipeline.checkpoint_folder import DEPTH, PATCH_NUMS, STAGES, copy_model
+from tests.product import KINDS, PRESETS, product
 
 ROOT = Path(__file__).parents[2]
 
@@ -134,7 +135,7 @@ def test_caching_that_is_off_is_called_off(cli, arguments):
         assert [image["modules"][str(n)]["attn"]["computed"] for n in STAGES] == [DEPTH] * 6
 
 
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS)
 def test_every_preset_runs_and_its_report_holds_its_configuration(cli, preset):
     assert cli("--cache-preset", preset) == 0
     expected = preset_config(preset, PATCH_NUMS)
@@ -231,6 +232,7 @@ def test_generate_is_a_command_of_hart(cli, capsys):
     assert cli.pictures == ["000000.png"]
 
 
+@pytest.mark.slow
 def test_the_script_at_the_top_runs(cli):
     command = [sys.executable, "enhanced_inference_cli.py", "--model_path", str(cli.checkpoint)]
     command += ["--prompts", "a red fox", "--output_dir", str(cli.output), "--device", "cpu"]

@@ -39,6 +39,7 @@ def test_a_later_run_numbers_its_pictures_on_and_keeps_the_earlier_report(cli):
             assert picture.text["prompt"] == image["prompt"]
 
 
+@pytest.mark.slow
 def test_measuring_overwrites_nothing_either(cli):
     for mode in (("--benchmark",), ("--compare_configs", "no-cache")):
         assert cli(*mode, *QUICK) == 0

@@ -17,7 +17,8 @@ from tests.caching.similarity_files import DEPTH, HART_1024, VAR_256, filled
 
 pytest.importorskip("matplotlib")
 
-SITES = {site: {"computed": 1, "reused": 1} for site in ("attn", "mlp")}
+COUNTS = {"computed": 1, "reused": 1, "not_eligible": 0}
+SITES = dict.fromkeys(("attn", "mlp"), COUNTS)
 
 
 def table(name: str = "table.json", schedule: StageSchedule = HART_1024) -> str:
@@ -122,6 +123,7 @@ def test_a_missing_matplotlib_is_one_line_that_names_the_extra(hart, monkeypatch
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_report_and_the_statistics_of_a_real_run_can_be_drawn(cli, hart):
     assert cli("--cache-preset", "original") == 0
     report = cli.output / "generation_results.json"
@@ -136,6 +138,7 @@ def test_the_report_and_the_statistics_of_a_real_run_can_be_drawn(cli, hart):
     assert_picture("statistics.png")
 
 
+@pytest.mark.slow
 def test_drawing_needs_no_display_and_no_global_figures(tmp_path):
     table(tmp_path / "table.json")
     code = (

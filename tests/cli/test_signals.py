@@ -67,6 +67,7 @@ def assert_nothing_is_torn(folder: Path) -> None:
                 picture.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module", ["argparse", "hart.cli.arguments", "numpy", "torch.nn", "transformers.utils"]
 )
@@ -85,6 +86,7 @@ def test_while_modules_are_imported(checkpoint, tmp_path, module):
         assert process.stdout.read() == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.3])
 def test_in_the_first_moments(checkpoint, tmp_path, delay_s):
     """Before the interpreter has started nobody can handle it; after that this library does."""
@@ -149,6 +151,7 @@ def test_in_the_batch_command(checkpoint, tmp_path):
         assert_it_ends(process, out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--help",), ("generate", "--version")])
 def test_a_reader_that_goes_away_is_no_error(arguments):
     with start(*arguments) as process:

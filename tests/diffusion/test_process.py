@@ -19,10 +19,12 @@ from hart.modules.diffusion.gaussian_diffusion import (
     LossType,
     ModelMeanType,
     ModelVarType,
+    mean_flat,
+)
+from hart.modules.diffusion.schedules import (
     betas_for_alpha_bar,
     get_beta_schedule,
     get_named_beta_schedule,
-    mean_flat,
 )
 
 # The published schedule for "8": step, beta, posterior log variance (clipped), coef x0, coef xt.

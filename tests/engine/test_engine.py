@@ -11,8 +11,8 @@ from hart.engine import Engine, denoiser, streams, token_wise
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS
 from tests.engine.comparison import Recorded, assert_same_maps, assert_same_steps
+from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import fill, generators, text, tiny_model
 
 FAMILIES = {
@@ -64,8 +64,7 @@ def statistics_of_both(model, **options) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize("bsz", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@product(family=[*FAMILIES], bsz=[1, 3])
 def test_every_family_draws_the_same(family, bsz):
     model = lively_model(**FAMILIES[family])
     for preset in ("no-cache", "aggressive"):
@@ -73,9 +72,7 @@ def test_every_family_draws_the_same(family, bsz):
         assert_same(model, bsz)
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@product(2 * len(KINDS), preset=PRESETS, family=["llama", "gpt2"], iterations=[1, 3])
 def test_every_preset_draws_the_same(family, preset, iterations):
     model = lively_model(**FAMILIES[family])
     model.set_cache_config(preset)
@@ -176,11 +173,7 @@ def thresholds(statistics) -> list[float]:
     return [stage[value]["mean"] for stage in found for value in ("measured", "effective")]
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize(
-    ("family", "sites"),
-    [*((family, "both") for family in FAMILIES), ("llama", "attn"), ("llama", "mlp")],
-)
+@product(family=[*FAMILIES], sites=["both", "attn", "mlp"], iterations=[1, 3])
 def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites, iterations):
     model = adaptive_model(4, sites, **FAMILIES[family])
     options = {"num_maskgit_iters": iterations}
@@ -193,9 +186,7 @@ def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites
     assert fast["feature_cache_bytes"]["peak"] <= plain["feature_cache_bytes"]["peak"]
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("preset", ["fastvar", "hybrid"])
+@product(family=[*FAMILIES], preset=["fastvar", "hybrid"], iterations=[1, 3])
 def test_pruning_draws_the_same_and_counts_the_same(preset, family, iterations):
     model = adaptive_model(2, **FAMILIES[family])  # its table lets some modules be reused
     model.set_cache_config(preset)
@@ -219,12 +210,12 @@ def test_pruning_from_a_reused_stage_draws_the_same():
     assert_same(model, 2)
 
 
-@pytest.mark.parametrize("stop", [0, 3, -1])
-@pytest.mark.parametrize(
-    ("family", "iterations"),
-    [("llama", 1), ("llama", 3), ("gpt2", 3), ("separate-adaln", 1), ("cross-attention", 3)],
+@product(
+    family=["llama", "gpt2", "separate-adaln", "cross-attention"],
+    iterations=[3, 1],
+    stop=[0, 3, -1],
+    preset=["adaptive", "original", "hybrid"],
 )
-@pytest.mark.parametrize("preset", ["adaptive", "original", "hybrid"])
 def test_guidance_that_ends_early_draws_the_same_and_counts_the_same(
     preset, family, stop, iterations
 ):
@@ -248,8 +239,7 @@ def test_a_text_that_is_kept_draws_the_same():
     assert not thresholds(model.get_cache_statistics())  # nothing comes before what may be reused
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "separate-adaln"])
+@product(family=["llama", "gpt2", "separate-adaln"], iterations=[1, 3])
 def test_calibration_draws_what_caching_off_draws_and_measures_what_the_model_measures(
     family, iterations
 ):

@@ -12,8 +12,8 @@ from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS
 from tests.engine.comparison import Recorded, assert_same_maps, assert_same_steps
+from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import fill, generators
 from tests.var.checkpoint import PATCH_NUMS, golden_model, golden_vae
 
@@ -62,8 +62,7 @@ def assert_same(model, bsz: int, **options) -> None:
     assert_same_maps(fast, plain)
 
 
-@pytest.mark.parametrize("bsz", [1, 3])
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS, bsz=[1, 3])
 def test_every_preset_draws_the_same(model, preset, bsz):
     model.set_cache_config(preset)
     assert_same(model, bsz)

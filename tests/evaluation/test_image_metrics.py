@@ -93,10 +93,12 @@ def test_a_folder_without_clip_is_named(tmp_path):
 def test_attribute_accuracy_repeats_the_labels_of_a_prompts_images():
     class Reader:
         def read(self, images):
-            bright = (images.mean((1, 2, 3)) > 0).long()
-            return {"bright": bright, "dark": 1 - bright}
+            level = (127.5 * (images.mean((1, 2, 3)) + 1)).round().long()
+            return {"level": level, "lighter": (level > 100).long()}
 
-    labels = {"bright": torch.tensor([0, 1]), "dark": torch.tensor([0, 0])}
-    images = [Image.new("RGB", (16, 16), (level,) * 3) for level in (0, 9, 240, 255)]
-    numbers = AttributeAccuracy(Reader(), labels, images_per_prompt=2)(images, images, [""] * 4)
-    assert numbers == {"attribute_accuracy": 0.75, "attributes": {"bright": 1.0, "dark": 0.5}}
+    labels = {"level": torch.tensor([100, 110]), "lighter": torch.tensor([0, 0])}
+    pictures = [GREY, GREY, LIGHTER, GREY]
+    measure = AttributeAccuracy(Reader(), labels, images_per_prompt=2)
+    numbers = measure(pictures, pictures, [""] * 4)
+    assert numbers["attributes"] == {"level": 0.75, "lighter": 0.75}
+    assert numbers["attribute_accuracy"] == 0.75

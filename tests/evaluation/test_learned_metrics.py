@@ -85,6 +85,16 @@ def test_pictures_of_any_size_are_resized_for_clip(clip_folder):
     assert ClipScore(clip_folder)(large, large, ["a fox"])["clip_score"] >= 0
 
 
+def assert_refused(metric, file: Path, said: str) -> None:
+    """Weights of another network, and a damaged file, are refused and named."""
+    torch.save({"x": torch.ones(1)}, file)
+    with pytest.raises(CheckpointError, match=said):
+        metric(file)
+    file.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=rf"{file.name}: not a complete file"):
+        metric(file)
+
+
 # --- LPIPS: only where its package is installed ---------------------------------------------
 
 
@@ -107,12 +117,7 @@ def test_lpips_grows_with_the_difference(lpips_weights):
 
 
 def test_weights_of_another_network_are_refused(lpips_weights):
-    torch.save({"x": torch.ones(1)}, lpips_weights)
-    with pytest.raises(CheckpointError, match=r"lpips\.pth does not fit LPIPS"):
-        LpipsDistance(lpips_weights)
-    lpips_weights.write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"lpips\.pth: not a complete file"):
-        LpipsDistance(lpips_weights)
+    assert_refused(LpipsDistance, lpips_weights, r"lpips\.pth does not fit LPIPS")
 
 
 # --- FID: only where its package is installed -----------------------------------------------
@@ -144,10 +149,5 @@ def test_fid_compares_the_pictures_as_a_whole(inception_weights):
 
 
 def test_other_files_than_inceptions_weights_are_refused(inception_weights, tmp_path):
-    other = tmp_path / "other.pth"
-    torch.save({"x": torch.ones(1)}, other)
-    with pytest.raises(CheckpointError, match=r"other\.pth: not torch-fidelity's Inception"):
-        FrechetDistance(other)
-    other.write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match=r"other\.pth: not a complete file"):
-        FrechetDistance(other)
+    said = r"other\.pth: not torch-fidelity's Inception"
+    assert_refused(FrechetDistance, tmp_path / "other.pth", said)

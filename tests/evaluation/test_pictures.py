@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from hart.evaluation.comparison_report import speed_quality_plot
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.image_grid import CELL, GAP, LINE, PROMPT_WIDTH, image_grid, wrap
-from hart.evaluation.speed_quality_plot import speed_quality_plot
 
 COLOURS = {"no-cache": (255, 0, 0), "original": (0, 0, 255)}
 HEADER = 2 * LINE + 2 * GAP

@@ -9,9 +9,8 @@ import pytest
 
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import new_figure, save_figure
-from hart.evaluation.run_statistics import read_run_statistics
 from hart.evaluation.similarity_plot import plot_similarity
-from hart.evaluation.statistics_plot import plot_statistics
+from hart.evaluation.statistics_plot import plot_statistics, read_run_statistics
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.presets import preset_config
@@ -153,17 +152,10 @@ COUNTS = {
 }
 
 
-def stages(known: bool = True) -> dict:
+def stages() -> dict:
+    kinds = ("reused", "computed", "not_eligible")
     return {
-        stage: {
-            site: {
-                "reused": reused,
-                "computed": computed,
-                "stored": 1,
-                **({"not_eligible": not_eligible} if known else {}),
-            }
-            for site, (reused, computed, not_eligible) in sites.items()
-        }
+        stage: {site: dict(zip(kinds, n, strict=True), stored=1) for site, n in sites.items()}
         for stage, sites in COUNTS.items()
     }
 
@@ -201,14 +193,11 @@ def test_every_document_gives_calls_and_seconds_per_image(make):
     assert statistics.seconds == {"1": 0.5, "4": 1.5, "residual": 0.25}
 
 
-def test_documents_of_earlier_versions_are_read():
-    statistics = read_run_statistics({"images": 2, "stages": stages(known=False)})
-    assert statistics.seconds == {}
-    assert statistics.calls["attn"][1].not_eligible is None
+def test_a_run_without_counts_has_times_all_the_same():
     image = {"seconds": {"stages": {"1": 0.5}}, "modules": {}}
-    without_counts = read_run_statistics({"images": [image]})
-    assert not without_counts.has_calls
-    assert without_counts.seconds == {"1": 0.5}
+    statistics = read_run_statistics({"images": [image]})
+    assert not statistics.has_calls
+    assert statistics.seconds == {"1": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -220,7 +209,10 @@ def test_documents_of_earlier_versions_are_read():
         ({"images": [7]}, r"images\[0\]: expected an object, found a int"),
         ({"stages": {}}, "no stage"),
         ({"stages": {"four": {}}}, "expected a stage's token count, found 'four'"),
-        ({"stages": {"4": {"attn": {"reused": 1, "computed": 1}}}}, "4: mlp: expected an object"),
+        (
+            {"stages": {"4": {"attn": {"reused": 1, "computed": 1, "not_eligible": 0}}}},
+            "4: mlp: expected an object",
+        ),
         ({"stages": {"4": {"attn": {"reused": 1}, "mlp": {}}}}, "computed: .*found a NoneType"),
         ({"stages": {"4": {"attn": {"reused": -1, "computed": 1}}}}, "from 0, found -1"),
         ({"stages": {"4": {"attn": {"reused": float("nan")}}}}, "found nan"),
@@ -268,14 +260,6 @@ def test_bars_are_shares_of_the_calls_and_seconds():
     assert "statistics.json, 2 images" in figure.get_suptitle()
     assert len(legend_labels(figure)) == 3
     figure.canvas.draw()
-
-
-def test_statistics_without_eligibility_and_times_have_two_kinds_and_two_panels():
-    pytest.importorskip("matplotlib")
-    figure = plot_statistics(read_run_statistics({"stages": stages(known=False)}), "old")
-    attn, _ = figure.axes
-    assert heights(attn, "computed") == [100, 25]
-    assert legend_labels(figure) == ["reused", "computed"]
 
 
 def test_a_run_without_counts_says_so_instead_of_showing_empty_axes():

@@ -12,10 +12,10 @@ from hart.evaluation.random_weights import (
     RANDOM_SHAPES,
     WordTokenizer,
     assumed_similarity,
-    has_text_encoder,
     random_config,
     random_pipeline,
 )
+from hart.evaluation.timing import has_text_encoder
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from tests.golden_data import GOLDEN

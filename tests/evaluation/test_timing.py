@@ -6,17 +6,18 @@ import pytest
 from PIL import Image
 
 from hart.evaluation.comparison_report import speedups
-from hart.evaluation.timing import RunSeconds, seconds_by_part, spread
+from hart.evaluation.timing import mean_seconds, seconds_by_part, spread
 from hart.pipeline import ImageResult
+from hart.pipeline.results import PartSeconds
 
 
 def result(text_s, stages_s, residual_s, decode_s) -> ImageResult:
     picture = Image.new("RGB", (8, 8))
-    return ImageResult(0, "a", 0, picture, text_s, stages_s, residual_s, decode_s, 1, {})
+    return ImageResult(text_s, stages_s, residual_s, decode_s, 0, "a", 0, picture, 1, {})
 
 
-def seconds(total: float) -> RunSeconds:
-    return RunSeconds(text_s=0.0, stages_s=(total,), residual_s=0.0, decode_s=0.0)
+def seconds(total: float) -> PartSeconds:
+    return PartSeconds(text_s=0.0, stages_s=(total,), residual_s=0.0, decode_s=0.0)
 
 
 def test_spread_interpolates_between_the_runs():
@@ -34,24 +35,24 @@ def test_spread_of_nothing_is_an_error():
 
 
 def test_a_runs_seconds_are_means_over_its_images():
-    run = RunSeconds.of([result(1, (2.0, 4.0), 6, 8), result(3, (4.0, 8.0), 10, 0)])
-    assert run == RunSeconds(text_s=2, stages_s=(3, 6), residual_s=8, decode_s=4)
+    run = mean_seconds([result(1, (2.0, 4.0), 6, 8), result(3, (4.0, 8.0), 10, 0)])
+    assert run == PartSeconds(text_s=2, stages_s=(3, 6), residual_s=8, decode_s=4)
     assert (run.transformer_s, run.total_s) == (9, 23)
 
 
 def test_without_a_text_encoder_its_time_is_neither_shown_nor_added():
-    run = RunSeconds.of([result(100, (1.0,), 1, 1)], has_text_encoder=False)
+    run = mean_seconds([result(100, (1.0,), 1, 1)], with_text=False)
     assert run.text_s is None
     assert run.total_s == 3
 
 
 def test_a_run_without_images_is_an_error():
     with pytest.raises(ValueError, match="results is empty"):
-        RunSeconds.of([])
+        mean_seconds([])
 
 
 def test_every_part_has_its_own_spread():
-    runs = [RunSeconds(1, (2, 3), 4, 5), RunSeconds(3, (2, 5), 4, 9)]
+    runs = [PartSeconds(1, (2, 3), 4, 5), PartSeconds(3, (2, 5), 4, 9)]
     parts = seconds_by_part(runs, (1, 4))
     medians = {name: part["median"] for name, part in parts.items() if name != "stages"}
     assert medians == {"total": 19, "text": 2, "transformer": 6, "residual": 4, "decode": 7}
@@ -59,7 +60,7 @@ def test_every_part_has_its_own_spread():
 
 
 def test_a_last_stage_that_is_left_out_has_no_entry():
-    assert list(seconds_by_part([RunSeconds(None, (1, 1), 0, 1)], (1, 4, 9))["stages"]) == [
+    assert list(seconds_by_part([PartSeconds(None, (1, 1), 0, 1)], (1, 4, 9))["stages"]) == [
         "1",
         "4",
     ]

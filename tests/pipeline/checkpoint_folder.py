@@ -6,12 +6,13 @@ levels makes 16-pixel images of the same feature maps.
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from tests.golden_data import GOLDEN
@@ -27,7 +28,9 @@ def make_checkpoint(root: Path) -> Path:
     """Write ``llm``, ``tokenizer`` and ``text_model`` to ``root`` and return it."""
     copy_model(GOLDEN / "llama-no-aln", root / "llm")
     copy_model(TEXT_MODEL, root / "text_model")
-    _write_small_tokenizer(root / "tokenizer")
+    (root / "tokenizer").mkdir()
+    for name, content in _small_tokenizer().items():
+        (root / "tokenizer" / name).write_bytes(content)
     return root
 
 
@@ -37,7 +40,9 @@ def copy_model(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=recorded)
 
 
-def _write_small_tokenizer(folder: Path) -> None:
+@functools.cache
+def _small_tokenizer() -> dict[str, bytes]:
+    """The files of the autoencoder's folder."""
     golden = GOLDEN / "tokenizer"
     fields = {**json.loads((golden / "config.json").read_text()), "ch_mult": [1, 1]}
     for name in ("model_type", "architectures"):
@@ -49,8 +54,7 @@ def _write_small_tokenizer(folder: Path) -> None:
     for key, value in load_file(golden / "model.safetensors").items():
         if key.startswith("vae.quantize."):
             state[key.removeprefix("vae.")] = value
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({**fields, "model_type": config.model_type}))
-    save_file(
-        {key: value.contiguous() for key, value in state.items()}, folder / "model.safetensors"
-    )
+    return {
+        "config.json": json.dumps({**fields, "model_type": config.model_type}).encode(),
+        "model.safetensors": save({key: value.contiguous() for key, value in state.items()}),
+    }

@@ -142,6 +142,7 @@ def _local(folder: Path, fetched: list):
     return snapshot_download
 
 
+@pytest.mark.slow
 def test_var_by_name(monkeypatch, tmp_path):
     folder = make_var_checkpoint(tmp_path / "var")
     fetched = []

@@ -17,6 +17,7 @@ from hart.pipeline import HARTPipeline
 from hart.utils import encode_prompts
 from hart.utils.images import to_uint8
 from tests.pipeline.checkpoint_folder import CONTEXT_TOKEN, DEPTH, PATCH_NUMS, STAGES
+from tests.product import product
 from tests.tiny_models import draw
 
 PROMPT = "a red fox"
@@ -91,6 +92,7 @@ def test_every_sampling_option_reaches_the_model(pipeline, option):
     assert largest_difference(default, pipeline(PROMPT, **option).images[0]) > 1
 
 
+@pytest.mark.slow
 def test_the_last_stage_has_at_most_as_many_chunks_as_tokens(pipeline):
     tokens = STAGES[-1]
     assert len(pipeline(PROMPT, num_maskgit_iters=tokens).images) == 1
@@ -101,8 +103,7 @@ def test_the_last_stage_has_at_most_as_many_chunks_as_tokens(pipeline):
         draw(pipeline.model, num_maskgit_iters=tokens + 1)
 
 
-@pytest.mark.parametrize("use_engine", [True, False])
-@pytest.mark.parametrize("preset", ["original", "ultra-fast", "hybrid"])
+@product(preset=["original", "ultra-fast", "hybrid"], use_engine=[True, False])
 def test_a_picture_is_drawn_with_the_table_that_it_began_with(pipeline, preset, use_engine):
     pipeline.use_engine = use_engine
     model = pipeline.model

@@ -18,12 +18,13 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.random_source import PerImageRandom
 from hart.modules.networks.caching.presets import CACHE_PRESETS
+from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import draw, tiny_model
 
 DTYPES = ["float32", "bfloat16", "float16"]
 PROMPTS = ["a red star", "two blue rings", "a cat", "a hen on a hill"]
 ADAPTIVE = [name for name, preset in CACHE_PRESETS.items() if preset.base.adaptive_threshold]
-FIXED = [name for name in CACHE_PRESETS if name not in ADAPTIVE]
+FIXED = [name for name in PRESETS if name not in ADAPTIVE]
 
 
 @functools.cache
@@ -87,8 +88,7 @@ def drawn_noise(noise, pipeline, prompts, **options) -> list[dict[str, list[torc
     return [dict(image) for image in noise]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS, dtype=DTYPES)
 def test_the_random_numbers_of_an_image_depend_on_its_seed_alone(noise, preset, dtype):
     """Not on preset, dtype, prompt, batch size or place in the batch."""
     for each in {"float32", dtype}:  # calibrating draws, too
@@ -108,8 +108,7 @@ def test_the_random_numbers_of_an_image_depend_on_its_seed_alone(noise, preset, 
     assert not torch.equal(reference[0]["exponential"][0], reference[1]["exponential"][0])
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS, dtype=DTYPES)
 def test_the_same_batch_is_the_same_to_the_bit(preset, dtype):
     pipeline = with_preset(dtype, preset)
     first = pictures(pipeline)
@@ -117,8 +116,7 @@ def test_the_same_batch_is_the_same_to_the_bit(preset, dtype):
     assert all(map(np.array_equal, first, pictures(pipeline)))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("preset", FIXED)
+@product(len(DTYPES), preset=FIXED, dtype=DTYPES)
 def test_another_batch_size_decides_alike_and_rounds_otherwise(preset, dtype):
     pipeline = with_preset(dtype, preset)
     together, decided = pictures(pipeline), pipeline.model.decision_plan()

@@ -9,10 +9,10 @@ from PIL import Image
 
 from hart.evaluation.random_weights import random_pipeline
 from hart.modules.networks.basic_hart_enhanced import CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import HARTPipeline, VARPipeline
 from hart.utils.images import png_texts, save_png
 from tests.pipeline.checkpoint_folder import STAGES
+from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import fill
 from tests.var.checkpoint import make_var_checkpoint
 
@@ -20,10 +20,19 @@ CACHE = CacheConfig(skip_stages=STAGES[-2:], cache_stages=STAGES[-3:-1], thresho
 INSTRUCTION = "Draw it\r\nlike Dürer – ₂:\n"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stranger(shared_checkpoint):
     """Another process's pipeline: the same weights, everything else as it comes."""
     return HARTPipeline.from_pretrained(shared_checkpoint, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def instructed(shared_checkpoint):
+    """A pipeline with another instruction, and the second picture that it draws by default."""
+    pipeline = HARTPipeline.from_pretrained(
+        shared_checkpoint, device="cpu", system_prompt=INSTRUCTION
+    )
+    return pipeline, pipeline(["a red fox", "ein grüner Igel"], quiet=True).images[1]
 
 
 def saved(result, folder):
@@ -49,13 +58,10 @@ def assert_redrawn(result, stranger, folder) -> None:
     ],
     ids=str,
 )
-def test_every_option_is_in_the_file(shared_checkpoint, stranger, tmp_path, options):
-    pipeline = HARTPipeline.from_pretrained(
-        shared_checkpoint, device="cpu", system_prompt=INSTRUCTION
-    )
+def test_every_option_is_in_the_file(instructed, stranger, tmp_path, options):
+    pipeline, default = instructed
     result = pipeline(["a red fox", "ein grüner Igel"], quiet=True, **options).results[1]
     assert_redrawn(result, stranger, tmp_path)
-    default = pipeline(["a red fox", "ein grüner Igel"], quiet=True).images[1]
     assert result.image.tobytes() != default.tobytes()  # the options matter
     assert stranger.system_prompt != INSTRUCTION
 
@@ -95,7 +101,7 @@ def test_a_cache_that_was_off_is_not_named(shared_checkpoint, tmp_path):
     assert json.loads(texts["cache_config"]) == CACHE.to_dict()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@product(1, dtype=["bfloat16", "float32", "float16"])
 def test_the_dtype_and_the_batch_are_in_the_file(shared_checkpoint, tmp_path, dtype):
     options = {"device": "cpu", "dtype": dtype}
     pipeline = HARTPipeline.from_pretrained(shared_checkpoint, cache=CACHE, **options)
@@ -107,7 +113,7 @@ def test_the_dtype_and_the_batch_are_in_the_file(shared_checkpoint, tmp_path, dt
     assert_redrawn(results[2], HARTPipeline.from_pretrained(shared_checkpoint, **options), tmp_path)
 
 
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS)
 def test_every_preset_of_a_batch(preset, tmp_path):
     """Also an adaptive one, where the images of a batch share a decision."""
     pipeline = random_pipeline("tiny", 0, "cpu", "float32", preset)
@@ -123,32 +129,32 @@ def test_a_picture_alone_in_its_batch_names_no_batch(pipeline, tmp_path):
     assert texts["instruction"] == ""
 
 
-def test_the_pipeline_is_as_before(stranger, tmp_path):
-    stranger.model.set_cache_config("original")
+def test_the_pipeline_is_as_before(pipeline, tmp_path):
+    pipeline.model.set_cache_config("original")
     before = (
-        stranger.model.cache_config,
-        stranger.model.config.to_dict(),
-        stranger.model.similarity,
-        stranger.model.use_cache,
-        stranger.system_prompt,
-        stranger.use_engine,
+        pipeline.model.cache_config,
+        pipeline.model.config.to_dict(),
+        pipeline.model.similarity,
+        pipeline.model.use_cache,
+        pipeline.system_prompt,
+        pipeline.use_engine,
     )
-    expected = stranger("a red fox", quiet=True).images[0].tobytes()
-    stranger.model.set_cache_config(CACHE)
-    stranger.use_engine = False
-    other = saved(stranger("a hen", quiet=True).results[0], tmp_path)
-    stranger.use_engine = True
-    stranger.model.set_cache_config("original")
-    stranger.redraw(other)
+    expected = pipeline("a red fox", quiet=True).images[0].tobytes()
+    pipeline.model.set_cache_config(CACHE)
+    pipeline.use_engine = False
+    other = saved(pipeline("a hen", quiet=True).results[0], tmp_path)
+    pipeline.use_engine = True
+    pipeline.model.set_cache_config("original")
+    pipeline.redraw(other)
     assert before == (
-        stranger.model.cache_config,
-        stranger.model.config.to_dict(),
-        stranger.model.similarity,
-        stranger.model.use_cache,
-        stranger.system_prompt,
-        stranger.use_engine,
+        pipeline.model.cache_config,
+        pipeline.model.config.to_dict(),
+        pipeline.model.similarity,
+        pipeline.model.use_cache,
+        pipeline.system_prompt,
+        pipeline.use_engine,
     )
-    assert stranger("a red fox", quiet=True).images[0].tobytes() == expected
+    assert pipeline("a red fox", quiet=True).images[0].tobytes() == expected
 
 
 def test_another_dtype_is_said(pipeline, shared_checkpoint, tmp_path):
@@ -158,9 +164,7 @@ def test_another_dtype_is_said(pipeline, shared_checkpoint, tmp_path):
         other.redraw(file)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"top_k": 5}, {"top_p": 0.3, "more_smooth": True}], ids=str
-)
+@product(1, options=[{"top_p": 0.3, "more_smooth": True}, {}, {"top_k": 5}])
 def test_var(tmp_path, options):
     checkpoint = make_var_checkpoint(tmp_path / "var")
     pipeline = VARPipeline.from_pretrained(checkpoint, device="cpu", cache="original")

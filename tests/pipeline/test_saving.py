@@ -14,6 +14,7 @@ from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTFo
 from hart.modules.networks.basic_hart_enhanced import CacheConfig
 from hart.pipeline import HARTPipeline, VARPipeline
 from tests.pipeline.checkpoint_folder import STAGES
+from tests.product import product
 from tests.tiny_models import draw, fill, tiny_model
 from tests.var.checkpoint import make_var_checkpoint
 
@@ -132,9 +133,7 @@ def offload(part: torch.nn.Module) -> None:
     accelerate.cpu_offload(part, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("change", [adapt, offload])
-@pytest.mark.parametrize("kind", ["hart", "var"])
-@pytest.mark.parametrize("part", ["transformer", "autoencoder"])
+@product(part=["transformer", "autoencoder"], kind=["hart", "var"], change=[adapt, offload])
 def test_what_could_not_be_loaded_again_is_not_saved(pipeline, tmp_path, part, kind, change):
     if kind == "var":
         pipeline = VARPipeline.from_pretrained(make_var_checkpoint(tmp_path / "var"), device="cpu")
@@ -154,6 +153,7 @@ def var(tmp_path):
     return VARPipeline.from_pretrained(checkpoint, device="cpu", cache="original")
 
 
+@pytest.mark.slow
 def test_a_var_pipeline_is_saved_as_such_checkpoints_are_published(var, tmp_path):
     var.calibrate([1], quiet=True)
     var.save_pretrained(tmp_path / "saved")

@@ -123,6 +123,7 @@ def test_training_reports_every_attribute_and_freezes_the_model(trained):
     assert not any(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_training_is_repeatable_and_resumes_from_its_folder(trained, tmp_path):
     def weights():
         return train_text(tmp_path, scale=TINY, quiet=True)[0].state_dict()

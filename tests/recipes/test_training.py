@@ -123,6 +123,7 @@ def latents():
     return nn.functional.interpolate(coarse, size=36, mode="bicubic") + 0.1 * fine
 
 
+@pytest.mark.slow
 def test_k_means_start_explains_most_of_the_latents(vae, latents):
     start_codebook(vae.quantize, latents)
     last = stage_residuals(vae.quantize, latents)[-1]
@@ -130,6 +131,7 @@ def test_k_means_start_explains_most_of_the_latents(vae, latents):
     assert last.square().mean() < 0.2 * latents.square().mean()
 
 
+@pytest.mark.slow
 def test_rescaling_changes_no_picture_and_fits_the_residuals(vae, latents):
     start_codebook(vae.quantize, latents)
     images = torch.rand(1, 3, 96, 96) * 2 - 1

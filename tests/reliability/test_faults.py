@@ -23,6 +23,8 @@ from hart.utils.images import save_png
 from tests.pipeline.checkpoint_folder import PATCH_NUMS
 from tests.reliability.modes import ENGINE_MODES, MODES, draw, enter, traces
 
+pytestmark = pytest.mark.slow
+
 # Between two others, so that stored outputs and keys are there before and missing after. Its
 # similarities are below every threshold: it computes at every stage.
 LAYER = 1

@@ -35,6 +35,8 @@ from tests.caching.similarity_files import filled
 from tests.reliability.fuzz import JSON, TEXTS, examples, snapshot, with_changed_bytes
 from tests.tiny_models import tiny_config
 
+pytestmark = pytest.mark.slow
+
 MODEL_FIELDS = (
     *("depth", "embed_dim", "num_heads", "patch_nums", "attn_type", "mlp_type", "vocab_size"),
     *("cache_skip_stages", "cache_threshold", "threshold", "sim_path", "use_cache", "vae_path"),

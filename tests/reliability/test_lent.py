@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 
-import pytest
 import torch
 
 from hart.engine import Engine, decode, decode_in_tiles
 from hart.pipeline.options import ImageRequest
+from tests.product import product
 from tests.reliability.lent import (
     PRESETS,
     PROMPT,
@@ -30,9 +30,7 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@product(2, dtype=DTYPES, engine=[True, False], mode=[*MODES])
 def test_nothing_of_what_was_lent_changes_and_it_can_be_trained(dtype, engine, mode):
     pipeline = tiny_pipeline(dtype, engine=engine)
     before, similarity = everything(parts(pipeline)), copy.copy(pipeline.model.similarity)
@@ -92,7 +90,7 @@ def train_a_step(pipeline) -> None:
         torch.optim.SGD(learnt, lr=1e-3).step()
 
 
-@pytest.mark.parametrize("mode", MODES)
+@product(1, mode=[*MODES])
 def test_vars_parts_stay_as_they_were_too(mode):
 
     model = tiny_var()

@@ -27,6 +27,8 @@ from tests.reliability import nonsense
 from tests.reliability import nonsense_weights as weights
 from tests.tiny_models import draw
 
+pytestmark = pytest.mark.slow
+
 MAX_SECONDS, MAX_BYTES = 2.0, 300 << 20
 CPU = torch.device("cpu")
 
@@ -164,7 +166,6 @@ LOOSE = ("transformers_version", "architectures", "dtype", "vocab_size", "z_chan
 """Fields that may be null, or that nobody reads."""
 
 
-@pytest.mark.slow
 def test_every_field_of_every_configuration(bench):
     cases = nonsense.share(nonsense.field_cases(bench.root))
     for file in nonsense.CONFIGS:
@@ -232,7 +233,6 @@ def test_weights(bench, file):
     assert works <= harmless
 
 
-@pytest.mark.slow
 def test_bytes_of_weight_files(bench):
     cases = [*weights.byte_cases(FILES), *weights.header_cases()]
     messages = refusals(bench, nonsense.share(cases))

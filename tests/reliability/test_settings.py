@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from hart.evaluation.random_weights import random_pipeline
 from hart.modules.networks.rope import LlamaRotaryEmbedding, get_position_ids
 from hart.utils import device
+from tests.product import product
 from tests.reliability.lent import PRESETS, expected_picture, picture, tiny_pipeline
 from tests.tiny_models import draw, text
 from tests.var.test_var_model import tiny_var
@@ -56,9 +57,7 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("setting", SETTINGS)
+@product(setting=[*SETTINGS], dtype=[torch.float32, torch.bfloat16], engine=[True, False])
 def test_a_setting_changes_no_picture_and_leaves_no_trace(setting, dtype, engine):
     pipeline = tiny_pipeline(dtype, engine=engine)
     expected = {preset: expected_picture(dtype, preset, engine) for preset in PRESETS}
@@ -68,7 +67,7 @@ def test_a_setting_changes_no_picture_and_leaves_no_trace(setting, dtype, engine
     assert picture(pipeline, PRESETS[0]) == expected[PRESETS[0]]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+@product(3, setting=[*SETTINGS])
 def test_upstreams_draws_and_vars_do_not_change_either(setting):
     hart, var = tiny_pipeline().model, tiny_var()
     context, labels = text(hart), torch.tensor([1, 2])

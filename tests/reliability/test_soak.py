@@ -33,6 +33,7 @@ def test_a_sound_model_passes(used):
     assert [images for images, _ in memory] == [1, 3, 7, 10, 11, 13, 16]
 
 
+@pytest.mark.slow
 def test_a_miscount_is_found(used, monkeypatch):
     statistics = type(used.model.cache_statistics)
     add = statistics.add

@@ -11,6 +11,7 @@ import torch
 
 from hart.pipeline import HARTPipeline
 from hart.pipeline.options import ImageRequest
+from tests.product import product
 from tests.reliability.lent import PRESETS, expected_picture, picture, tiny_pipeline
 from tests.reliability.modes import MODES, draw, enter, traces
 
@@ -23,7 +24,7 @@ def start():
     return threading.Barrier(THREADS)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@product(2, mode=MODES[::-1])
 def test_threads_on_one_model_all_get_their_image(pipeline, start, mode):
     enter(pipeline, mode)
     expected = draw(pipeline).tobytes()
@@ -75,9 +76,12 @@ def one_model(pipeline: HARTPipeline) -> list[HARTPipeline]:
     return [copy.copy(pipeline) for _ in range(THREADS)]
 
 
-@pytest.mark.parametrize("engine", [True, False], ids=["engine", "plain"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("share", [own_models, one_autoencoder, one_model])
+@product(
+    2,
+    share=[own_models, one_autoencoder, one_model],
+    dtype=[torch.float32, torch.bfloat16],
+    engine=[True, False],
+)
 def test_each_thread_gets_the_picture_of_a_lone_one(start, share, dtype, engine):
     """Each draws several times, so that copies of the decoder are made while others decode."""
     preset = PRESETS[1]

@@ -13,6 +13,7 @@ from hart.modules.networks.basic_hart import FFN, LlamaMLP
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.interpolate import select_positions
 from hart.modules.networks.caching.site_cache import SiteCache
+from tests.product import product
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
 GPT2 = {"attn_type": "gpt2", "mlp_type": "gpt2", "use_context_norm": False}
@@ -223,11 +224,10 @@ def test_the_adaptive_thresholds_probe_computes_every_token(model, computed):
 # --- keys of what is not computed ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_reused_and_pruned_attentions_add_no_keys(stages, iterations, fields):
+@product(variant=[*VARIANTS], iterations=[1, 3])
+def test_reused_and_pruned_attentions_add_no_keys(stages, variant, iterations):
     """25 is pruned, 49 reused."""
-    model = tiny_model(HARTForT2IEnhanced, **fields)
+    model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
     fill(model, 0.9)
     model.set_cache_config(CacheConfig([49], [25], prune_stages={25: 0.5}))
     assert draw(model, 2, num_maskgit_iters=iterations).isfinite().all()

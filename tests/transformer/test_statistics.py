@@ -18,6 +18,7 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.utils.timing import Timeline
+from tests.product import product
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
 STAGES = tuple(side**2 for side in HART_SIDES)
@@ -57,17 +58,7 @@ def torch_counts(model, modules=MODULES, **options) -> dict[str, list[int]]:
 GPT2 = {"attn_type": "gpt2", "mlp_type": "gpt2", "use_context_norm": False}
 
 
-@pytest.mark.parametrize(
-    ("setting", "iterations", "fields"),
-    [
-        ("off", 1, {}),
-        ("off", 3, {}),
-        ("reuse", 1, {}),
-        ("reuse", 3, {}),
-        ("reuse", 1, GPT2),
-        ("calibration", 1, {}),
-    ],
-)
+@product(setting=["reuse", "off", "calibration"], iterations=[3, 1], fields=[GPT2, {}])
 def test_multiply_adds_are_those_that_torch_counts(setting, iterations, fields):
     model = tiny_model(HARTForT2IEnhanced, **fields)
     model.use_cache = setting == "reuse"
@@ -88,16 +79,15 @@ PRUNED_AND_REUSED = CacheConfig(
 )
 
 
-@pytest.mark.parametrize(
-    ("config", "iterations", "fields"),
-    [
-        (PRUNED, 1, {}),
-        (PRUNED, 3, GPT2),
-        (replace(PRUNED_AND_REUSED, guidance_stop_stage=25), 3, {}),
-        (replace(PRUNED_AND_REUSED, guidance_stop_stage=49), 1, {}),
-        (CacheConfig(guidance_stop_stage=16), 3, {}),
+@product(
+    config=[
+        PRUNED,
+        replace(PRUNED_AND_REUSED, guidance_stop_stage=25),
+        CacheConfig(guidance_stop_stage=16),
+        replace(PRUNED_AND_REUSED, guidance_stop_stage=49),
     ],
-    ids=str,
+    iterations=[1, 3],
+    fields=[{}, GPT2],
 )
 def test_multiply_adds_of_left_out_tokens_are_those_that_torch_counts(config, iterations, fields):
     model = tiny_model(HARTForT2IEnhanced, **fields)

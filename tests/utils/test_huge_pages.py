@@ -33,5 +33,6 @@ def test_a_command_asks_for_them_unless_told_otherwise(command):
     assert after(command + HELP, **{VARIABLE: "0"}) == "0"
 
 
+@pytest.mark.slow
 def test_the_library_leaves_the_process_alone():
     assert after("from hart import HARTPipeline, HARTForT2IEnhanced") == "None"

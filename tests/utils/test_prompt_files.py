@@ -10,6 +10,7 @@ import pytest
 
 from hart.utils import prompt_files, text_files
 from hart.utils.prompt_files import read_prompt_file, read_prompt_text
+from tests.product import product
 
 
 @pytest.fixture
@@ -314,7 +315,7 @@ def refused_within_a_second(file, said: str) -> None:
     assert time.process_time() - start < 1
 
 
-@pytest.mark.parametrize("ending", ["", ".jsonl", ".json", ".csv"])
+@product(1, ending=["", ".jsonl", ".json", ".csv"])
 def test_a_line_of_100_megabytes_is_refused_at_once(tmp_path, ending):
     file = tmp_path / f"prompts{ending}"
     with file.open("wb") as out:
@@ -322,7 +323,7 @@ def test_a_line_of_100_megabytes_is_refused_at_once(tmp_path, ending):
     refused_within_a_second(file, "expected at most 67108864 bytes, found 100000000")
 
 
-@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv"])
+@product(1, ending=[".csv", ".jsonl", ".txt"])
 def test_a_long_line_below_the_size_of_a_file_is_refused_at_once(tmp_path, ending):
     file = tmp_path / f"prompts{ending}"
     file.write_bytes(b"prompt\n" * (ending == ".csv") + b"x" * 60_000_000 + b"\n")

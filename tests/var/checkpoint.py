@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import io
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from hart.modules.models.autoencoder.vqvae import VQVAE, vqvae_config
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
-from tests.golden_data import GOLDEN
+from tests.golden_data import GOLDEN, read_packed
 
 VAR, VAE = GOLDEN / "var-small", GOLDEN / "var-small-vae"
 PATCH_NUMS = (1, 2, 3, 4, 5, 6)
@@ -19,7 +20,8 @@ DEPTH, NUM_CLASSES = 2, 10
 
 def vae_state() -> dict[str, torch.Tensor]:
     """The golden autoencoder's weights; the file holds the large ones in 8 bits, exactly."""
-    return {key: value.float() for key, value in load_file(VAE / "weights.safetensors").items()}
+    packed = read_packed(VAE / "weights.safetensors.xz")
+    return {key: value.float() for key, value in packed.items()}
 
 
 def golden_vae() -> VQVAE:
@@ -41,5 +43,12 @@ def make_var_checkpoint(folder: Path, num_classes: int = NUM_CLASSES) -> Path:
     rows = [*(row % NUM_CLASSES for row in range(num_classes)), NUM_CLASSES]  # the last: no class
     state["class_emb.weight"] = state["class_emb.weight"][rows]
     torch.save(state, folder / "var_small.pth")
-    torch.save(vae_state(), folder / "vae_small.pth")
+    (folder / "vae_small.pth").write_bytes(_vae_file())
     return folder
+
+
+@functools.cache
+def _vae_file() -> bytes:
+    file = io.BytesIO()
+    torch.save(vae_state(), file)
+    return file.getvalue()

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.page_soak import Visitor, drawing, free_port, tiny_page
-from hart.web.guard import MAX_BODY_BYTES, RefusedError, check_call
-from hart.web.hosts import AllowedHosts
+from hart.web.guard import MAX_BODY_BYTES, AllowedHosts, RefusedError, check_call
 from hart.web.page import PageOptions, build_page
 from hart.web.server import Address, serving
 
@@ -244,12 +243,12 @@ def test_a_value_cannot_name_a_file(site):
     assert site.files() == before
 
 
-@pytest.mark.parametrize("ranges", ["bytes=0-1,2-3", "bytes=x", "bytes=99999999-", "bytes=0-9"])
-def test_a_file_is_answered_whole(site, ranges):
+def test_a_file_is_answered_whole(site):
     Visitor(site.address).call(site.draw, drawing(0))
     file = next(site.handlers.folder.rglob("*.png"))
-    status, _, body = site.visitor.ask("GET", f"/gradio_api/file={file}", Range=ranges)
-    assert (status, body) == (200, file.read_bytes())
+    for ranges in ("bytes=0-1,2-3", "bytes=x", "bytes=99999999-", "bytes=0-9"):
+        status, _, body = site.visitor.ask("GET", f"/gradio_api/file={file}", Range=ranges)
+        assert (status, body) == (200, file.read_bytes()), ranges
 
 
 # Calls
@@ -276,11 +275,11 @@ def last_words(site, values) -> str:
         (0, 5, "prompts must be text"),
         (1, 10**400, "seed must be a whole number"),
         (1, -(10**400), "seed must be a whole number"),
-        (1, float("nan"), "seed must be a number"),
-        (1, float("inf"), "seed must be a number"),
-        (1, "7", "seed must be a number"),
-        (1, [7], "seed must be a number"),
-        (2, 10**400, "guidance scale must be within"),
+        (1, float("nan"), "seed must be a whole number"),
+        (1, float("inf"), "seed must be a whole number"),
+        (1, "7", "seed must be a whole number"),
+        (1, [7], "seed must be a whole number"),
+        (2, 10**400, "guidance scale must be a number from 0 to 30"),
         (2, float("-inf"), "guidance scale must be a number"),
         (3, ["original"], "Unknown preset"),
         (3, None, "Unknown preset"),
@@ -297,11 +296,11 @@ def test_values_that_no_field_can_hold_are_explained(site, place, value, words):
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        (4, [10**400], "Stage a far larger one cannot reuse"),
-        (4, [None], "list of stages must be a number"),
+        (4, [10**400], "Stage 1000"),
+        (4, [None], "Stage None cannot reuse"),
         (4, None, "stages must be a list"),
         (5, "attn", "sites must be a list"),
-        (6, 10**400, "threshold must be within 0 and 1"),
+        (6, 10**400, "threshold must be a number from 0 to 1"),
         (6, float("nan"), "threshold must be a number"),
         (7, 1, "Adapting the threshold must be true or false"),
         (8, ["nearest"], "interpolation_mode must be one of"),
@@ -363,6 +362,7 @@ def images_drawn(site) -> int:
     return site.handlers.studio.pipeline.model.cache_statistics.images
 
 
+@pytest.mark.slow
 def test_requests_that_nobody_listens_to_are_not_drawn(site):
     """As many as the queue has places; and they keep none of them."""
     assert "Done." in last_words(site, drawing(1))

@@ -64,6 +64,7 @@ def test_a_comparison_draws_the_same_seeds_without_caching(studio):
     assert reference.statistics["saved_share"] == 0 < own.statistics["saved_share"]
 
 
+@pytest.mark.slow
 def test_a_comparison_is_warmed_up_once_and_drawn_in_turns(studio, monkeypatch):
     model, drawn = studio.pipeline.model, []
     generate = type(model).generate_feature_map
@@ -126,6 +127,7 @@ def test_warnings_become_notes(studio):
     assert any("cache_stages" in reason for reason in drawn.runs[0].reasons)
 
 
+@pytest.mark.slow
 def test_several_at_once_get_what_they_get_alone(studio):
     alone = {seed: events_of(studio.draw(request(seed=seed)))[-1] for seed in (1, 2, 3)}
     together = {}

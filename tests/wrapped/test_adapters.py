@@ -17,6 +17,7 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.caching.config import CacheConfig
 from hart.utils import encode_prompts
 from hart.utils.adapted import compute_device
+from tests.product import product
 from tests.tiny_models import HART_SIDES, text, tiny_model
 from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw, put
 
@@ -36,7 +37,7 @@ def with_lora(model, targets=None, strength: float = 1.0):
     return peft.get_peft_model(model, config)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@product(2, family=sorted(FAMILIES, key=len))
 def test_lora_on_every_linear_layer_acts_and_merging_it_changes_nothing(family):
     expected, model = draw(build(family), engine=False), build(family)
     adapted = with_lora(model)
@@ -55,7 +56,7 @@ def test_lora_on_every_linear_layer_acts_and_merging_it_changes_nothing(family):
         assert_same(draw(merged, engine), plain)
 
 
-@pytest.mark.parametrize("layer", ["qkv_proj", "mat_qkv", "proj", "down_proj", "fc2", "ada_lin.1"])
+@product(2, layer=["qkv_proj", "mat_qkv", "proj", "down_proj", "fc2", "ada_lin.1"])
 def test_lora_on_one_kind_of_layer(layer):
     family = "hart-llama" if layer in ("qkv_proj", "down_proj", "proj") else "hart-gpt2-adaln"
     expected, model = draw(build(family), engine=False), build(family)
@@ -139,8 +140,7 @@ class HiddenLinear(nn.Module):
         return self._layer[0](x)
 
 
-@pytest.mark.parametrize("replacement", [Int8Linear, HiddenLinear])
-@pytest.mark.parametrize("family", FAMILIES)
+@product(family=FAMILIES, replacement=[Int8Linear, HiddenLinear])
 def test_replaced_linear_layers_draw_as_ordinary_ones_of_the_same_values(family, replacement):
     quantised, ordinary = build(family), build(family)
     for name in linears(quantised):
@@ -154,8 +154,7 @@ def test_replaced_linear_layers_draw_as_ordinary_ones_of_the_same_values(family,
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="torchao is not there")
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@product(family=FAMILIES, dynamic=[False, True])
 def test_weights_quantised_by_torchao(family, dynamic):
     from torchao import quantization
 
@@ -190,8 +189,10 @@ def offloaded(model, folder, kind: str):
     )
 
 
-@pytest.mark.parametrize("kind", ["cpu", "cpu and buffers", "disk", "whole", "dispatched"])
-@pytest.mark.parametrize("family", ["hart-llama", "hart-gpt2-adaln", "var-shared-aln"])
+@product(
+    family=["hart-llama", "hart-gpt2-adaln", "var-shared-aln"],
+    kind=["cpu", "cpu and buffers", "disk", "whole", "dispatched"],
+)
 def test_offloaded_models_draw_reuse_and_calibrate_as_others(family, kind, tmp_path):
     ordinary = build(family)
     expected = draw(ordinary, engine=False)
@@ -257,6 +258,7 @@ def test_where_a_module_computes():
     assert compute_device(layer) == torch.device("cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["blocks.0", "blocks.0.attn", "blocks.0.ffn", "diffloss.net"])
 def test_compiled_parts_draw_as_others(part):
     torch.compiler.reset()
@@ -268,6 +270,7 @@ def test_compiled_parts_draw_as_others(part):
             assert_same(draw(model, engine), expected)
 
 
+@pytest.mark.slow
 def test_a_block_compiled_by_aot_autograd():
     torch.compiler.reset()
     expected, model = draw(build("var"), engine=False), build("var")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from hart.engine.bare import blocks_are_bare, decoder_is_bare, denoiser_is_bare, head_is_bare
 from hart.modules.diffusion.network import SimpleMLPAdaLN
 from hart.modules.networks.basic_hart import LlamaAttention, LlamaMLP
+from tests.product import product
 from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw, put
 
 
@@ -93,9 +93,6 @@ def in_place_compiled(module: nn.Module) -> None:
     module._compiled_call_impl = lambda *args, **kwargs: bent(call(*args, **kwargs))
 
 
-CHANGES = (hook, pre_hook, replaced_forward, subclass, in_place_compiled)
-
-
 class Around(nn.Module):
     """In a module's place; forwards no attributes."""
 
@@ -105,6 +102,18 @@ class Around(nn.Module):
 
     def forward(self, *args, **kwargs):
         return bent(self.inner(*args, **kwargs))
+
+
+CHANGES = (hook, pre_hook, replaced_forward, subclass, in_place_compiled, Around)
+
+
+def change(root: nn.Module, path: str, turn: int) -> None:
+    """Each part gets one of the changes; in the next turn it gets the next one."""
+    how = CHANGES[turn % len(CHANGES)]
+    if how is Around:
+        put(root, path, Around(root.get_submodule(path)))
+    else:
+        how(root.get_submodule(path))
 
 
 @functools.cache
@@ -121,41 +130,19 @@ def assert_acts(family: str, model, place: str) -> None:
         raise AssertionError(f"{place} of {family}: {error}") from error
 
 
-@pytest.mark.parametrize(
-    ("family", "change"),
-    [
-        *itertools.product(("hart-llama", "var"), CHANGES),
-        *itertools.product(("hart-gpt2-adaln", "hart-shared-aln", "var-shared-aln"), (hook,)),
-    ],
-)
-def test_a_change_of_a_part_acts_with_and_without_engine(family, change):
-    for path in parts_of(family):
+@product(3, family=sorted(FAMILIES, key=len), turn=range(len(CHANGES)))
+def test_a_change_of_a_part_acts_with_and_without_engine(family, turn):
+    for i, path in enumerate(parts_of(family), turn):
         model = build(family)
-        change(model.get_submodule(path))
+        change(model, path, i)
         assert_acts(family, model, path)
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_change_of_a_part_of_the_autoencoder_acts_with_and_without_engine(change):
-    for path in AUTOENCODER_PARTS:
+@product(1, turn=range(len(CHANGES)))
+def test_a_change_of_a_part_of_the_autoencoder_acts_with_and_without_engine(turn):
+    for i, path in enumerate(AUTOENCODER_PARTS, turn):
         model = build("hart-llama")
-        change(model.vae_proxy[0].get_submodule(path))
-        assert_acts("hart-llama", model, path)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_module_in_a_parts_place_that_only_knows_forward(family):
-    for path in ("blocks.0", *parts_of(family)):
-        model = build(family)
-        put(model, path, Around(model.get_submodule(path)))
-        assert_acts(family, model, path)
-
-
-def test_a_module_in_the_place_of_a_part_of_the_autoencoder():
-    for path in AUTOENCODER_PARTS:
-        model = build("hart-llama")
-        vae = model.vae_proxy[0]
-        put(vae, path, Around(vae.get_submodule(path)))
+        change(model.vae_proxy[0], path, i)
         assert_acts("hart-llama", model, path)
 
 

@@ -9,6 +9,7 @@ from hart.engine import Engine
 from hart.evaluation.random_weights import RandomTextEncoder, WordTokenizer
 from hart.modules.models.transformer.wrappers import innermost
 from hart.pipeline import HARTPipeline, VARPipeline
+from tests.product import product
 from tests.wrapped.models import FAMILIES, HART, arguments, assert_same, build, draw, reused
 
 peft = pytest.importorskip("peft")
@@ -62,8 +63,7 @@ def pipeline_of(model):
     return HARTPipeline(model, encoder, WordTokenizer(), system_prompt="")
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("family", ["hart-llama", "var"])
+@product(family=["hart-llama", "var"], wrapper=[*WRAPPERS])
 def test_a_wrapped_model_draws_as_without(family, wrapper):
     expected = draw(build(family), engine=False)
     assert reused(expected) > 0
@@ -72,9 +72,7 @@ def test_a_wrapped_model_draws_as_without(family, wrapper):
         assert_same(draw(wrapped, engine), expected)
 
 
-@pytest.mark.parametrize("engine", [False, True])
-@pytest.mark.parametrize("wrapper", WRAPPERS)
-@pytest.mark.parametrize("family", ["hart-llama", "var"])
+@product(family=["hart-llama", "var"], wrapper=[*WRAPPERS], engine=[False, True])
 def test_a_pipeline_with_a_wrapped_model_draws_counts_and_calibrates_as_without(
     family, wrapper, engine
 ):
@@ -154,7 +152,7 @@ def test_what_is_no_model_is_refused(thing):
         HARTPipeline(thing, None, None)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@product(2, family=sorted(FAMILIES, key=len))
 def test_an_engine_used_again_after_another_configuration_counts_one_generation(family):
     model = build(family)
     engine = Engine(model)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from hart.modules.diffusion.create import create_diffusion
 from hart.modules.diffusion.gaussian_diffusion import NoiseSource
 from hart.modules.diffusion.network import (
     FinalLayer,
@@ -22,6 +21,7 @@ from hart.modules.diffusion.network import (
     modulate,
     with_guidance,
 )
+from hart.modules.diffusion.respace import create_diffusion
 
 __all__ = [
     "DiffLoss",
@@ -115,16 +115,13 @@ class DiffLoss(nn.Module):
             cfg: Guidance scale ``s`` in ``(1 + s) * conditional - s * unconditional``. Exactly
                 1.0 means no guidance: every row is sampled by itself.
             sampler: Only ``"iddpm"`` exists; None means the constructor's.
-            noise_source: ``(shape, kind)`` to standard normal float32 noise on the device of
-                ``z``; called once with kind ``"initial"``, then once per step with kind
-                ``"step"``. With guidance it is asked for half of the rows, and both halves
-                get the same noise: the second half does not influence the first.
-                By default the initial noise comes from torch's global CPU generator (half of
-                the rows with guidance), the step noise from the global generator of the
+            noise_source: See :data:`NoiseSource`. With guidance it is asked for half of the
+                rows, and both halves get the same noise: the second half does not influence the
+                first. By default the initial noise comes from torch's global CPU generator (half
+                of the rows with guidance), the step noise from the global generator of the
                 device, always for all rows.
-            denoiser: ``(x, step_numbers)`` to the network's output, both of all rows, guided if
-                guidance is on; in place of the network with ``z`` and ``cfg``, to which it must
-                be equal up to rounding.
+            denoiser: In place of the network with ``z`` and ``cfg``, to which it must be equal
+                up to rounding; guided if guidance is on.
 
         Returns:
             float32 ``(rows, target_channels)`` in ``[-0.6, 0.6]``. With guidance only the
@@ -137,49 +134,30 @@ class DiffLoss(nn.Module):
         sampler = self.sampler if sampler is None else sampler
         if sampler != "iddpm":
             raise NotImplementedError(f"sampler is {sampler!r}; only 'iddpm' is implemented")
-        rows = z.shape[0]
-        copies = 1 if cfg == 1.0 else 2
+        rows, copies = z.shape[0], 1 if cfg == 1.0 else 2
         if rows % copies:
             raise ValueError(f"guidance needs an even number of rows of z, got {rows}")
+        model: Callable[..., Tensor] = denoiser or functools.partial(_guided, self.net, z, cfg)
+        part = (rows // copies, self.in_channels)
         shape = (rows, self.in_channels)
-        initial, step_source = _starting_noise(shape, copies, z.device, noise_source)
-        model: Callable[..., Tensor]
-        model_kwargs: dict[str, Tensor | float]
-        if denoiser is not None:
-            model, model_kwargs = denoiser, {}
-        elif cfg == 1.0:
-            model, model_kwargs = self.net, {"c": z}
+        if noise_source is None:
+            initial = torch.randn(part, dtype=torch.float32, device="cpu").to(z.device)
+            source = None
         else:
-            model = functools.partial(with_guidance, self.net)
-            model_kwargs = {"c": z, "cfg_scale": cfg}
+            initial = noise_source(part, "initial")
+            source = functools.partial(_repeated, noise_source, part, copies)
+        initial = initial.repeat(copies, 1)
         residual = self.gen_diffusion.p_sample_loop(
-            model,
-            shape,
-            initial,
-            model_kwargs=model_kwargs,
-            temperature=temperature,
-            noise_source=step_source,
+            model, shape, initial, temperature=temperature, noise_source=source
         )
         return residual * self.vae_scale
 
 
-def _starting_noise(
-    shape: tuple[int, int], copies: int, device: torch.device, noise_source: NoiseSource | None
-) -> tuple[Tensor, NoiseSource | None]:
-    """Initial noise, and the source of the step noise, for ``copies`` equal parts of the rows."""
-    part = (shape[0] // copies, shape[1])
-    if noise_source is None:
-        initial = torch.randn(part, dtype=torch.float32, device="cpu")
-        return initial.to(device).repeat(copies, 1), None
-    repeated = functools.partial(_repeated_noise, noise_source, part, copies)
-    return repeated(shape, "initial"), repeated
+def _guided(net: SimpleMLPAdaLN, c: Tensor, cfg: float, x: Tensor, t: Tensor) -> Tensor:
+    return net(x, t, c) if cfg == 1.0 else with_guidance(net, x, t, c, cfg)
 
 
-def _repeated_noise(
-    noise_source: NoiseSource,
-    part: tuple[int, int],
-    copies: int,
-    shape: tuple[int, ...],
-    kind: str,
+def _repeated(
+    source: NoiseSource, part: tuple[int, ...], copies: int, _: tuple[int, ...], kind: str
 ) -> Tensor:
-    return noise_source(part, kind).repeat(copies, 1)
+    return source(part, kind).repeat(copies, 1)

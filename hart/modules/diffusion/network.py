@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hart.modules.networks import basic_hart
 from hart.utils.adapted import input_dtype
 
 
@@ -20,56 +21,28 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
 
 
-class TimestepEmbedder(nn.Module):
-    """Sinusoidal embedding of diffusion steps, followed by a two-layer MLP.
+class TimestepEmbedder(basic_hart.TimestepEmbedder):
+    """Sinusoidal embedding of diffusion steps (n,), followed by a two-layer MLP: (n, hidden_size).
 
-    Args:
-        hidden_size: Output width.
-        frequency_embedding_size: Width of the sinusoidal embedding.
+    In the dtype of the weights.
     """
-
-    def __init__(self, hidden_size: int, frequency_embedding_size: int = 256) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(frequency_embedding_size, hidden_size),
-            nn.SiLU(),
-            nn.Linear(hidden_size, hidden_size),
-        )
-        self.frequency_embedding_size = frequency_embedding_size
 
     @staticmethod
     def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000) -> Tensor:
-        """Cosines, then sines, of ``t`` times geometrically falling frequencies.
+        """Steps (n,) to (n, dim) float32: cosines, then sines; an odd ``dim`` ends in a zero.
 
-        Args:
-            t: Steps, ``(n,)``.
-            dim: Output width; an odd one ends in a column of zeros.
-            max_period: Inverse of the frequency that the series approaches.
-
-        Returns:
-            float32 ``(n, dim)`` on the device of ``t``.
+        ``max_period`` is the inverse of the frequency that the falling series approaches.
         """
         half = dim // 2
         # On the CPU whatever the device of t: the exponentials then have the same bits.
         steps = torch.arange(half, dtype=torch.float32, device="cpu")
-        exponents = -math.log(max_period) * steps / half
-        frequencies = torch.exp(exponents).to(t.device)
-        angles = t[:, None].float() * frequencies[None]
+        angles = t[:, None].float() * torch.exp(-math.log(max_period) * steps / half).to(t.device)
         embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
         return F.pad(embedding, (0, dim % 2))
 
-    def forward(self, t: Tensor) -> Tensor:
-        """Steps ``(n,)`` to ``(n, hidden_size)``, in the dtype of the weights."""
-        embedding = self.timestep_embedding(t, self.frequency_embedding_size)
-        return self.mlp(embedding.to(input_dtype(self.mlp[0], self)))
-
 
 class ResBlock(nn.Module):
-    """Residual MLP block whose normalised input and output are modulated by a condition.
-
-    Args:
-        channels: Width of input, condition and output.
-    """
+    """Residual MLP block whose normalised input and output are modulated by a condition."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -87,12 +60,7 @@ class ResBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated norm and output projection.
-
-    Args:
-        model_channels: Width of input and condition.
-        out_channels: Width of the output.
-    """
+    """Modulated norm and output projection."""
 
     def __init__(self, model_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -180,17 +148,10 @@ class SimpleMLPAdaLN(nn.Module):
         return self.final_layer(x, y)
 
     def forward_with_cfg(self, x: Tensor, t: Tensor, c: Tensor, cfg_scale: float) -> Tensor:
-        """As ``forward``, with classifier-free guidance on the noise part.
+        """As ``forward``, with guidance ``(1 + s) * conditional - s * unconditional`` of the noise.
 
-        Args:
-            x: ``(2n, in_channels)``; the second half is not looked at.
-            t: ``(2n,)``.
-            c: ``(2n, z_channels)``, conditional rows first, then unconditional ones.
-            cfg_scale: ``s`` in ``(1 + s) * conditional - s * unconditional``.
-
-        Returns:
-            ``(2n, out_channels)``. Both halves hold the guided noise; the variance part is
-            each half's own.
+        The second half of ``x`` is not looked at; conditional rows of ``c`` come first. Both
+        halves of the result hold the guided noise; the variance part is each half's own.
         """
         return with_guidance(self, x, t, c, cfg_scale)
 

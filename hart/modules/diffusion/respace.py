@@ -1,4 +1,4 @@
-"""A diffusion process that visits only some steps of a longer one."""
+"""A diffusion process that visits only some steps of a longer one, and making one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ import torch
 from torch import Tensor
 
 from hart.modules.diffusion.gaussian_diffusion import GaussianDiffusion
+from hart.modules.diffusion.schedules import (
+    LossType,
+    ModelMeanType,
+    ModelVarType,
+    get_named_beta_schedule,
+)
 
 
 def space_timesteps(num_timesteps: int, section_counts: int | str | Sequence[int]) -> set[int]:
     """Choose the steps to keep of a process of ``num_timesteps`` steps.
 
-    Args:
-        num_timesteps: Number of steps of the original process.
-        section_counts: The process is cut into as many equal sections as there are counts
-            and each keeps its count of evenly spaced steps, both ends included. Given as a
-            number (one section), a sequence of numbers, or a comma-separated string. The
-            string ``"ddimN"`` takes every ``k``-th step instead, with the integer ``k`` that
-            gives exactly ``N`` steps.
+    It is cut into as many equal sections as there are counts, a number, a sequence of numbers, or
+    a comma-separated string. Each section keeps its count of evenly spaced steps, both ends
+    included. The string ``"ddimN"`` takes every ``k``-th step instead, with the integer ``k`` that
+    gives exactly ``N`` steps.
 
     Returns:
         The kept step numbers, in ``0 .. num_timesteps - 1``.
@@ -122,3 +125,47 @@ class SpacedDiffusion(GaussianDiffusion):
             return super().network_timesteps(self.timestep_map[t], x)
         steps = torch.tensor(self.timestep_map, dtype=torch.int64, device=x.device)
         return steps[t.to(x.device)]
+
+
+def create_diffusion(
+    timestep_respacing: int | str | Sequence[int] | None,
+    noise_schedule: str = "linear",
+    use_kl: bool = False,
+    sigma_small: bool = False,
+    predict_xstart: bool = False,
+    learn_sigma: bool = True,
+    rescale_learned_sigmas: bool = False,
+    diffusion_steps: int = 1000,
+) -> SpacedDiffusion:
+    """Build a diffusion process.
+
+    Args:
+        timestep_respacing: As in ``space_timesteps``; ``""`` or None keeps all.
+        noise_schedule: As in ``get_named_beta_schedule``.
+        use_kl: Train on the variational bound alone.
+        sigma_small: Without learned variance: use the smaller fixed variance.
+        predict_xstart: The network predicts the clean value instead of the noise.
+        learn_sigma: The network also predicts the variance, between the two fixed ones.
+        rescale_learned_sigmas: Scale the variational term by the number of steps over 1000.
+        diffusion_steps: Number of steps of the base process.
+
+    Raises:
+        ValueError: if the schedule is not known or the steps cannot be kept.
+    """
+    if timestep_respacing is None or timestep_respacing == "":
+        timestep_respacing = diffusion_steps
+    if use_kl:
+        loss_type = LossType.RESCALED_KL
+    else:
+        loss_type = LossType.RESCALED_MSE if rescale_learned_sigmas else LossType.MSE
+    if learn_sigma:
+        variance = ModelVarType.LEARNED_RANGE
+    else:
+        variance = ModelVarType.FIXED_SMALL if sigma_small else ModelVarType.FIXED_LARGE
+    return SpacedDiffusion(
+        use_timesteps=space_timesteps(diffusion_steps, timestep_respacing),
+        betas=get_named_beta_schedule(noise_schedule, diffusion_steps),
+        model_mean_type=ModelMeanType.START_X if predict_xstart else ModelMeanType.EPSILON,
+        model_var_type=variance,
+        loss_type=loss_type,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -158,6 +159,17 @@ def context_pooling(
     raise NotImplementedError(f"pooling mode must be 'max' or 'avg', got {mode!r}")
 
 
+Compute = Callable[[torch.Tensor, MaskIndex | None], torch.Tensor]
+"""A module's output, before gamma, from the residual stream (rows, n, C) and which positions of the
+map that is."""
+
+
+def _computed(
+    site: str, compute: Compute, x: torch.Tensor, m_maskgit: MaskIndex | None
+) -> torch.Tensor:
+    return compute(x, m_maskgit)
+
+
 class AdaLNSelfAttn(nn.Module):
     """One transformer block: attention and MLP, each behind the block's norm and modulation.
 
@@ -171,6 +183,8 @@ class AdaLNSelfAttn(nn.Module):
         "llama": LlamaAttention,
     }
     mlp_classes: ClassVar[dict[str, type[nn.Module]]] = {"gpt2": FFN, "llama": LlamaMLP}
+    attn: Any  # of these classes, or what somebody has put in its place
+    ffn: Any
 
     def __init__(
         self,
@@ -263,8 +277,6 @@ class AdaLNSelfAttn(nn.Module):
         m_maskgit: MaskIndex | None = None,
         *,
         kv_cache: LayerKVCache | None = None,
-        attn_options: dict | None = None,
-        ffn_options: dict | None = None,
     ) -> torch.Tensor:
         """Map (rows, n, C) to (rows, n, C).
 
@@ -272,45 +284,43 @@ class AdaLNSelfAttn(nn.Module):
             cond_BD: embedded text (rows, T, C).
             attn_bias, si, context_position_ids, context_mask, m_maskgit, kv_cache: as in
                 :meth:`LlamaAttention.forward`.
-            attn_options, ffn_options: extra keywords for the two modules, used by subclasses.
         """
+        return self._forward(
+            x, cond_BD, attn_bias, si, context_position_ids, context_mask, m_maskgit, kv_cache
+        )
+
+    def _forward(
+        self,
+        x: torch.Tensor,
+        cond_BD: torch.Tensor,
+        attn_bias: torch.Tensor | None,
+        si: int,
+        context_position_ids: torch.Tensor | None,
+        context_mask: torch.Tensor | None,
+        m_maskgit: MaskIndex | None,
+        kv_cache: LayerKVCache | None,
+        output: Callable[[str, Compute, torch.Tensor, MaskIndex | None], torch.Tensor] = _computed,
+    ) -> torch.Tensor:
+        """:meth:`forward`; ``output`` gives what ``"attn"`` or ``"mlp"`` puts out."""
         modulation = self.modulation(cond_BD, context_mask)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation or (None,) * 6
-        positions = (si, context_position_ids, context_mask, m_maskgit)
-        attn_out = self._attend(
-            x, scale1, shift1, attn_bias, *positions, kv_cache=kv_cache, **(attn_options or {})
-        )
-        x = x + self.drop_path(attn_out if gamma1 is None else attn_out * gamma1)
-        if self.cross_attn is not None:
-            x = self._add_cross_attention(x, cond_BD, context_mask, si)
-        ffn_out = self._feed_forward(x, scale2, shift2, **(ffn_options or {}))
-        return x + self.drop_path(ffn_out if gamma2 is None else ffn_out * gamma2)
 
-    def _attend(
-        self,
-        x,
-        scale,
-        shift,
-        attn_bias,
-        si,
-        context_position_ids,
-        context_mask,
-        m_maskgit,
-        **kwargs,
-    ) -> torch.Tensor:
-        """Attention of the residual stream (rows, n, C), before gamma; subclasses intervene."""
-        return self.attn(
-            self.norm_and_modulate(x, scale, shift),
-            attn_bias,
-            si,
-            context_position_ids,
-            context_mask,
-            m_maskgit,
-            **kwargs,
-        )
+        def attend(x: torch.Tensor, m_maskgit: MaskIndex | None) -> torch.Tensor:
+            normed = self.norm_and_modulate(x, scale1, shift1)
+            positions = (si, context_position_ids, context_mask, m_maskgit)
+            return self.attn(normed, attn_bias, *positions, kv_cache=kv_cache)
+
+        def feed_forward(x: torch.Tensor, m_maskgit: MaskIndex | None) -> torch.Tensor:
+            return self._feed_forward(x, scale2, shift2)
+
+        out = output("attn", attend, x, m_maskgit)
+        x = x + self.drop_path(out if gamma1 is None else out * gamma1)
+        x = self._add_cross_attention(x, cond_BD, context_mask, si)
+        out = output("mlp", feed_forward, x, m_maskgit)
+        return x + self.drop_path(out if gamma2 is None else out * gamma2)
 
     def _feed_forward(self, x, scale, shift) -> torch.Tensor:
-        """MLP of the residual stream (rows, n, C), before gamma; subclasses intervene."""
+        """MLP of the residual stream (rows, n, C), before gamma."""
         return self.ffn(self.norm_and_modulate(x, scale, shift))
 
     def norm_and_modulate(
@@ -321,8 +331,8 @@ class AdaLNSelfAttn(nn.Module):
         return normed if scale is None else normed * (1 + scale) + shift
 
     def _add_cross_attention(self, x, cond_BD, context_mask, si: int) -> torch.Tensor:
-        """Image tokens attend to the text; text tokens (all of stage 0) pass through."""
-        if si == 0:
+        """Image tokens attend to the text, if they do; the text (all of stage 0) passes through."""
+        if self.cross_attn is None or si == 0:
             return x
         first_image_token = self.context_token if si == -1 else 0
         text, image = x[:, :first_image_token], x[:, first_image_token:]

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import nn
 
 from hart.modules.networks.attention import LlamaAttention, SelfAttention
-from hart.modules.networks.basic_hart import FFN, AdaLNSelfAttn, LlamaMLP
-from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.basic_hart import FFN, AdaLNSelfAttn, Compute, LlamaMLP
+from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.plan import COMPUTE, Plan, decide_module, module_of
 from hart.modules.networks.caching.similarity import SimilarityRecorder
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 StoredOutputs = list[torch.Tensor | None]
+Lists = dict[str, tuple[StoredOutputs, Sequence[Sequence[float]]]]
+"""By site the stored outputs and the similarity table."""
 
 
 class FFNEnhanced(FFN):
@@ -114,23 +117,17 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         A site takes part only if there are both a list and a table. The remaining arguments
         are those of the plain block.
         """
-        sites, stored = SITES if cache is not None else (), {}
-        if cache is None and si >= 0:
-            given = {
-                "attn": (cache_attn, cache_similarity_attn),
-                "mlp": (cache_mlp, cache_similarity_mlp),
-            }
-            stored = {
-                site: lists for site, (lists, table) in given.items() if None not in (lists, table)
-            }
-            tables = {site: given[site][1] for site in stored}
-            sites, cache = tuple(stored), self._own_cache(len(x), si, stored, tables)
-        turns = {
-            site: SiteCache(cache, module_of(self.block_idx, site), si, m_maskgit)
-            for site in sites
-            if cache is not None
+        given = {
+            "attn": (cache_attn, cache_similarity_attn),
+            "mlp": (cache_mlp, cache_similarity_mlp),
         }
-        out = super().forward(
+        lists = {
+            site: (outputs, table)
+            for site, (outputs, table) in given.items()
+            if cache is None and si >= 0 and outputs is not None and table is not None
+        }
+        own = self._own_cache(len(x), si, lists) if lists else None
+        out = self._forward(
             x,
             cond_BD,
             attn_bias,
@@ -138,77 +135,58 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
             context_position_ids,
             context_mask,
             m_maskgit,
-            kv_cache=kv_cache,
-            attn_options={"cache": turns.get("attn")},
-            ffn_options={"cache": turns.get("mlp")},
+            kv_cache,
+            partial(self._output, cache or own, si),
         )
-        self._hand_back(cache, stored, si)
+        if own is not None:
+            self._hand_back(own, lists, si)
         return out
 
+    def _output(
+        self,
+        cache: GenerationCache | None,
+        si: int,
+        site: str,
+        compute: Compute,
+        x: torch.Tensor,
+        m_maskgit: MaskIndex | None,
+    ) -> torch.Tensor:
+        """A site's output: of the tokens that the cache wants; the cache fills in the rest."""
+        if cache is None:
+            return compute(x, m_maskgit)
+        turn = SiteCache(cache, module_of(self.block_idx, site), si, m_maskgit)
+        x, m_maskgit = turn.select(x)
+        return turn(lambda: compute(x, m_maskgit))
+
     @torch.compiler.disable
-    def _own_cache(self, rows: int, si: int, stored, tables) -> GenerationCache | None:
-        """The cache of this call alone, from lists and tables by site; None without any."""
-        if not stored:
-            return None
+    def _own_cache(self, rows: int, si: int, lists: Lists) -> GenerationCache:
+        """The cache of this call alone."""
         if self.schedule is None:
             raise ValueError("patch_nums is required to cache; pass it to the block's constructor")
         config, schedule, layer = self.cache_config, self.schedule, self.block_idx
-        recorders = {s: t for s, t in tables.items() if isinstance(t, SimilarityRecorder)}
+        recorders = {s: t for s, (_, t) in lists.items() if isinstance(t, SimilarityRecorder)}
         actions = [COMPUTE] * (2 * layer + 2)
-        for site in stored.keys() - recorders.keys():
-            has_stored, row = stored[site][layer] is not None, tables[site][layer]
+        for site in lists.keys() - recorders.keys():
+            outputs, table = lists[site]
+            has_stored, row = outputs[layer] is not None, table[layer]
             action = decide_module(config, schedule, site, si, row, has_stored, layer=layer)
             actions[module_of(layer, site)] = replace(action, ratio=0.0, store_source=False)
-        cache = GenerationCache(
-            Plan(config, schedule, (tuple(actions),) * schedule.num_stages), recorders=recorders
-        )
+        plan = Plan(config, schedule, (tuple(actions),) * schedule.num_stages)
+        cache = GenerationCache(plan, recorders=recorders)
         cache.begin_stage(si, rows)
-        for site, outputs in stored.items():
-            if outputs[layer] is not None:
-                module = module_of(layer, site)
-                cache.store.slots[single(module)] = {si - 1: outputs[layer]}
-                cache.store.compared[module] = outputs[layer]
+        for site, (outputs, _) in lists.items():
+            module, stored = module_of(layer, site), outputs[layer]
+            if stored is not None:
+                cache.store.slots[single(module)] = {si - 1: stored}
+                cache.store.compared[module] = stored
         return cache
 
     @torch.compiler.disable
-    def _hand_back(self, cache: GenerationCache | None, stored, si: int) -> None:
+    def _hand_back(self, cache: GenerationCache, lists: Lists, si: int) -> None:
         """Put what is kept for the next stage into the lists; the last stage may come in chunks."""
-        for site, outputs in stored.items():
-            if si < self.schedule.num_stages - 1:
+        store = cache.store
+        if si < store.schedule.num_stages - 1:
+            for site, (outputs, _) in lists.items():
                 module = module_of(self.block_idx, site)
-                kept = cache.store.kept(module, si)
-                recorded = cache.store.compared.get(module) if site in cache.recorders else None
-                outputs[self.block_idx] = kept if recorded is None else recorded
-
-    def _attend(
-        self,
-        x,
-        scale,
-        shift,
-        attn_bias,
-        si,
-        context_position_ids,
-        context_mask,
-        m_maskgit,
-        *,
-        kv_cache=None,
-        cache: SiteCache | None = None,
-    ) -> torch.Tensor:
-        """Attention of the tokens that the cache wants; the cache fills in the rest."""
-        attend = super()._attend
-        if cache is not None:
-            x, m_maskgit = cache.select(x)
-
-        def compute() -> torch.Tensor:
-            positions = (si, context_position_ids, context_mask, m_maskgit)
-            return attend(x, scale, shift, attn_bias, *positions, kv_cache=kv_cache)
-
-        return compute() if cache is None else cache(compute)
-
-    def _feed_forward(self, x, scale, shift, *, cache: SiteCache | None = None) -> torch.Tensor:
-        """MLP of the tokens that the cache wants; the cache fills in the rest."""
-        feed_forward = super()._feed_forward
-        if cache is None:
-            return feed_forward(x, scale, shift)
-        x, _ = cache.select(x)
-        return cache(lambda: feed_forward(x, scale, shift))
+                recorded = store.compared.get(module) if site in cache.recorders else None
+                outputs[self.block_idx] = store.kept(module, si) if recorded is None else recorded

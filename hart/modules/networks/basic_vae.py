@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,9 +90,9 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         B, C, H, W = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(B, 3, 1, C, H * W)
-        q, k, v = qkv.transpose(-1, -2).unbind(dim=1)  # each (B, 1 head, H*W, C)
-        h = F.scaled_dot_product_attention(*dense_where_needed(q, k, v))
+        qkv = self.qkv(self.norm(x)).reshape(B, 3, 1, C, H * W).transpose(-1, -2)
+        q, k, v = dense_where_needed(*qkv.unbind(dim=1))  # each (B, 1 head, H*W, C)
+        h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(h.transpose(-1, -2).reshape(B, C, H, W))
 
 
@@ -116,9 +117,11 @@ class Middle(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one resolution, each followed by attention if there is any.
 
-    ``resample`` is added by the caller under the name that the checkpoints use, ``downsample``
-    or ``upsample``.
+    The caller adds one of the two that change the resolution.
     """
+
+    downsample: Downsample2x
+    upsample: Upsample2x
 
     def __init__(self, widths: Sequence[int], dropout: float, using_sa: bool):
         super().__init__()
@@ -145,6 +148,8 @@ class Encoder(nn.Module):
         double_z: twice as many output channels.
         using_sa, using_mid_sa: attention at the lowest resolution level / in the middle.
     """
+
+    down: Any  # an nn.ModuleList of Level
 
     def __init__(
         self,
@@ -195,6 +200,8 @@ class Decoder(nn.Module):
 
     Arguments as for ``Encoder``. A level has one residual block more than in the encoder.
     """
+
+    up: Any  # an nn.ModuleList of Level
 
     def __init__(
         self,

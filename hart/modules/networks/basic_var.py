@@ -17,21 +17,19 @@ from hart.modules.networks.basic_hart_enhanced import AdaLNSelfAttnEnhanced
 __all__ = ["ClassAdaLNSelfAttn", "ClassAdaLNSelfAttnEnhanced"]
 
 
-class _ClassModulation:
-    """Mixin in front of a block: what ``shared_aln`` means in VAR."""
+class ClassAdaLNSelfAttn(AdaLNSelfAttn):
+    """VAR's block; arguments as for :class:`AdaLNSelfAttn`, by keyword."""
 
-    def __init__(self, *args, embed_dim: int, shared_aln: bool, disable_aln: bool, **kwargs):
+    def __init__(self, *, embed_dim: int, shared_aln: bool, disable_aln: bool, **kwargs):
         if disable_aln:
             raise ValueError("disable_aln must be False: every block of VAR is modulated")
-        super().__init__(
-            *args, embed_dim=embed_dim, shared_aln=False, disable_aln=shared_aln, **kwargs
-        )
+        super().__init__(embed_dim=embed_dim, shared_aln=False, disable_aln=shared_aln, **kwargs)
         if shared_aln:
             self.ada_gss = nn.Parameter(torch.randn(1, 1, 6, embed_dim) / math.sqrt(embed_dim))
 
     def modulation(
         self, cond_BD: torch.Tensor, context_mask: torch.Tensor | None
-    ) -> tuple[torch.Tensor, ...]:
+    ) -> tuple[torch.Tensor, ...] | None:
         """gamma1, gamma2, scale1, scale2, shift1, shift2, (rows, 1, C) each.
 
         Args:
@@ -43,9 +41,5 @@ class _ClassModulation:
         return super().modulation(cond_BD, context_mask)
 
 
-class ClassAdaLNSelfAttn(_ClassModulation, AdaLNSelfAttn):
-    """VAR's block; arguments as for :class:`AdaLNSelfAttn`, by keyword."""
-
-
-class ClassAdaLNSelfAttnEnhanced(_ClassModulation, AdaLNSelfAttnEnhanced):
+class ClassAdaLNSelfAttnEnhanced(ClassAdaLNSelfAttn, AdaLNSelfAttnEnhanced):
     """VAR's block with feature caching; arguments as for :class:`AdaLNSelfAttnEnhanced`."""

@@ -25,9 +25,18 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
     group = parser.add_argument_group("feature caching")
     presets = "; ".join(f"{name}: {p.description}" for name, p in CACHE_PRESETS.items())
     group.add_argument(
-        "--cache-preset", choices=list(CACHE_PRESETS), help=f"predefined configuration ({presets})"
+        "--cache-preset",
+        choices=list(CACHE_PRESETS),
+        help=f"predefined configuration, which the flags below override ({presets})",
     )
     add_options(group, options_of(CacheConfig).values(), unset=True)
+    group.add_argument(
+        "--calibration",
+        action="store_const",
+        const=True,
+        help="measure similarities and reuse nothing; the table is kept for later runs",
+    )
+    group.add_argument("--sim-path", help="file of similarity data to read or write")
     legacy = parser.add_argument_group("feature caching, older spellings")
     legacy.add_argument(
         "--use-cache",
@@ -35,10 +44,6 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
         action=Either,
         help=f"enable caching (preset {LEGACY_PRESET!r} unless other options say what to cache)",
     )
-    legacy.add_argument(
-        "--calibration", action="store_const", const=True, help="measure similarities, reuse none"
-    )
-    legacy.add_argument("--sim-path", help="file of similarity data to read or write")
     legacy.add_argument("--threshold", type=float, help="same as --cache-threshold")
     return parser
 

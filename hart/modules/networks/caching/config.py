@@ -69,7 +69,8 @@ class CacheConfig:
     adaptive_threshold: bool = option(
         False,
         FLAG,
-        "correct the threshold by what the images' first block shows; a batch shares it",
+        "stricter for images that change more between stages than the calibration images, looser "
+        "for calmer ones; one threshold per batch",
         *("--cache-adaptive-threshold", "--no-cache-adaptive-threshold"),
     )
     interpolation_mode: str = option(
@@ -79,13 +80,14 @@ class CacheConfig:
     prune_stages: Collected = option(
         (),
         PRUNED,
-        "stages, and the share of their tokens that takes the source stage's outputs",
+        "stages, and the share of their tokens that is not computed but takes the source stage's "
+        "outputs",
         "--cache-prune-stages",
     )
     prune_source: int | None = option(
         None,
         STAGE,
-        "source stage; none is the one before the first pruned stage",
+        "stage whose outputs left-out tokens take; by default that before the first pruned one",
         "--cache-prune-source",
     )
     guidance_stop_stage: int | None = option(

@@ -48,7 +48,7 @@ class GenerationCache:
         recorders: Mapping[str, SimilarityRecorder] | None = None,
         counts: GenerationCounts | None = None,
     ) -> None:
-        self.plan, self.recorders, self.counts = plan, recorders, counts
+        self.plan, self.recorders, self.counts = plan, recorders or {}, counts
         depth, schedule = plan.depth, plan.schedule
         self.tables = tables or SimilarityTables.empty(depth, schedule)
         self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode)
@@ -62,7 +62,7 @@ class GenerationCache:
     @property
     def acts(self) -> bool:
         """Whether it does more than counting."""
-        return self.recorders is not None or self.plan.config.changes_anything
+        return bool(self.recorders) or self.plan.config.changes_anything
 
     @property
     def plan_is_final(self) -> bool:
@@ -142,7 +142,7 @@ class GenerationCache:
             self.store.compared[module] = out.clone() if si == 0 else out  # of a text a part
 
     def _recorder(self, module: int) -> SimilarityRecorder | None:
-        return (self.recorders or {}).get(SITES[module % 2])
+        return self.recorders.get(SITES[module % 2])
 
     def _probes(self, module: int, si: int) -> bool:
         if si not in self._probed:

@@ -171,7 +171,7 @@ class SimilarityTables:
                 "the calibration measured nothing: no block passed on what its attention or MLP "
                 "put out, or there was one stage only; its images are not counted"
             )
-        missing = sorted(set(range(self.depth)) - set.intersection(*layers))
+        missing = [n for n in range(self.depth) if not all(n in measured for measured in layers)]
         if missing:
             warnings.warn(f"blocks {missing} were not measured and reuse nothing", stacklevel=5)
         merged = replace(self)

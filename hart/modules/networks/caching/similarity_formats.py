@@ -32,7 +32,7 @@ MAX_IMAGES = 10**12
 FORMAT_NAME = "hart-cache-similarity"
 FORMAT_VERSION = 1
 
-_JSON_KEYS = {
+_JSON_KEYS: dict[str, type | tuple[type, ...]] = {
     "format": str,
     "format_version": int,
     "patch_nums": list,
@@ -166,7 +166,7 @@ def decode_pt(
     return DecodedFile(attn, mlp, Provenance(source.patch_nums))
 
 
-def _load_tensors(data: bytes) -> object:
+def _load_tensors(data: bytes) -> Any:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:  # the older format allocates on its word
         unpacked = sum(entry.file_size for entry in archive.infolist())
     if unpacked > MAX_FILE_BYTES:
@@ -232,14 +232,15 @@ def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFil
     """
     if schedule is None or not schedule.is_hart:
         schedule = StageSchedule(HART_PATCH_NUMS)
-    for opcode, argument, place in pickletools.genops(data):  # noqa: B007 (used after the loop)
+    stream = io.BytesIO(data)
+    for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name not in _PICKLE_OPCODES:
             raise ValueError(
                 f"expected dictionaries, lists, numbers and text only, found {opcode.name}"
             )
-        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(data):
+        if opcode.name in ("PUT", "LONG_BINPUT") and (argument or 0) > len(data):
             raise ValueError("the memo index is larger than the file")  # it would be allocated
-    if place + 1 < len(data):
+    if stream.read(1):
         raise ValueError("bytes after the end of the pickle")
     document = _PlainUnpickler(io.BytesIO(data)).load()
     _require_keys(document, {"attn": None, "mlp": None})

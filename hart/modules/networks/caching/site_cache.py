@@ -80,7 +80,7 @@ class SiteCache:
             return None
         store.defer(self.module)
         out = store.flush(self.si, self.positions)
-        if self.action.store_source:
+        if out is not None and self.action.store_source:
             store.keep_source(self.module, self.si, out)
         return out
 

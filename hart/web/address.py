@@ -1,8 +1,0 @@
-"""Where the page is served, and how many may wait, unless somebody says otherwise.
-
-Apart from the page itself, because the command line shows these before anything heavy is imported.
-"""
-
-LOOPBACK = "127.0.0.1"
-DEFAULT_PORT = 7860
-DEFAULT_MAX_WAITING = 8
