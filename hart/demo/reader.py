@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +137,8 @@ def load_reader(path: str | Path = BUNDLED_READER) -> AttributeReader:
         if not file.is_file():
             raise FileNotFoundError(f"no attribute reader file at {file}")
     config = read_json_object(config_path)
-    attributes, image_size = config.get("attributes"), config.get("image_size")
+    attributes: Any = config.get("attributes")
+    image_size: Any = config.get("image_size")
     if not isinstance(attributes, dict) or not all(map(_CLASSES.allows, attributes.values())):
         raise CheckpointError(f"{config_path}: attributes must map names to {_CLASSES}")
     if not _SIDE.allows(image_size):
