@@ -129,16 +129,15 @@ def test_a_picture_alone_in_its_batch_names_no_batch(pipeline, tmp_path):
     assert texts["instruction"] == ""
 
 
+def settings(pipeline) -> tuple:
+    model = pipeline.model
+    of_model = (model.cache_config, model.config.to_dict(), model.similarity, model.use_cache)
+    return (*of_model, pipeline.system_prompt, pipeline.use_engine)
+
+
 def test_the_pipeline_is_as_before(pipeline, tmp_path):
     pipeline.model.set_cache_config("original")
-    before = (
-        pipeline.model.cache_config,
-        pipeline.model.config.to_dict(),
-        pipeline.model.similarity,
-        pipeline.model.use_cache,
-        pipeline.system_prompt,
-        pipeline.use_engine,
-    )
+    before = settings(pipeline)
     expected = pipeline("a red fox", quiet=True).images[0].tobytes()
     pipeline.model.set_cache_config(CACHE)
     pipeline.use_engine = False
@@ -146,14 +145,7 @@ def test_the_pipeline_is_as_before(pipeline, tmp_path):
     pipeline.use_engine = True
     pipeline.model.set_cache_config("original")
     pipeline.redraw(other)
-    assert before == (
-        pipeline.model.cache_config,
-        pipeline.model.config.to_dict(),
-        pipeline.model.similarity,
-        pipeline.model.use_cache,
-        pipeline.system_prompt,
-        pipeline.use_engine,
-    )
+    assert settings(pipeline) == before
     assert pipeline("a red fox", quiet=True).images[0].tobytes() == expected
 
 

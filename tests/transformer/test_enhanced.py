@@ -12,8 +12,6 @@ import torch
 
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.modules.networks.attention import LlamaAttention
-from hart.modules.networks.basic_hart import LlamaMLP
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -22,26 +20,6 @@ from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_mod
 ALL_STAGES = tuple(side**2 for side in HART_SIDES)
 EVERYTHING = CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], threshold=0.0)
 ADAPTIVE = CacheConfig([49], [25], threshold=0.55, adaptive_threshold=True)
-
-
-@pytest.fixture
-def model():
-    return tiny_model(HARTForT2IEnhanced)
-
-
-@pytest.fixture
-def computed(monkeypatch):
-    """Counts the real attention and MLP computations per (site, stage or sequence length)."""
-    calls = {"attn": [], "mlp": []}
-    for site, module in (("attn", LlamaAttention), ("mlp", LlamaMLP)):
-        original = module.forward
-
-        def counting(self, x, *args, _original=original, _site=site, **kwargs):
-            calls[_site].append(x.shape[1])
-            return _original(self, x, *args, **kwargs)
-
-        monkeypatch.setattr(module, "forward", counting)
-    return calls
 
 
 def is_clean(model) -> bool:

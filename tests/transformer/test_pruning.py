@@ -8,8 +8,6 @@ import torch
 
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.modules.networks.attention import LlamaAttention, SelfAttention
-from hart.modules.networks.basic_hart import FFN, LlamaMLP
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.interpolate import select_positions
 from hart.modules.networks.caching.site_cache import SiteCache
@@ -28,28 +26,6 @@ VARIANTS = {
 }
 PRUNE = {25: 0.5, 49: 0.75}  # keeps 13 of 25 and 13 of 49 tokens
 KEPT = {25: 13, 49: 13}
-MODULES = {"attn": (LlamaAttention, SelfAttention), "mlp": (LlamaMLP, FFN)}
-
-
-@pytest.fixture
-def model():
-    return tiny_model(HARTForT2IEnhanced)
-
-
-@pytest.fixture
-def computed(monkeypatch):
-    """Tokens per module call, per site."""
-    calls = {"attn": [], "mlp": []}
-    for site, modules in MODULES.items():
-        for module in modules:
-            original = module.forward
-
-            def counting(self, x, *args, _original=original, _site=site, **kwargs):
-                calls[_site].append(x.shape[1])
-                return _original(self, x, *args, **kwargs)
-
-            monkeypatch.setattr(module, "forward", counting)
-    return calls
 
 
 @pytest.fixture
