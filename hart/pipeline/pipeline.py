@@ -69,22 +69,19 @@ class HARTPipeline(Pipeline):
         """Load a checkpoint, with the ``cache_similarity.json`` in it if there is one.
 
         Args:
-            model_path: the checkpoint's root or its ``llm`` folder, or a name on the Hugging Face
-                hub.
+            model_path: the checkpoint's root or its ``llm`` folder, or a name on the hub.
             text_model_path: the text encoder; by default ``text_model`` in the root.
-            tokenizer_path: the text tokenizer, by default the text encoder's; the folder of an
-                image autoencoder is taken as that.
+            tokenizer_path: the text tokenizer, by default the text encoder's; an image
+                autoencoder's folder is taken as that.
             device: by default CUDA, else MPS, else the CPU.
             dtype: of all weights, see :func:`resolve_dtype`; by default float16 on CUDA and float32
                 elsewhere.
             cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
-            use_ema: True requires the averaged weights, False ignores them, None uses them if the
-                checkpoint has any.
+            use_ema: True requires the averaged weights, False ignores them, None uses any.
             system_prompt: instruction put before every prompt; by default the checkpoint's
                 ``system_prompt.txt``, else the library's own.
-            hub_options: ``subfolder`` and ``revision``, a folder inside ``model_path`` and its
-                state on the hub; ``cache_dir``, ``token``, ``force_download`` and
-                ``local_files_only`` for whatever is fetched from the hub.
+            hub_options: ``subfolder`` and ``revision`` of ``model_path``; ``cache_dir``, ``token``,
+                ``force_download`` and ``local_files_only`` for whatever is fetched.
 
         Raises:
             CheckpointError: a part is missing, damaged or of another kind.

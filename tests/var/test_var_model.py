@@ -108,7 +108,7 @@ def test_drawn_classes_and_no_class():
 @pytest.mark.parametrize(
     ("B", "label", "message"),
     [
-        (0, [], "B must be at least 1"),
+        (0, [], "B must be an integer from 1"),
         (2, [1], "must hold 2 integers"),
         (1, [6], r"within 0 .. 5 \(5: no class\), got 6"),
         (1, torch.tensor([-1]), "got -1"),

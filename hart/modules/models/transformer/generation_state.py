@@ -110,8 +110,8 @@ class Generation:
     f_hat: torch.Tensor  # (B, Z, P, P)
     kv: KVCache
     random: UpstreamRandom | PerImageRandom
-    callback: StageCallback | None
-    timeline: Timeline | None  # None: nobody wants to know
+    callback: StageCallback | None = None
+    timeline: Timeline | None = None  # None: nobody wants to know
     cache: GenerationCache | None = None  # None: nothing is cached or counted
     executor: StageExecutor | None = None  # what GenerationSteps prepared
     on_feature_map: FeatureMapCallback | None = None

@@ -25,7 +25,11 @@ from hart.modules.models.transformer.generation_state import (
     StageCallback,
     stage_part,
 )
-from hart.modules.models.transformer.random_source import resolve_random_source
+from hart.modules.models.transformer.random_source import (
+    PerImageRandom,
+    UpstreamRandom,
+    resolve_random_source,
+)
 from hart.modules.models.transformer.stage_transformer import StageTransformer, positions_in
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer
@@ -138,30 +142,36 @@ class SamplingTransformer(StageTransformer):
             ValueError: arguments of the wrong shape, number or range, or ``g_seed`` with
                 ``generator``.
         """
-        B = integer("B", B)
-        if B < 1:
-            raise ValueError(f"B must be at least 1, got {B}")
+        B = integer("B", B, 1)
         drawn_from = self.condition_class(self, B, label_B, *text, **condition)
         options = SamplingOptions(cfg, top_p, more_smooth, **drawn_from.options)
         random = resolve_random_source(g_seed, generator, B, self.device)
         with self._weights_at_hand(), self._generation_scope(B, timeline) as (marks, cache):
-            cond, position_ids, mask = drawn_from.embed(self, random)
-            run = Generation(
-                options=options,
-                bsz=B,
-                cond=cond,
-                context_position_ids=position_ids,
-                context_mask=mask,
-                levels=self.level_embeddings(),
-                f_hat=cond.new_zeros(B, self.Cvae, self.patch_nums[-1], self.patch_nums[-1]),
-                kv=KVCache(self.depth),
-                random=random,
-                callback=callback,
-                timeline=marks,
-                cache=cache,
-                on_feature_map=on_feature_map,
-            )
+            run = self._begun(B, drawn_from, options, random)
+            run.callback, run.on_feature_map = callback, on_feature_map
+            run.timeline, run.cache = marks, cache
             return self._run_stages(run, steps or self)
+
+    def _begun(
+        self,
+        B: int,
+        drawn_from: TextCondition | ClassCondition,
+        options: SamplingOptions,
+        random: UpstreamRandom | PerImageRandom,
+    ) -> Generation:
+        """A generation before its first stage."""
+        cond, position_ids, mask = drawn_from.embed(self, random)
+        return Generation(
+            options=options,
+            bsz=B,
+            cond=cond,
+            context_position_ids=position_ids,
+            context_mask=mask,
+            levels=self.level_embeddings(),
+            f_hat=cond.new_zeros(B, self.Cvae, self.patch_nums[-1], self.patch_nums[-1]),
+            kv=KVCache(self.depth),
+            random=random,
+        )
 
     @torch.no_grad()
     def decode_feature_map(
