@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 
-from hart.demo.captions import caption
-from hart.demo.scene import Scene, sample_scene, scene_labels
+from hart.demo.data import DemoBatch
+from recipes.demo.captions import caption
 from recipes.demo.render import RESOLUTION, render
-
-
-@dataclass(frozen=True)
-class DemoBatch:
-    """Pictures with what is known about them; every field has one entry per picture.
-
-    ``images`` is RGB float32 (B, 3, H, W) in [-1, 1]; ``labels`` maps each attribute of
-    :data:`hart.demo.scene.ATTRIBUTES` to class indices, int64 (B,).
-    """
-
-    images: torch.Tensor
-    captions: list[str]
-    scenes: list[Scene]
-    labels: dict[str, torch.Tensor]
+from recipes.demo.scene import ATTRIBUTES, Scene, sample_scene
 
 
 def render_batch(
@@ -35,8 +20,8 @@ def render_batch(
     """Draw ``n`` random scenes with captions and labels, on the CPU.
 
     An integer seed gives the same batch every time; a generator is advanced. ``held_out``
-    draws only combinations of concept, background and position that training never sees. Raises
-    ``ValueError`` when ``n`` is below 1.
+    draws only (concept, background, position) triples that training never sees.
+    Raises ``ValueError`` when ``n`` is below 1 or ``resolution`` below 8.
     """
     if n < 1:
         raise ValueError(f"n is {n}, must be at least 1")
@@ -44,3 +29,9 @@ def render_batch(
     scenes = [sample_scene(rng, held_out) for _ in range(n)]
     captions = [caption(scene, rng) for scene in scenes]
     return DemoBatch(render(scenes, rng, resolution), captions, scenes, scene_labels(scenes))
+
+
+def scene_labels(scenes: list[Scene]) -> dict[str, torch.Tensor]:
+    """Class indices of the scenes, int64 (B,), by attribute name."""
+    rows = [scene.labels() for scene in scenes]
+    return {name: torch.tensor([row[name] for row in rows]) for name in ATTRIBUTES}
