@@ -10,7 +10,7 @@ from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import GenerationOptions
 from hart.utils.errors import shown
-from hart.utils.fields import Flag, Number, Whole, check_field
+from hart.utils.fields import Field, Flag, Number, Whole, check_field
 from hart.utils.prompt_files import read_prompt_text
 
 CUSTOM = "custom"
@@ -50,6 +50,14 @@ class CalibrationRequest:
     add: bool = False
 
 
+def _check(name: str, value: object, kind: Field) -> None:
+    """:func:`check_field` in a sentence, as all that the page says."""
+    try:
+        check_field(name, value, kind)
+    except ValueError as error:
+        raise ValueError(f"{error}.") from None
+
+
 def read_prompts(text: object, limit: int) -> list[str]:
     """One prompt per line, as in a file; empty lines and lines that start with # are skipped.
 
@@ -80,14 +88,14 @@ def read_options(seed: Any, cfg_scale: Any) -> GenerationOptions:
     """Sampling options from two numbers; ValueError if one is none, or out of range."""
     if isinstance(seed, float) and seed.is_integer():
         seed = int(seed)  # a browser has one kind of numbers
-    check_field("The seed", seed, _SEED)
-    check_field("The guidance scale", cfg_scale, Number(0, MAX_CFG_SCALE))
+    _check("The seed", seed, _SEED)
+    _check("The guidance scale", cfg_scale, Number(0, MAX_CFG_SCALE))
     return GenerationOptions(seed=seed, cfg_scale=float(cfg_scale))
 
 
 def read_switch(name: str, value: object) -> bool:
     """True or False; ValueError if it is neither."""
-    check_field(name, value, Flag())
+    _check(name, value, Flag())
     return bool(value)
 
 
@@ -138,7 +146,7 @@ def read_config(
     for site in chosen:
         if site not in SITES:
             raise ValueError(f"Unknown site {shown(site)}; choose from {', '.join(SITES)}.")
-    check_field("The threshold", threshold, Number(0, 1))
+    _check("The threshold", threshold, Number(0, 1))
     return replace(
         config,
         enable_attn_cache="attn" in chosen,
