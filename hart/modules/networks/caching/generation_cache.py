@@ -8,7 +8,6 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from .config import SITES
 from .generation_counts import AdaptedThreshold, GenerationCounts
 from .plan import (
     COMPUTE,
@@ -18,6 +17,7 @@ from .plan import (
     decide_all,
     is_eligible,
     is_probed,
+    place_of,
     probed_stages,
 )
 from .similarity import SimilarityRecorder, SimilarityTables
@@ -56,7 +56,7 @@ class GenerationCache:
         self._probed, self._known_from = probed, max(probed, default=-1) + 1
         self._measured: list[tuple[float, Tensor]] = []
         self._cuts: tuple[int, ...] | None = None
-        self._slots = slots_of(plan, schedule.num_stages)
+        self._cut_slots()
         self._executed: dict[int, Action] = {}
 
     @property
@@ -76,7 +76,12 @@ class GenerationCache:
             cuts: modules that something else runs before, so that no sum may span it.
         """
         self._cuts = tuple(cuts)
-        self._slots = slots_of(self.plan, self._known_from, self._cuts)
+        self._cut_slots()
+
+    def _cut_slots(self) -> None:
+        """What every stage keeps; module by module as long as nobody merges."""
+        known_from = self.plan.schedule.num_stages if self._cuts is None else self._known_from
+        self._slots = slots_of(self.plan, known_from, self._cuts or ())
 
     # --- one stage ----------------------------------------------------------------------------
 
@@ -102,7 +107,7 @@ class GenerationCache:
         if self.counts is not None:
             plan = self.plan
             for module in range(len(plan[si])):
-                layer, site = module // 2, SITES[module % 2]
+                layer, site = place_of(module)
                 action = self._executed.get(module, COMPUTE)
                 eligible = is_eligible(plan.config, plan.schedule, site, si, layer)
                 self.counts.count(layer, si, site, action, eligible, rows, tokens)
@@ -142,16 +147,17 @@ class GenerationCache:
             self.store.compared[module] = out.clone() if si == 0 else out  # of a text a part
 
     def _recorder(self, module: int) -> SimilarityRecorder | None:
-        return self.recorders.get(SITES[module % 2])
+        return self.recorders.get(place_of(module)[1])
 
     def _probes(self, module: int, si: int) -> bool:
         if si not in self._probed:
             return False
-        plan, site = self.plan, SITES[module % 2]
-        return is_probed(plan.config, plan.schedule, site, si, module // 2, self._row(module))
+        plan, (layer, site) = self.plan, place_of(module)
+        return is_probed(plan.config, plan.schedule, site, si, layer, self._row(module))
 
     def _row(self, module: int) -> list[float]:
-        return self.tables.site(SITES[module % 2])[module // 2]
+        layer, site = place_of(module)
+        return self.tables.site(site)[layer]
 
     def _adapt(self) -> None:
         """Make the plan anew with what was measured. Waits for the device, once."""
@@ -160,10 +166,7 @@ class GenerationCache:
         self._measured = []
         threshold = adapted_threshold(plan.config, calibrated, measured)
         self.plan = decide_all(plan.config, plan.schedule, self.tables, threshold)
-        if self._cuts is not None:
-            self.merge(self._cuts)
-        else:
-            self._slots = slots_of(self.plan, self.plan.schedule.num_stages)
+        self._cut_slots()
         if self.counts is not None:
             adapted = AdaptedThreshold(fmean(calibrated), fmean(measured), threshold)
             lengths = enumerate(plan.schedule.lengths)

@@ -55,6 +55,11 @@ def module_of(layer: int, site: str) -> int:
     return 2 * layer + SITES.index(site)
 
 
+def place_of(module: int) -> tuple[int, str]:
+    """Block and site of a module's number."""
+    return module // 2, SITES[module % 2]
+
+
 # --- the rules --------------------------------------------------------------------------------
 
 
@@ -178,25 +183,17 @@ def may_reuse(
     return eligible and row[schedule.column(si)] > threshold
 
 
-def stores(
-    config: CacheConfig,
-    schedule: StageSchedule,
-    site: str,
-    si: int,
-    layer: int | None,
-    row: Sequence[float],
-    threshold: float,
-) -> bool:
-    """Whether the output of stage ``si`` is kept: the next stage may reuse it.
+def kept_above(
+    config: CacheConfig, schedule: StageSchedule, si: int, threshold: float
+) -> float | None:
+    """What the next transition must exceed for outputs of stage ``si`` to be kept; None: none are.
 
     What an adaptive threshold will be is not known yet at the last stage that it is measured at. It
     may fall to 0, so there every output whose transition has a positive similarity is kept.
     """
     if si + 1 >= schedule.num_stages or schedule.lengths[si] not in config.cache_stages:
-        return False
-    if si == max(probed_stages(config, schedule), default=None):
-        threshold = 0.0
-    return may_reuse(config, schedule, site, si + 1, layer, row, threshold)
+        return None
+    return 0.0 if si == max(probed_stages(config, schedule), default=None) else threshold
 
 
 def decide_module(
@@ -228,14 +225,15 @@ def decide_module(
     """
     if not config.is_enabled(site) or si < 0:
         return COMPUTE
-    place = (config, schedule, site, si, layer)
+    here, following = ((config, schedule, site, stage, layer, row) for stage in (si, si + 1))
     if threshold is None:
         threshold = config.threshold
-    reuse = has_stored and may_reuse(*place, row, threshold)
-    whole = reuse or is_probed(*place, row) or is_probed(config, schedule, site, si + 1, layer, row)
+    reuse = has_stored and may_reuse(*here, threshold)
+    least = kept_above(config, schedule, si, threshold)
+    whole = reuse or is_probed(*here) or is_probed(*following)
     return Action(
         reuse,
-        stores(*place, row, threshold),
+        least is not None and may_reuse(*following, least),
         0.0 if whole else left_out(config, schedule, si),
         pruning_source(config, schedule) == si,
     )
@@ -328,25 +326,18 @@ def decide_all(
         ValueError: the tables do not fit the schedule.
     """
     tables.validate(tables.depth, schedule)
-    rows = [tables.site(site)[layer] for layer in range(tables.depth) for site in SITES]
-    stored, stages = [False] * len(rows), []
+    places = [place_of(module) for module in range(2 * tables.depth)]
+    stored, stages = [False] * len(places), []
     for si in range(schedule.num_stages):
-        stages.append(
-            tuple(
-                decide_module(
-                    config,
-                    schedule,
-                    SITES[module % 2],
-                    si,
-                    row,
-                    stored[module],
-                    threshold,
-                    layer=module // 2,
-                )
-                for module, row in enumerate(rows)
+        actions = tuple(
+            decide_module(
+                *(config, schedule, site, si, tables.site(site)[layer], has_stored, threshold),
+                layer=layer,
             )
+            for (layer, site), has_stored in zip(places, stored, strict=True)
         )
-        stored = [action.store for action in stages[-1]]
+        stages.append(actions)
+        stored = [action.store for action in actions]
     plan = Plan(config, schedule, tuple(stages))
     if plan.reuses_anything:
         return plan
