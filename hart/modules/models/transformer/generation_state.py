@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
@@ -15,6 +15,9 @@ from hart.modules.networks.caching.plan import guidance_stop
 from hart.modules.networks.kv_cache import KVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
+
+if TYPE_CHECKING:
+    from hart.modules.models.transformer.execution.executor import Executor
 
 StageCallback = Callable[[int, int], None]
 """Called after every stage with its index and the number of stages."""
@@ -113,7 +116,7 @@ class Generation:
     callback: StageCallback | None = None
     timeline: Timeline | None = None  # None: nobody wants to know
     cache: GenerationCache | None = None  # None: nothing is cached or counted
-    executor: StageExecutor | None = None  # what GenerationSteps prepared
+    executor: Executor | None = None  # None: the blocks are called
     on_feature_map: FeatureMapCallback | None = None
     guided: bool = True  # False: guidance has ended, only the rows with text are left
 
@@ -154,17 +157,10 @@ class Generation:
             self.callback(si, len(self.levels))
 
 
-class StageExecutor(Protocol):
-    """Runs all blocks of one generation."""
-
-    def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
-        """As :meth:`GenerationSteps.run_blocks`."""
-
-
 class GenerationSteps(Protocol):
     """The steps of the sampling loop that cost time; the loop itself is the model's.
 
-    The model's own are the plain path. Others must give the same results up to rounding.
+    Others than the model's own must give the same results up to rounding.
     """
 
     def begin(self, run: Generation) -> None:
@@ -173,10 +169,10 @@ class GenerationSteps(Protocol):
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """All blocks on one stage's tokens: (2B, n, C) to (2B, n, C).
+        """All blocks on one stage's tokens: (2B, n, C), which may be changed, to (2B, n, C).
 
-        Of stage 0, the text, only the last position is looked at. ``m_maskgit`` says which
-        positions of the last stage's map these are.
+        Of stage 0, the text, only the last position is looked at, and may be all that there is.
+        ``m_maskgit`` says which positions of the last stage's map these are.
         """
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:

@@ -16,6 +16,9 @@ from typing import Any, ClassVar
 import torch
 
 from hart.modules.models.transformer.conditions import ClassCondition, Labels, TextCondition
+from hart.modules.models.transformer.execution.bare import blocks_are_bare
+from hart.modules.models.transformer.execution.executor import Executor
+from hart.modules.models.transformer.execution.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import (
     RESIDUAL_PART,
     FeatureMapCallback,
@@ -134,7 +137,7 @@ class SamplingTransformer(StageTransformer):
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
             steps: executes the expensive steps in the model's place, see
-                :class:`GenerationSteps`; None is the model itself, the plain path.
+                :class:`GenerationSteps`; None is the model itself.
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
                 does counts to the next stage unless it closes a part on the timeline itself.
 
@@ -313,12 +316,17 @@ class SamplingTransformer(StageTransformer):
     # --- the expensive steps ------------------------------------------------------------------
 
     def begin(self, run: Generation) -> None:
-        """See :class:`GenerationSteps`: the plain path prepares nothing."""
+        """See :class:`GenerationSteps`. What only looks on leaves the blocks to themselves."""
+        cache = run.cache
+        if cache is not None and cache.acts and not cache.recorders and blocks_are_bare(self):
+            run.executor = Executor(self, run, TokenWise())
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """See :class:`GenerationSteps`: block after block does as the cache says."""
+        """See :class:`GenerationSteps`: by the executor, or block after block is called."""
+        if run.executor is not None:
+            return run.executor.stage(x, si, m_maskgit)
         cond, cache = self.shared_ada_lin(run.cond), run.cache
         rows, tokens = x.shape[:2]
         if cache is not None:

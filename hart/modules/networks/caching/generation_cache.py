@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
 from .generation_counts import AdaptedThreshold, GenerationCounts
+from .interpolate import select_positions
 from .plan import (
     COMPUTE,
     Action,
@@ -17,9 +18,11 @@ from .plan import (
     decide_all,
     is_eligible,
     is_probed,
+    kept_tokens,
     place_of,
     probed_stages,
 )
+from .pruning import restore_tokens, split_tokens
 from .similarity import SimilarityRecorder, SimilarityTables
 from .store import FeatureStore, Positions, slots_of
 
@@ -61,8 +64,8 @@ class GenerationCache:
 
     @property
     def acts(self) -> bool:
-        """Whether it does more than counting."""
-        return bool(self.recorders) or self.plan.config.changes_anything
+        """Whether it does more than counting, and ending guidance."""
+        return bool(self.recorders) or not self.plan_is_final or self.plan.does_anything
 
     @property
     def plan_is_final(self) -> bool:
@@ -118,6 +121,78 @@ class GenerationCache:
         self.store.keep_rows(rows)
         if self.counts is not None:
             self.counts.stop_guidance(self.store.bytes)
+
+    # --- one module of a block that is called -------------------------------------------------
+
+    def output(
+        self,
+        module: int,
+        si: int,
+        compute: Callable[[Tensor, Positions | None], Tensor],
+        x: Tensor,
+        positions: Positions | None,
+    ) -> Tensor:
+        """What a module puts out, (rows, n, C) before gamma: reused, or computed and kept.
+
+        Args:
+            compute: its output for tokens (rows, n', C) of the residual stream and their positions;
+                all that a compiler sees, since what surrounds it is bookkeeping.
+            x: the residual stream before the norm, (rows, n, C).
+            positions: which positions of the map these are, None for all of them.
+        """
+        action = self.plan[si][module]
+        self.note(module, action)
+        if action.reuse:
+            return self._reused(module, si, action, positions)
+        index, *chosen = self._chosen(action, x, positions)
+        return self._finished(module, si, action, compute(*chosen), index, positions)
+
+    @torch.compiler.disable
+    def _reused(self, module: int, si: int, action: Action, positions: Positions | None) -> Tensor:
+        self.store.defer(module)
+        out = self.store.flush(si, positions)
+        if action.store_source:
+            self.store.keep_source(module, si, out)
+        return out
+
+    @torch.compiler.disable
+    def _chosen(
+        self, action: Action, x: Tensor, positions: Positions | None
+    ) -> tuple[Tensor | None, Tensor, Positions | None]:
+        """Indices (rows, n') of the tokens to compute, None for all; the tokens; their positions.
+
+        A stage that comes in chunks is pruned chunk by chunk: each keeps the same share.
+        """
+        keep = kept_tokens(x.shape[1], action.ratio)
+        if keep == x.shape[1]:
+            return None, x, positions
+        index, _ = split_tokens(x, keep)
+        of_map = index if positions is None else positions[1].view(len(x), -1).gather(1, index)
+        rows = torch.arange(len(x), device=x.device).repeat_interleave(keep)
+        return index, select_positions(x, index), (rows, of_map.flatten())
+
+    @torch.compiler.disable
+    def _finished(
+        self,
+        module: int,
+        si: int,
+        action: Action,
+        out: Tensor,
+        index: Tensor | None,
+        positions: Positions | None,
+    ) -> Tensor:
+        """The output from what was computed: made complete, compared and kept."""
+        if index is not None:
+            out = restore_tokens(out, index, self.store.source(module, si, positions))
+        # The first stage may be the text, whose last position is the 1x1 map.
+        as_map = out[:, -self.plan.schedule.lengths[0] :] if si == 0 else out
+        if self.observes(module, si):
+            self.observe(module, si, as_map, positions)
+        if action.store_source:
+            self.store.keep_source(module, si, as_map)
+        if action.store:
+            self.store.keep(module, si, as_map)
+        return out
 
     # --- measuring ----------------------------------------------------------------------------
 

@@ -291,6 +291,11 @@ class Plan:
     def reuses_anything(self) -> bool:
         return any(self.reused(site) for site in SITES)
 
+    @property
+    def does_anything(self) -> bool:
+        """Whether any module does more than compute."""
+        return any(action != COMPUTE for stage in self.stages for action in stage)
+
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """JSON-able counts: token count of the stage -> site -> computed, reused, stored."""
         return {
