@@ -37,6 +37,7 @@ class Engine:
 
     def begin(self, run: Generation) -> None:
         """See ``GenerationSteps``."""
+        self._head_is_bare = head_is_bare(self.model)
         if blocks_are_bare(self.model):
             run.executor = Executor(self.model, run, self._token_wise)
             run.executor.merge()
@@ -49,7 +50,7 @@ class Engine:
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See ``GenerationSteps``. Guidance is linear, and so is the head: one half is enough."""
-        if not run.guided or not head_is_bare(self.model):
+        if not (run.guided and self._head_is_bare):
             return self.model.guided_logits(hidden, run, t)
         with_text, without = self.model.head_nm(hidden.float(), run.cond).chunk(2)
         guided = (1 + t) * with_text - t * without

@@ -192,5 +192,5 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         if isinstance(table, SimilarityRecorder) and before is not None:
             similarity = cosine_similarity(before, as_map)
             table.record(layer, schedule.column(si), similarity, weight=as_map.shape[1])
-        if si < schedule.num_stages - 1:
+        if si < schedule.last:
             outputs[layer] = as_map if action.store else None

@@ -8,17 +8,20 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
+from .config import SITES
 from .generation_counts import AdaptedThreshold, GenerationCounts
 from .interpolate import select_positions
 from .plan import (
     COMPUTE,
+    PROBE,
     Action,
     Plan,
     adapted_threshold,
     decide_all,
     is_eligible,
-    is_probed,
     kept_tokens,
+    measured_stages,
+    module_of,
     place_of,
     probed_stages,
 )
@@ -56,7 +59,11 @@ class GenerationCache:
         self.tables = tables or SimilarityTables.empty(depth, schedule)
         self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode)
         probed = () if self.tables.assumed else probed_stages(plan.config, schedule)
-        self._probed, self._known_from = probed, max(probed, default=-1) + 1
+        self._known_from = max(probed, default=-1) + 1
+        self._measures = {
+            module: measured_stages(plan.config, schedule, site, PROBE, self._row(module))
+            for module, site in ((module_of(PROBE, site), site) for site in SITES if probed)
+        }
         self._measured: list[tuple[float, Tensor]] = []
         self._cuts: tuple[int, ...] | None = None
         self._cut_slots()
@@ -70,7 +77,7 @@ class GenerationCache:
     @property
     def plan_is_final(self) -> bool:
         """Whether no measurement will change the plan."""
-        return not self._probed
+        return self._known_from == 0
 
     def merge(self, cuts: Iterable[int] = ()) -> None:
         """Keep one sum for modules that are reused in a row.
@@ -217,18 +224,14 @@ class GenerationCache:
                 recorder.record(module // 2, column, similarity, weight=out.shape[1])
             else:
                 self._measured.append((self._row(module)[column], similarity))
-        last = si == schedule.num_stages - 1  # its chunks share what there is
-        if not last and (recorder is not None or self._probes(module, si + 1)):
-            self.store.compared[module] = out.clone() if si == 0 else out  # of a text a part
+        if recorder is not None or self._probes(module, si + 1):
+            self.store.keep_compared(module, si, out)
 
     def _recorder(self, module: int) -> SimilarityRecorder | None:
         return self.recorders.get(place_of(module)[1])
 
     def _probes(self, module: int, si: int) -> bool:
-        if si not in self._probed:
-            return False
-        plan, (layer, site) = self.plan, place_of(module)
-        return is_probed(plan.config, plan.schedule, site, si, layer, self._row(module))
+        return si in self._measures.get(module, ())
 
     def _row(self, module: int) -> list[float]:
         layer, site = place_of(module)
