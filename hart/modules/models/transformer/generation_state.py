@@ -12,7 +12,7 @@ from hart.modules.models.transformer.random_source import PerImageRandom, Upstre
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import plain
 from hart.modules.networks.caching.plan import guidance_stop
-from hart.modules.networks.kv_cache import KVCache
+from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
 
@@ -111,7 +111,7 @@ class Generation:
     context_mask: torch.Tensor | None  # (2B, T), None for classes
     levels: torch.Tensor  # (S, C)
     f_hat: torch.Tensor  # (B, Z, P, P)
-    kv: KVCache
+    kv: list[LayerKVCache]  # of blocks that are called
     random: UpstreamRandom | PerImageRandom
     callback: StageCallback | None = None
     timeline: Timeline | None = None  # None: nobody wants to know
@@ -138,7 +138,7 @@ class Generation:
         if self.context_position_ids is not None and self.context_mask is not None:  # a text
             self.context_position_ids = self.context_position_ids[: self.bsz]
             self.context_mask = self.context_mask[: self.bsz]
-        for layer in self.kv.layers:
+        for layer in self.kv:
             layer.keep_rows(self.bsz)
         if self.cache is not None:
             self.cache.stop_guidance(self.bsz)

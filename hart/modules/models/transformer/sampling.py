@@ -36,7 +36,7 @@ from hart.modules.models.transformer.random_source import (
 from hart.modules.models.transformer.stage_transformer import StageTransformer, positions_in
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer
-from hart.modules.networks.kv_cache import KVCache
+from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
 from hart.utils.adapted import at_hand
@@ -172,7 +172,7 @@ class SamplingTransformer(StageTransformer):
             context_mask=mask,
             levels=self.level_embeddings(),
             f_hat=cond.new_zeros(B, self.Cvae, self.patch_nums[-1], self.patch_nums[-1]),
-            kv=KVCache(self.depth),
+            kv=[LayerKVCache() for _ in range(self.depth)],
             random=random,
         )
 
