@@ -36,6 +36,7 @@ from hart.modules.models.transformer.random_source import (
 from hart.modules.models.transformer.stage_transformer import StageTransformer, positions_in
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer
+from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
@@ -112,6 +113,7 @@ class SamplingTransformer(StageTransformer):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback: StageCallback | None = None,
         timeline: Timeline | None = None,
+        statistics: CacheStatistics | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
         **condition: Any,
@@ -136,6 +138,7 @@ class SamplingTransformer(StageTransformer):
             timeline: receives a mark at the end of every stage and around the diffusion head, see
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
+            statistics: where a model with feature caching counts; None is its own.
             steps: executes the expensive steps in the model's place, see
                 :class:`GenerationSteps`; None is the model itself.
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
@@ -149,7 +152,8 @@ class SamplingTransformer(StageTransformer):
         drawn_from = self.condition_class(self, B, label_B, *text, **condition)
         options = SamplingOptions(cfg, top_p, more_smooth, **drawn_from.options)
         random = resolve_random_source(g_seed, generator, B, self.device)
-        with self._weights_at_hand(), self._generation_scope(B, timeline) as (marks, cache):
+        scope = self._generation_scope(B, timeline, statistics)
+        with self._weights_at_hand(), scope as (marks, cache):
             run = self._begun(B, drawn_from, options, random)
             run.callback, run.on_feature_map = callback, on_feature_map
             run.timeline, run.cache = marks, cache
@@ -201,7 +205,7 @@ class SamplingTransformer(StageTransformer):
 
     @contextlib.contextmanager
     def _generation_scope(
-        self, bsz: int, timeline: Timeline | None
+        self, bsz: int, timeline: Timeline | None, statistics: CacheStatistics | None
     ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
         """Surrounds one generation: the timeline that it marks and its cache, None for neither."""
         yield timeline, None
