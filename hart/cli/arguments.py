@@ -6,6 +6,7 @@ Those that are fields of a dataclass of options are written there, see :mod:`har
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
@@ -77,7 +78,9 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"{PROMPT_FORMATS}: prompt and, for a row if wanted, seed and cache_preset"
     prompts.add_argument("--prompts_file", required=True, metavar="FILE", help=text)
     _add_text_arguments(prompts)
-    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    hart, var = options_of(GenerationOptions), options_of(VARGenerationOptions)
+    group = parser.add_argument_group("sampling")
+    add_options(group, (each for name, each in hart.items() if name in var))
     _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
     add_cache_arguments(parser)
 
@@ -88,7 +91,11 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     _add_model_arguments(model)
     _add_system_prompt_file(model)
     add = model.add_argument
-    add("--sim-path", help="similarity data (default: cache_similarity.json in the checkpoint)")
+    add(
+        "--sim-path",
+        metavar="FILE",
+        help="similarity data (default: cache_similarity.json in the checkpoint)",
+    )
     text = "a ShieldGemma-style model that refuses unsafe prompts (default: none does)"
     add("--shield_model_path", metavar="FOLDER", help=text)
     _add_page_arguments(parser.add_argument_group("page"))
@@ -100,11 +107,18 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what chooses the checkpoint and where it runs."""
     add = group.add_argument
     text = "checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth file "
-    add("--model_path", help=f"{text}or the folder of it (default: the bundled demo checkpoint)")
-    add("--text_model_path", help="text encoder (default: text_model in the checkpoint)")
+    add(
+        "--model_path",
+        metavar="PATH",
+        help=f"{text}or the folder of it (default: the bundled demo checkpoint)",
+    )
+    text = "text encoder (default: text_model in the checkpoint)"
+    add("--text_model_path", metavar="PATH", help=text)
     text = "text tokenizer (default: the text encoder's); "
-    add("--tokenizer_path", help=f"{text}an image autoencoder's folder is taken as that")
-    add("--device", help="cpu, cuda, cuda:1, mps, ... (default: the best one there is)")
+    text += "an image autoencoder's folder is taken as that"
+    add("--tokenizer_path", metavar="PATH", help=text)
+    text = "cpu, cuda, cuda:1, mps, ... (default: the best one there is)"
+    add("--device", metavar="NAME", help=text)
     text = "auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it"
     add("--dtype", choices=DTYPES, default="auto", help=text)
     _on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
@@ -122,12 +136,12 @@ def _on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, tex
 def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_mutually_exclusive_group().add_argument
     add("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
-    add("--prompts_file", help=PROMPT_FORMATS)
-    text = "N captions of the demo's held-out scenes; with --compare_configs it also tells how many"
-    text += " attributes the images show"
-    add("--demo_prompts", type=integer_from(1), metavar="N", help=text)
+    add("--prompts_file", metavar="FILE", help=PROMPT_FORMATS)
+    text = "so many captions of the demo's held-out scenes; with --compare_configs it also tells "
+    text += "how many attributes the images show"
+    add("--demo_prompts", type=integer_from(1), metavar="NUMBER", help=text)
     text = "class indices, for a VAR checkpoint (default: four drawn by the seed)"
-    add("--classes", nargs="+", type=integer_from(0), metavar="CLASS", help=text)
+    add("--classes", nargs="+", type=integer_from(0), metavar="NUMBER", help=text)
 
 
 def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
@@ -139,7 +153,8 @@ def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
 
 def _add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
     text = "(default: the checkpoint's system_prompt.txt, else the library's own)"
-    group.add_argument("--system_prompt_file", help=f"the instruction, byte for byte {text}")
+    text = f"the instruction, byte for byte {text}"
+    group.add_argument("--system_prompt_file", metavar="FILE", help=text)
 
 
 def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
@@ -154,7 +169,7 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_output_arguments(group: argparse._ArgumentGroup, folder: str) -> None:
-    group.add_argument("--output_dir", default="samples", help=folder)
+    group.add_argument("--output_dir", default="samples", metavar="FOLDER", help=folder)
     _on_off(group, "save_images", True, "write PNG files")
     add_message_arguments(group)
 
@@ -173,16 +188,23 @@ def _add_measuring_arguments(group: argparse._ArgumentGroup) -> None:
     text += "quality with no-cache: presets, or JSON files of CacheConfig fields (default: presets)"
     add("--compare_configs", nargs="*", metavar="NAME", help=text)
     text = f"measured runs (default {DEFAULT_RUNS}; of each of --compare_configs {DEFAULT_ROUNDS})"
-    add("--benchmark_runs", type=integer_from(1), help=text)
+    add("--benchmark_runs", type=integer_from(1), metavar="NUMBER", help=text)
     text = "runs before them that are not measured (default %(default)s)"
-    add("--benchmark_warmup", type=integer_from(0), default=DEFAULT_WARMUP, help=text)
+    add(
+        "--benchmark_warmup",
+        type=integer_from(0),
+        default=DEFAULT_WARMUP,
+        metavar="NUMBER",
+        help=text,
+    )
     text = "measure random weights of these shapes instead of a checkpoint"
     add("--random-weights", choices=list(RANDOM_SHAPES), help=text)
-    text = "take X for the similarity of every module and transition instead of a table"
-    add("--assume-similarity", type=number_within(-1, 1), metavar="X", help=text)
-    add("--lpips_weights", help='state dict of lpips.LPIPS(net="alex"): adds LPIPS')
-    add("--fid_weights", help="torch-fidelity's Inception weights: adds FID against no-cache")
-    add("--clip_path", help="folder of a CLIP model: adds the CLIP score")
+    text = "take this similarity for every module and transition instead of a table"
+    add("--assume-similarity", type=number_within(-1, 1), metavar="NUMBER", help=text)
+    add("--lpips_weights", metavar="FILE", help='state dict of lpips.LPIPS(net="alex"): adds LPIPS')
+    text = "torch-fidelity's Inception weights: adds FID against no-cache"
+    add("--fid_weights", metavar="FILE", help=text)
+    add("--clip_path", metavar="FOLDER", help="folder of a CLIP model: adds the CLIP score")
 
 
 def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
@@ -190,18 +212,21 @@ def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     text = "address to listen at (default %(default)s: this machine only; 0.0.0.0: everybody "
     text += "who can reach it, by a numeric address or this machine's name)"
-    add("--host", default=LOOPBACK, help=text)
-    add("--port", type=integer_from(1), default=DEFAULT_PORT, help="default: %(default)s")
+    add("--host", default=LOOPBACK, metavar="ADDRESS", help=text)
     text = "where results go; the page serves no other files (default: %(default)s)"
-    add("--output_dir", default="web_samples", help=text)
-    text = "images of one request (default %(default)s)"
-    add("--max_images", type=integer_from(1), default=8, help=text)
-    text = "finished requests whose files stay; older ones are removed (default %(default)s)"
-    add("--keep_requests", type=integer_from(1), default=KEEP.requests, help=text)
-    text = "hours after which a finished request's files are removed (default %(default)g)"
-    add("--keep_hours", type=number_within(0.01, 1e6), default=KEEP.hours, help=text)
-    text = "requests that may wait for the model (default %(default)s)"
-    add("--max_waiting", type=integer_from(1), default=DEFAULT_MAX_WAITING, help=text)
+    add("--output_dir", default="web_samples", metavar="FOLDER", help=text)
+
+    def number(flag: str, kind: Callable, default: float, text: str) -> None:
+        add(flag, type=kind, default=default, metavar="NUMBER", help=f"{text}default %(default)g)")
+
+    number("--port", integer_from(1), DEFAULT_PORT, "where it listens there (")
+    number("--max_images", integer_from(1), 8, "images of one request (")
+    text = "finished requests whose files stay; older ones are removed ("
+    number("--keep_requests", integer_from(1), KEEP.requests, text)
+    text = "hours after which a finished request's files are removed ("
+    number("--keep_hours", number_within(0.01, 1e6), KEEP.hours, text)
+    text = "requests that may wait for the model ("
+    number("--max_waiting", integer_from(1), DEFAULT_MAX_WAITING, text)
     text = "without the tab that changes the similarity table for everybody"
     add("--no-calibration", dest="visitors_calibrate", action="store_false", help=text)
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from hart.engine.bare import decoder_is_bare
 from hart.engine.decoder_copy import DecoderCopy
+from hart.modules.models.transformer.execution.bare import decoder_is_bare
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 
 TILE, OVERLAP = 32, 8

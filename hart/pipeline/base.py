@@ -17,6 +17,7 @@ from hart.modules.models.transformer.feature_caching_mixin import warn_about_mis
 from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.pipeline.folders import PathLike
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
 from hart.pipeline.recipe import recipe_of, redraw
@@ -55,7 +56,7 @@ class Pipeline:
             what it wraps.
         text_model, text_tokenizer, system_prompt: of prompts; None and empty for classes.
         use_engine: whether the engine executes the model, which is faster and the same up to
-            rounding; otherwise the model's own, plain path does.
+            rounding; otherwise its own steps are taken.
         compile: let the engine compile what the blocks do token by token; the first image of every
             batch size waits for it.
         tiled_decode: decode large feature maps in overlapping tiles, which needs less memory and
@@ -104,9 +105,11 @@ class Pipeline:
 
     def __call__(self, prompts: Any, **arguments: Any) -> HARTPipelineOutput:
         """Draw images; arguments as for :meth:`stream`."""
-        results = [result for batch in self.stream(prompts, **arguments) for result in batch]
+        counted = CacheStatistics(self.transformer.transformer_shape)
+        stream = self.stream(prompts, statistics=counted, **arguments)
+        results = [result for batch in stream for result in batch]
         images = [result.image for result in results]
-        return HARTPipelineOutput(images, results, self.transformer.get_cache_statistics())
+        return HARTPipelineOutput(images, results, self.transformer.get_cache_statistics(counted))
 
     def stream(
         self,
@@ -115,12 +118,13 @@ class Pipeline:
         quiet: bool = False,
         callback: StageCallback | None = None,
         preview: PreviewCallback | None = None,
+        statistics: CacheStatistics | None = None,
         **options: Any,
     ) -> Iterator[list[ImageResult]]:
         """Draw images; yields every batch of them as soon as it is finished.
 
-        The arguments are checked at once. The model's cache statistics start anew with the first
-        batch.
+        The arguments are checked at once. With the first batch the model's cache statistics become
+        those of this run; a run that is not finished yet goes on with its own.
 
         Args:
             prompts: one prompt or class, or several.
@@ -128,6 +132,7 @@ class Pipeline:
             callback: called after every stage with its index and the number of stages.
             preview: sees the decoded pictures after every stage but the last, whose pictures are
                 the results; its decoding is in none of the results' times.
+            statistics: where the run counts; new ones by default.
             options: fields of ``options_class`` by name.
 
         Raises:
@@ -137,7 +142,8 @@ class Pipeline:
             UserWarning: for a prompt that is cut to the text context.
         """
         checked = self._checked(options)
-        return self._run(self._plan(prompts, checked), checked, quiet, callback, preview)
+        requests = self._plan(prompts, checked)
+        return self._run(requests, checked, quiet, callback, preview, statistics)
 
     def draw_together(
         self,
@@ -255,8 +261,11 @@ class Pipeline:
         quiet: bool,
         callback: StageCallback | None,
         preview: PreviewCallback | None,
+        statistics: CacheStatistics | None,
     ) -> Iterator[list[ImageResult]]:
-        self.transformer.reset_cache_statistics()
+        transformer = self.transformer
+        counted = statistics or CacheStatistics(transformer.transformer_shape)
+        transformer.cache_statistics = counted
         pieces = list(batches(requests, options.batch_size))
         total = len(pieces) * self._num_stages(options)
         hidden = True if quiet else None  # None hides the bar where there is no terminal
@@ -269,7 +278,7 @@ class Pipeline:
 
             for batch in pieces:
                 bar.set_description(f"image {batch[-1].index + 1}/{len(requests)}")
-                yield self._generate(batch, options, on_stage, preview)
+                yield self._generate(batch, options, on_stage, preview, counted)
 
     def _generate(
         self,
@@ -277,6 +286,7 @@ class Pipeline:
         options: SamplingChoices,
         callback: StageCallback | None,
         preview: PreviewCallback | None = None,
+        statistics: CacheStatistics | None = None,
     ) -> list[ImageResult]:
         recipe = recipe_of(self, options)
         timeline = Timeline(self.device)
@@ -306,6 +316,7 @@ class Pipeline:
             generator=[torch.Generator(self.device).manual_seed(each.seed) for each in batch],
             callback=on_stage,
             timeline=timeline,
+            statistics=statistics,
             steps=Engine(self.transformer, self.compile) if self.use_engine else None,
             on_feature_map=None if preview is None else show,
         )

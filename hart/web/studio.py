@@ -202,7 +202,8 @@ class _Run:
     def stream(self, request: DrawRequest, tracker: Tracker) -> Iterator[list[ImageResult]]:
         how = {"quiet": True, "callback": tracker.on_stage, **request.options.to_dict()}
         preview = tracker.on_preview if request.previews else None
-        return self._pipeline.stream(request.prompts, preview=preview, **how)
+        how |= {"preview": preview, "statistics": self._statistics}
+        return self._pipeline.stream(request.prompts, **how)
 
     def draw_batch(
         self, stream: Iterator[list[ImageResult]], tracker: Tracker

@@ -1,4 +1,4 @@
-"""The engine on VAR: the same maps as the plain path, whatever is cached."""
+"""The executor on VAR: the same maps as blocks that are called, whatever is cached."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
-from tests.engine.comparison import Recorded, assert_same_maps, assert_same_steps
+from tests.engine.comparison import Called, Recorded, assert_same_maps, assert_same_steps
 from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import fill, generators
 from tests.var.checkpoint import PATCH_NUMS, golden_model, golden_vae
@@ -56,10 +56,11 @@ def draw(model, steps, bsz: int, **options) -> tuple[torch.Tensor, Recorded]:
 
 
 def assert_same(model, bsz: int, **options) -> None:
-    plain, by_model = draw(model, model, bsz, **options)
-    fast, by_engine = draw(model, Engine(model), bsz, **options)
-    assert_same_steps(by_engine, by_model)
-    assert_same_maps(fast, plain)
+    plain, by_blocks = draw(model, Called(model), bsz, **options)
+    for steps in (model, Engine(model)):
+        fast, by_executor = draw(model, steps, bsz, **options)
+        assert_same_steps(by_executor, by_blocks)
+        assert_same_maps(fast, plain)
 
 
 @product(len(KINDS), preset=PRESETS, bsz=[1, 3])
@@ -105,7 +106,7 @@ def test_an_adaptive_threshold_from_the_first_stage_on(model):
 def test_statistics_are_those_of_the_plain_path(model):
     model.set_cache_config("aggressive")
     statistics = []
-    for steps in (model, Engine(model)):
+    for steps in (Called(model), Engine(model)):
         model.reset_cache_statistics()
         draw(model, steps, 2)
         statistics.append(model.get_cache_statistics())
@@ -121,7 +122,7 @@ def test_calibration_draws_what_caching_off_draws(model):
         off, _ = draw(model, Engine(model), 2)
         model.calibration = True
         measured = []
-        for steps in (model, Engine(model)):
+        for steps in (Called(model), Engine(model)):
             model.clear_similarity_data()
             f_hat, _ = draw(model, steps, 2)
             measured.append(model.similarity)

@@ -173,6 +173,18 @@ def test_without_statistics_an_image_has_seconds_and_no_counts(pipeline):
     assert output.statistics["images"] == 0
 
 
+def test_a_run_in_the_middle_of_another_counts_for_itself(pipeline):
+    inner = []
+
+    def draw_another(si: int, stages: int) -> None:
+        if not inner:
+            inner.append(pipeline(OTHER, quiet=True).statistics)
+
+    outer = pipeline([PROMPT, OTHER], batch_size=1, quiet=True, callback=draw_another).statistics
+    assert (inner[0]["images"], outer["images"]) == (1, 2)
+    assert inner[0]["modules"] == outer["modules"]
+
+
 def test_reuse_follows_the_preset_and_a_new_run_starts_new_statistics(pipeline):
     pipeline.model.set_cache_config("original")
     fill_similarity(pipeline, 1.0)

@@ -8,9 +8,10 @@ import torch
 
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.networks.caching import generation_cache
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.interpolate import select_positions
-from hart.modules.networks.caching.site_cache import SiteCache
+from tests.engine.comparison import Called
 from tests.product import product
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
@@ -30,7 +31,7 @@ KEPT = {25: 13, 49: 13}
 
 @pytest.fixture
 def stages(monkeypatch):
-    """Per call of the blocks: stage index, rows, and keys in the cache per layer afterwards."""
+    """Per stage: its index, rows, and keys in the cache per layer, of blocks that are called."""
     seen, original = [], HARTForT2IEnhanced.run_blocks
 
     def recording(self, x, run, si, m_maskgit=None):
@@ -84,7 +85,7 @@ def test_an_image_does_not_depend_on_its_batch(fields, iterations):
 @pytest.mark.parametrize(
     "config",
     [
-        CacheConfig(prune_stages={25: 0.0, 49: 0.01}),  # 0.01 of 49 tokens is none
+        CacheConfig(prune_stages={25: 0.0}),
         CacheConfig(prune_stages={1: 0.5}),
         CacheConfig(prune_stages={49: 0.5}, prune_source=36),
         CacheConfig(guidance_stop_stage=36),
@@ -126,18 +127,22 @@ def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(
 ):
     """Each token's output is the source's at its own position, unless it is computed."""
     model.set_cache_config(CacheConfig(prune_stages={49: 0.5}, prune_source=25))
-    seen = []
-    original = SiteCache.__call__
+    seen, kept, split = [], [], generation_cache.split_tokens
+    original = generation_cache.GenerationCache.output
 
-    def recording(cache, compute):
-        out = original(cache, compute)
-        if (cache.module, cache.si) == (1, 5):
-            source = cache.cache.store.source(1, 5, cache.positions)
-            seen.append((cache.positions, cache._kept, out, source))
+    def splitting(x, keep):
+        kept.append(split(x, keep)[0])
+        return kept[-1], None
+
+    def recording(cache, module, si, compute, x, positions):
+        out = original(cache, module, si, compute, x, positions)
+        if (module, si) == (1, 5):
+            seen.append((positions, kept[-1], out, cache.store.source(1, 5, positions)))
         return out
 
-    monkeypatch.setattr(SiteCache, "__call__", recording)
-    draw(model, 2, num_maskgit_iters=3)
+    monkeypatch.setattr(generation_cache, "split_tokens", splitting)
+    monkeypatch.setattr(generation_cache.GenerationCache, "output", recording)
+    draw(model, 2, num_maskgit_iters=3, steps=Called(model))
     assert len(seen) == 3
     covered = torch.cat([chunk[1].view(4, -1) for chunk, *_ in seen], dim=1)
     assert covered.sort(dim=1).values.equal(torch.arange(49).expand(4, -1))
@@ -206,7 +211,8 @@ def test_reused_and_pruned_attentions_add_no_keys(stages, variant, iterations):
     model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
     fill(model, 0.9)
     model.set_cache_config(CacheConfig([49], [25], prune_stages={25: 0.5}))
-    assert draw(model, 2, num_maskgit_iters=iterations).isfinite().all()
+    options = {"num_maskgit_iters": iterations, "steps": Called(model)}
+    assert draw(model, 2, **options).isfinite().all()
     assert stages[-1][2] == [6 + 4 + 9 + 16 + 13] * model.depth
 
 

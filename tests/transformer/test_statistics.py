@@ -18,6 +18,7 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.utils.timing import Timeline
+from tests.engine.comparison import Called
 from tests.product import product
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
@@ -51,7 +52,7 @@ def torch_counts(model, modules=MODULES, **options) -> dict[str, list[int]]:
 
     # This attention is made of matrix products that every version of torch counts.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        draw(model, callback=note, **options)
+        draw(model, callback=note, steps=Called(model), **options)
     return {site: [b - a for a, b in pairwise(sums)] for site, sums in seen.items()}
 
 
@@ -122,7 +123,7 @@ def test_the_peak_of_the_key_value_cache_is_what_it_holds(model, monkeypatch):
         return out
 
     monkeypatch.setattr(HARTForT2IEnhanced, "run_blocks", recording)
-    draw(model, bsz=2)
+    draw(model, bsz=2, steps=Called(model))
     assert model.get_cache_statistics()["key_value_tokens"]["peak"] == max(held)
 
 

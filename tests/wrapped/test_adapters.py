@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from hart.engine.bare import blocks_are_bare
 from hart.evaluation.random_weights import TEXT_VOCABULARY, WordTokenizer
+from hart.modules.models.transformer.execution.bare import blocks_are_bare
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.caching.config import CacheConfig
 from hart.utils import encode_prompts

@@ -9,8 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from hart.engine.bare import blocks_are_bare, decoder_is_bare, denoiser_is_bare, head_is_bare
 from hart.modules.diffusion.network import SimpleMLPAdaLN
+from hart.modules.models.transformer.execution.bare import (
+    blocks_are_bare,
+    decoder_is_bare,
+    denoiser_is_bare,
+    head_is_bare,
+)
 from hart.modules.networks.basic_hart import LlamaAttention, LlamaMLP
 from tests.product import product
 from tests.wrapped.models import FAMILIES, HART, assert_changed, assert_same, build, draw, put

@@ -124,11 +124,16 @@ class FeatureCaching:
 
     @contextlib.contextmanager
     def generation(
-        self, bsz: int, timeline: Timeline | None, device: torch.device
+        self,
+        bsz: int,
+        timeline: Timeline | None,
+        statistics: CacheStatistics | None,
+        device: torch.device,
     ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
         """The timeline and the cache of one generation of ``bsz`` images.
 
-        What it counted and measured is added at its end, unless it fails.
+        What it counted and measured is added at its end, unless it fails; the counts to
+        ``statistics``, or to those of the model.
         """
         recorders, counts, plan = None, None, self.plan()
         if self.calibration:
@@ -150,7 +155,7 @@ class FeatureCaching:
                 self.similarity = self.similarity.including(recorders, bsz)
             if counts is not None and timeline is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.shape.patch_nums))
-                self.statistics.add(counts, bsz, seconds)
+                (statistics or self.statistics).add(counts, bsz, seconds)
 
     def _warn_if_empty(self, config: CacheConfig) -> None:
         if config.caches_anything and self.similarity.is_empty and not self._warned_empty:

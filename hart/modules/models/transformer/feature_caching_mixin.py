@@ -30,7 +30,7 @@ from hart.modules.networks.caching.similarity_io import (
     SimilarityFileError,
     similarity_file_of,
 )
-from hart.modules.networks.caching.statistics import similarity_stats
+from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
 from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
 
@@ -91,8 +91,10 @@ class FeatureCachingMixin(SamplingTransformer):
             patch_nums=self.patch_nums,
         )
 
-    def _generation_scope(self, bsz: int, timeline: Timeline | None):
-        return self.caching.generation(bsz, timeline, self.device)
+    def _generation_scope(
+        self, bsz: int, timeline: Timeline | None, statistics: CacheStatistics | None
+    ):
+        return self.caching.generation(bsz, timeline, statistics, self.device)
 
     # --- configuration ------------------------------------------------------------------------
 
@@ -175,8 +177,11 @@ class FeatureCachingMixin(SamplingTransformer):
         """Per block the MLP output that a generation of this thread has stored, or None."""
         return self.caching.stored("mlp")
 
-    def get_cache_statistics(self) -> dict[str, Any]:
+    def get_cache_statistics(self, statistics: CacheStatistics | None = None) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.
+
+        Args:
+            statistics: where they were counted; None is ``cache_statistics``.
 
         Returns:
             ``cache_config`` and ``similarity_stats``, which are in use now, and
@@ -198,10 +203,11 @@ class FeatureCachingMixin(SamplingTransformer):
             - ``thresholds``: per stage with an adapted threshold ``mean``, ``min`` and ``max`` of
               the ``calibrated`` and ``measured`` similarity and the ``effective`` threshold.
         """
+        running = self.caching.running
         return {
             "cache_config": self.cache_config.to_dict(),
             "similarity_stats": similarity_stats(self.similarity),
-            **self.cache_statistics.to_dict(self.caching.running and self.caching.running.counts),
+            **(statistics or self.cache_statistics).to_dict(running and running.counts),
         }
 
     def reset_cache_statistics(self) -> None:

@@ -16,6 +16,9 @@ from typing import Any, ClassVar
 import torch
 
 from hart.modules.models.transformer.conditions import ClassCondition, Labels, TextCondition
+from hart.modules.models.transformer.execution.bare import blocks_are_bare
+from hart.modules.models.transformer.execution.executor import Executor
+from hart.modules.models.transformer.execution.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import (
     RESIDUAL_PART,
     FeatureMapCallback,
@@ -33,7 +36,8 @@ from hart.modules.models.transformer.random_source import (
 from hart.modules.models.transformer.stage_transformer import StageTransformer, positions_in
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer
-from hart.modules.networks.kv_cache import KVCache
+from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
 from hart.utils.adapted import at_hand
@@ -109,6 +113,7 @@ class SamplingTransformer(StageTransformer):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback: StageCallback | None = None,
         timeline: Timeline | None = None,
+        statistics: CacheStatistics | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
         **condition: Any,
@@ -133,8 +138,9 @@ class SamplingTransformer(StageTransformer):
             timeline: receives a mark at the end of every stage and around the diffusion head, see
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
+            statistics: where a model with feature caching counts; None is its own.
             steps: executes the expensive steps in the model's place, see
-                :class:`GenerationSteps`; None is the model itself, the plain path.
+                :class:`GenerationSteps`; None is the model itself.
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
                 does counts to the next stage unless it closes a part on the timeline itself.
 
@@ -146,7 +152,8 @@ class SamplingTransformer(StageTransformer):
         drawn_from = self.condition_class(self, B, label_B, *text, **condition)
         options = SamplingOptions(cfg, top_p, more_smooth, **drawn_from.options)
         random = resolve_random_source(g_seed, generator, B, self.device)
-        with self._weights_at_hand(), self._generation_scope(B, timeline) as (marks, cache):
+        scope = self._generation_scope(B, timeline, statistics)
+        with self._weights_at_hand(), scope as (marks, cache):
             run = self._begun(B, drawn_from, options, random)
             run.callback, run.on_feature_map = callback, on_feature_map
             run.timeline, run.cache = marks, cache
@@ -169,7 +176,7 @@ class SamplingTransformer(StageTransformer):
             context_mask=mask,
             levels=self.level_embeddings(),
             f_hat=cond.new_zeros(B, self.Cvae, self.patch_nums[-1], self.patch_nums[-1]),
-            kv=KVCache(self.depth),
+            kv=[LayerKVCache() for _ in range(self.depth)],
             random=random,
         )
 
@@ -198,7 +205,7 @@ class SamplingTransformer(StageTransformer):
 
     @contextlib.contextmanager
     def _generation_scope(
-        self, bsz: int, timeline: Timeline | None
+        self, bsz: int, timeline: Timeline | None, statistics: CacheStatistics | None
     ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
         """Surrounds one generation: the timeline that it marks and its cache, None for neither."""
         yield timeline, None
@@ -313,12 +320,17 @@ class SamplingTransformer(StageTransformer):
     # --- the expensive steps ------------------------------------------------------------------
 
     def begin(self, run: Generation) -> None:
-        """See :class:`GenerationSteps`: the plain path prepares nothing."""
+        """See :class:`GenerationSteps`. What only looks on leaves the blocks to themselves."""
+        cache = run.cache
+        if cache is not None and cache.acts and not cache.recorders and blocks_are_bare(self):
+            run.executor = Executor(self, run, TokenWise())
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """See :class:`GenerationSteps`: block after block does as the cache says."""
+        """See :class:`GenerationSteps`: by the executor, or block after block is called."""
+        if run.executor is not None:
+            return run.executor.stage(x, si, m_maskgit)
         cond, cache = self.shared_ada_lin(run.cond), run.cache
         rows, tokens = x.shape[:2]
         if cache is not None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from statistics import fmean
 
 import torch
 from torch import Tensor
 
+from .config import SITES
 from .generation_counts import AdaptedThreshold, GenerationCounts
+from .interpolate import select_positions
 from .plan import (
     COMPUTE,
+    PROBE,
     Action,
     Plan,
     adapted_threshold,
     decide_all,
     is_eligible,
-    is_probed,
+    kept_tokens,
+    measured_stages,
+    module_of,
     place_of,
     probed_stages,
 )
+from .pruning import restore_tokens, split_tokens
 from .similarity import SimilarityRecorder, SimilarityTables
 from .store import FeatureStore, Positions, slots_of
 
@@ -53,7 +59,11 @@ class GenerationCache:
         self.tables = tables or SimilarityTables.empty(depth, schedule)
         self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode)
         probed = () if self.tables.assumed else probed_stages(plan.config, schedule)
-        self._probed, self._known_from = probed, max(probed, default=-1) + 1
+        self._known_from = max(probed, default=-1) + 1
+        self._measures = {
+            module: measured_stages(plan.config, schedule, site, PROBE, self._row(module))
+            for module, site in ((module_of(PROBE, site), site) for site in SITES if probed)
+        }
         self._measured: list[tuple[float, Tensor]] = []
         self._cuts: tuple[int, ...] | None = None
         self._cut_slots()
@@ -61,13 +71,13 @@ class GenerationCache:
 
     @property
     def acts(self) -> bool:
-        """Whether it does more than counting."""
-        return bool(self.recorders) or self.plan.config.changes_anything
+        """Whether it does more than counting, and ending guidance."""
+        return bool(self.recorders) or not self.plan_is_final or self.plan.does_anything
 
     @property
     def plan_is_final(self) -> bool:
         """Whether no measurement will change the plan."""
-        return not self._probed
+        return self._known_from == 0
 
     def merge(self, cuts: Iterable[int] = ()) -> None:
         """Keep one sum for modules that are reused in a row.
@@ -119,6 +129,78 @@ class GenerationCache:
         if self.counts is not None:
             self.counts.stop_guidance(self.store.bytes)
 
+    # --- one module of a block that is called -------------------------------------------------
+
+    def output(
+        self,
+        module: int,
+        si: int,
+        compute: Callable[[Tensor, Positions | None], Tensor],
+        x: Tensor,
+        positions: Positions | None,
+    ) -> Tensor:
+        """What a module puts out, (rows, n, C) before gamma: reused, or computed and kept.
+
+        Args:
+            compute: its output for tokens (rows, n', C) of the residual stream and their positions;
+                all that a compiler sees, since what surrounds it is bookkeeping.
+            x: the residual stream before the norm, (rows, n, C).
+            positions: which positions of the map these are, None for all of them.
+        """
+        action = self.plan[si][module]
+        self.note(module, action)
+        if action.reuse:
+            return self._reused(module, si, action, positions)
+        index, *chosen = self._chosen(action, x, positions)
+        return self._finished(module, si, action, compute(*chosen), index, positions)
+
+    @torch.compiler.disable
+    def _reused(self, module: int, si: int, action: Action, positions: Positions | None) -> Tensor:
+        self.store.defer(module)
+        out = self.store.flush(si, positions)
+        if action.store_source:
+            self.store.keep_source(module, si, out)
+        return out
+
+    @torch.compiler.disable
+    def _chosen(
+        self, action: Action, x: Tensor, positions: Positions | None
+    ) -> tuple[Tensor | None, Tensor, Positions | None]:
+        """Indices (rows, n') of the tokens to compute, None for all; the tokens; their positions.
+
+        A stage that comes in chunks is pruned chunk by chunk: each keeps the same share.
+        """
+        keep = kept_tokens(x.shape[1], action.ratio)
+        if keep == x.shape[1]:
+            return None, x, positions
+        index, _ = split_tokens(x, keep)
+        of_map = index if positions is None else positions[1].view(len(x), -1).gather(1, index)
+        rows = torch.arange(len(x), device=x.device).repeat_interleave(keep)
+        return index, select_positions(x, index), (rows, of_map.flatten())
+
+    @torch.compiler.disable
+    def _finished(
+        self,
+        module: int,
+        si: int,
+        action: Action,
+        out: Tensor,
+        index: Tensor | None,
+        positions: Positions | None,
+    ) -> Tensor:
+        """The output from what was computed: made complete, compared and kept."""
+        if index is not None:
+            out = restore_tokens(out, index, self.store.source(module, si, positions))
+        # The first stage may be the text, whose last position is the 1x1 map.
+        as_map = out[:, -self.plan.schedule.lengths[0] :] if si == 0 else out
+        if self.observes(module, si):
+            self.observe(module, si, as_map, positions)
+        if action.store_source:
+            self.store.keep_source(module, si, as_map)
+        if action.store:
+            self.store.keep(module, si, as_map)
+        return out
+
     # --- measuring ----------------------------------------------------------------------------
 
     def observes(self, module: int, si: int) -> bool:
@@ -142,18 +224,14 @@ class GenerationCache:
                 recorder.record(module // 2, column, similarity, weight=out.shape[1])
             else:
                 self._measured.append((self._row(module)[column], similarity))
-        last = si == schedule.num_stages - 1  # its chunks share what there is
-        if not last and (recorder is not None or self._probes(module, si + 1)):
-            self.store.compared[module] = out.clone() if si == 0 else out  # of a text a part
+        if recorder is not None or self._probes(module, si + 1):
+            self.store.keep_compared(module, si, out)
 
     def _recorder(self, module: int) -> SimilarityRecorder | None:
         return self.recorders.get(place_of(module)[1])
 
     def _probes(self, module: int, si: int) -> bool:
-        if si not in self._probed:
-            return False
-        plan, (layer, site) = self.plan, place_of(module)
-        return is_probed(plan.config, plan.schedule, site, si, layer, self._row(module))
+        return si in self._measures.get(module, ())
 
     def _row(self, module: int) -> list[float]:
         layer, site = place_of(module)

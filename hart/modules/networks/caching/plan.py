@@ -94,24 +94,16 @@ def probed_stages(config: CacheConfig, schedule: StageSchedule) -> tuple[int, ..
     return ()
 
 
-def is_probed(
-    config: CacheConfig,
-    schedule: StageSchedule,
-    site: str,
-    si: int,
-    layer: int | None,
-    row: Sequence[float],
-) -> bool:
-    """Whether block ``layer`` measures ``site`` at stage ``si``, see :func:`probed_stages`.
+def measured_stages(
+    config: CacheConfig, schedule: StageSchedule, site: str, layer: int | None, row: Sequence[float]
+) -> tuple[int, ...]:
+    """Those of :func:`probed_stages` at which block ``layer`` measures ``site``.
 
     Not where the table, whose row of the block is ``row``, has nothing to compare it with.
     """
-    return (
-        layer == PROBE
-        and config.is_enabled(site)
-        and si in probed_stages(config, schedule)
-        and row[schedule.column(si)] != 0
-    )
+    if layer != PROBE or not config.is_enabled(site):
+        return ()
+    return tuple(si for si in probed_stages(config, schedule) if row[schedule.column(si)] != 0)
 
 
 def adapted_threshold(
@@ -164,25 +156,6 @@ def guidance_stop(config: CacheConfig, schedule: StageSchedule) -> int | None:
     return schedule.index_of(stop) if stop in schedule.lengths else None
 
 
-def may_reuse(
-    config: CacheConfig,
-    schedule: StageSchedule,
-    site: str,
-    si: int,
-    layer: int | None,
-    row: Sequence[float],
-    threshold: float,
-) -> bool:
-    """Whether a module is similar enough at stage ``si`` to what it was at the stage before.
-
-    Args:
-        row: the block's row of the site's similarity table.
-        threshold: which the similarity of the transition into the stage must exceed.
-    """
-    eligible = is_eligible(config, schedule, site, si, layer)
-    return eligible and row[schedule.column(si)] > threshold
-
-
 def kept_above(
     config: CacheConfig, schedule: StageSchedule, si: int, threshold: float
 ) -> float | None:
@@ -191,7 +164,7 @@ def kept_above(
     What an adaptive threshold will be is not known yet at the last stage that it is measured at. It
     may fall to 0, so there every output whose transition has a positive similarity is kept.
     """
-    if si + 1 >= schedule.num_stages or schedule.lengths[si] not in config.cache_stages:
+    if si >= schedule.last or schedule.lengths[si] not in config.cache_stages:
         return None
     return 0.0 if si == max(probed_stages(config, schedule), default=None) else threshold
 
@@ -225,15 +198,21 @@ def decide_module(
     """
     if not config.is_enabled(site) or si < 0:
         return COMPUTE
-    here, following = ((config, schedule, site, stage, layer, row) for stage in (si, si + 1))
     if threshold is None:
         threshold = config.threshold
-    reuse = has_stored and may_reuse(*here, threshold)
+
+    def is_similar(stage: int, least: float) -> bool:
+        """Whether the module may be reused at a stage, if its similarity exceeds ``least``."""
+        eligible = is_eligible(config, schedule, site, stage, layer)
+        return eligible and row[schedule.column(stage)] > least
+
+    reuse = has_stored and is_similar(si, threshold)
     least = kept_above(config, schedule, si, threshold)
-    whole = reuse or is_probed(*here) or is_probed(*following)
+    measured = measured_stages(config, schedule, site, layer, row)
+    whole = reuse or si in measured or si + 1 in measured
     return Action(
         reuse,
-        least is not None and may_reuse(*following, least),
+        least is not None and is_similar(si + 1, least),
         0.0 if whole else left_out(config, schedule, si),
         pruning_source(config, schedule) == si,
     )
@@ -290,6 +269,11 @@ class Plan:
     @property
     def reuses_anything(self) -> bool:
         return any(self.reused(site) for site in SITES)
+
+    @property
+    def does_anything(self) -> bool:
+        """Whether any module does more than compute."""
+        return any(action != COMPUTE for stage in self.stages for action in stage)
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """JSON-able counts: token count of the stage -> site -> computed, reused, stored."""

@@ -104,7 +104,7 @@ class FeatureStore:
 
     def close(self, si: int) -> None:
         """End a stage and drop what it did not keep; the last one's chunks share what there is."""
-        if si < self.schedule.num_stages - 1:
+        if si < self.schedule.last:
             self.slots, self._next = self._next, {}
 
     def keep_rows(self, rows: int) -> None:
@@ -200,20 +200,23 @@ class FeatureStore:
 
     # --- what is compared ---------------------------------------------------------------------
 
+    def keep_compared(self, module: int, si: int, out: Tensor) -> None:
+        """Keep an output to compare that of the next stage with, if there is one."""
+        if si < self.schedule.last:
+            self.compared[module] = out.clone() if si == 0 else out  # of a text a part
+
     def similarity(
         self, module: int, si: int, out: Tensor, positions: Positions | None
     ) -> Tensor | None:
         """How similar an output is to that of the stage before; None if that was not kept."""
-        before = self.compared.pop(module, None) if si < self._last else self.compared.get(module)
+        before = self.compared.get(module)
         if before is None:
             return None
         sides = self.schedule.patch_nums
         resized = interpolate_features(before, sides[si - 1], sides[si], self.mode)
+        if si < self.schedule.last:
+            del self.compared[module]
         return cosine_similarity(_at(resized, positions), out)
-
-    @property
-    def _last(self) -> int:
-        return self.schedule.num_stages - 1
 
 
 def _sum_at(since: int, several: list[Parts]) -> Tensor:

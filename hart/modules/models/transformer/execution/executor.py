@@ -3,7 +3,7 @@
 Equal to the model's own blocks up to rounding. The differences:
 
 - keys and values go into buffers of known size, rotary tables and modulation are made once;
-- modules that are reused in a row are one interpolation and one addition, see ``caching/store.py``;
+- modules that are reused in a row can be one interpolation and one addition, see :meth:`merge`;
 - HART's text-free half of the batch sees a text of equal features at equal positions, so that in
   llama blocks one of its tokens, of one image, stands for all of them;
 - on a CPU, whatever works token by token runs in pieces, which bounds the memory it needs.
@@ -15,10 +15,13 @@ from collections.abc import Iterable, Iterator
 
 import torch
 
-from hart.engine.attention import attend
-from hart.engine.key_value_buffers import KeyValueBuffers, keys_per_layer
-from hart.engine.streams import Stream, Tables, keep_rows
-from hart.engine.token_wise import TokenWise
+from hart.modules.models.transformer.execution.attention import attend
+from hart.modules.models.transformer.execution.key_value_buffers import (
+    KeyValueBuffers,
+    keys_per_layer,
+)
+from hart.modules.models.transformer.execution.streams import Stream, Tables, keep_rows
+from hart.modules.models.transformer.execution.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.networks.caching.config import CacheConfig
@@ -44,8 +47,6 @@ class Executor:
         self.cache = run.cache or GenerationCache(
             compute_everything(CacheConfig(), StageSchedule(model.patch_nums), model.depth)
         )
-        cross = model.config.use_cross_attn
-        self.cache.merge(range(1, 2 * model.depth, 2) if cross else ())
         self.last = model.num_stages_minus_1
         self.has_text = model.context_token > 0
         self.cond = model.shared_ada_lin(run.cond)
@@ -62,6 +63,11 @@ class Executor:
             run.cond.device,
         )
         self._text_outputs: dict[int, list[torch.Tensor]] = {}
+
+    def merge(self) -> None:
+        """Keep one sum for modules that are reused in a row; no sum spans a cross-attention."""
+        cross = self.model.config.use_cross_attn
+        self.cache.merge(range(1, 2 * self.model.depth, 2) if cross else ())
 
     def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
         """As ``GenerationSteps.run_blocks``; ``x`` is changed. Of the text, the last position."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hart.engine.streams import Tables
+from hart.modules.models.transformer.execution.streams import Tables
 from hart.modules.networks.basic_hart import AdaLNSelfAttn
 from hart.modules.networks.rope import apply_rotary_pos_emb
 

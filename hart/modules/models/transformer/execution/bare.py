@@ -81,7 +81,6 @@ def blocks_are_bare(model: StageTransformer) -> bool:
     """Whether the blocks' steps may be run in another order and in pieces, in evaluation mode."""
     return (
         not model.training
-        and has_own_methods(model, "run_blocks")
         and is_bare_tree(model.blocks, *_OF_BLOCKS)
         and all(block.attn.qkv_is_bare for block in model.blocks)
         and _are_in_place(model)
