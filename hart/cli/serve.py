@@ -14,10 +14,7 @@ from hart.cli.loading import load_pipeline, speaker
 from hart.evaluation.extras import import_extra
 from hart.pipeline import HARTPipeline
 from hart.server import API_KEY_VARIABLE
-from hart.server.application import Access, build_application
-from hart.server.drawing import PipelineDrawing, served_model
-from hart.server.metrics import Metrics
-from hart.server.queue import DrawingQueue
+from hart.server.application import Access, pipeline_application
 from hart.web.guard import AllowedHosts, is_loopback
 from hart.web.listening import listening, running, url_of
 
@@ -34,22 +31,24 @@ def run_serve(args: argparse.Namespace) -> int:
         ValueError, OSError: a user's mistake, a missing extra, or an address that is taken.
     """
     access, name = read_access(args), served_name(args)
-    for package in ("fastapi", "uvicorn"):
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
         import_extra(package, "hart serve", "server")
-    metrics = Metrics()
     with listening(args.host, args.port, _WHAT):  # complain before the model is loaded
         pass
     say = speaker(args.quiet)
     pipeline = load_pipeline(args, say)
     if args.sim_path:
         pipeline.load_similarity(args.sim_path)
-    limits = {"max_images": args.max_images, "max_prompt": args.max_prompt}
-    served = served_model(pipeline, name, **limits)
-    drawing = PipelineDrawing(pipeline)
-    queue = DrawingQueue(drawing, args.batch_size, args.max_waiting, metrics.count_batch)
-    metrics.watch(queue)
+    application, queue = pipeline_application(
+        pipeline,
+        name,
+        args.batch_size,
+        args.max_waiting,
+        access,
+        max_images=args.max_images,
+        max_prompt=args.max_prompt,
+    )
     with contextlib.closing(queue), listening(args.host, args.port, _WHAT) as listener:
-        application = build_application(served, queue, metrics, access)
         times = {"grace_s": args.grace_s, "wait_s": args.grace_s + _AFTER_GRACE_S}
         with _sigterm_is_ctrl_c(), running(application, listener, **times):
             with contextlib.suppress(KeyboardInterrupt):

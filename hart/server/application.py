@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hart.evaluation.extras import import_extra
-from hart.pipeline import ImageResult
-from hart.server.drawing import answer
+from hart.pipeline import HARTPipeline, ImageResult
+from hart.pipeline.options import DEFAULT_BATCH_SIZE
+from hart.server import DEFAULT_SERVER_WAITING
+from hart.server.drawing import PipelineDrawing, answer, served_model
 from hart.server.errors import FAILED, ApiError
 from hart.server.metrics import Metrics
 from hart.server.queue import DrawingQueue, Ticket
@@ -61,10 +63,39 @@ class Access:
             raise ApiError(401, text, code="invalid_api_key")
 
 
+def pipeline_application(
+    pipeline: HARTPipeline,
+    name: str,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    max_waiting: int = DEFAULT_SERVER_WAITING,
+    access: Access = Access(),
+    **limits: int,
+) -> tuple[Any, DrawingQueue]:
+    """An ASGI application that draws with a pipeline, and its queue, which whoever runs it closes.
+
+    Args:
+        pipeline: nobody else uses it; how it caches now is how it caches unasked.
+        name: what clients call the model.
+        batch_size: images that are drawn at the same time.
+        max_waiting: requests that may wait.
+        access: who is answered.
+        limits: ``max_images`` and ``max_prompt``, see :class:`Served`.
+
+    Raises:
+        MissingExtraError: fastapi or prometheus_client is not installed.
+    """
+    metrics = Metrics()
+    served = served_model(pipeline, name, **limits)
+    draw = PipelineDrawing(pipeline)
+    queue = DrawingQueue(draw, batch_size, max_waiting, metrics.count_batch)
+    metrics.watch(queue)
+    return build_application(served, queue, metrics, access), queue
+
+
 def build_application(
     served: Served, queue: DrawingQueue, metrics: Metrics, access: Access = Access()
 ) -> Any:
-    """The ASGI application; whoever runs it closes the queue.
+    """The routes in front of a queue.
 
     Raises:
         MissingExtraError: fastapi is not installed.
