@@ -78,7 +78,7 @@ def test_its_pictures_are_the_pipelines(server, pipeline):
         extra_body={"seed": 5, "guidance_scale": 3.0, "cache_preset": "no-cache"},
     )
     assert abs(answer.created - time.time()) < PATIENCE_S
-    pipeline.model.set_cache_config(None)
+    pipeline.model.set_cache_config("no-cache")
     expected = pipeline("a red fox", num_images_per_prompt=2, seed=5, cfg_scale=3.0, quiet=True)
     assert [entry.seed for entry in answer.data] == [5, 6]
     for entry, image in zip(answer.data, expected.images, strict=True):
