@@ -173,11 +173,16 @@ class _Api:
         """A JSON body. A web site cannot send one to another site without being allowed to."""
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
             raise ApiError(415, f"the request must have the header Content-Type: {_JSON}")
+        from starlette.requests import ClientDisconnect
+
         body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > self._max_body:
-                raise ApiError(413, f"the request has more than {self._max_body} bytes")
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > self._max_body:
+                    raise ApiError(413, f"the request has more than {self._max_body} bytes")
+        except ClientDisconnect:
+            raise ApiError(CLIENT_GONE, "the request has no end") from None
         return body
 
 

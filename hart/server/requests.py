@@ -107,7 +107,7 @@ def read_request(body: bytes, served: Served) -> ImagesRequest:
             another model, else 400.
     """
     given = _fields(body)
-    allowed = _allowed(served)
+    allowed = allowed_fields(served)
     for name, value in given.items():
         if name not in allowed:
             raise _unknown(name, allowed)
@@ -139,7 +139,8 @@ def _fields(body: bytes) -> dict[str, Any]:
     return {name: value for name, value in content.items() if value is not None}
 
 
-def _allowed(served: Served) -> dict[str, Field]:
+def allowed_fields(served: Served) -> dict[str, Field]:
+    """What every field of a request may hold."""
     return {
         "prompt": _Prompt(served.max_prompt),
         "model": Text(1, 4096),

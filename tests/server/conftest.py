@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,12 @@ def serving(
 
 @pytest.fixture
 def server(pipeline) -> Iterator[Server]:
-    for package in ("fastapi", "uvicorn", "prometheus_client"):
-        pytest.importorskip(package)
     with serving(pipeline) as server:
         yield server
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

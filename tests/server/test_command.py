@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from hart.cli.main import main
+from tests.server.processes import serve
 
-openai = pytest.importorskip("openai")
-
-ROOT = Path(__file__).parents[2]
 PATIENCE_S = 120
 
 
@@ -74,32 +71,14 @@ def test_a_port_that_is_taken(refused):
 
 @contextlib.contextmanager
 def process(checkpoint: Path, port: int, *arguments: str) -> Iterator[subprocess.Popen]:
-    """A server that is ready."""
+    """A server with a key, at a port."""
     empty = checkpoint / "no_instruction.txt"
     empty.touch()
-    command = [sys.executable, "-m", "hart", "serve", "--model_path", str(checkpoint)]
     options = ["--device", "cpu", "--port", str(port), "--system_prompt_file", str(empty)]
-    with subprocess.Popen(
-        [*command, *options, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HART_API_KEY": "secret"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as server:
-        try:
-            line = next(line for line in server.stdout if " serves " in line)
-            assert line == f"http://127.0.0.1:{port}/v1 serves tiny; Ctrl-C stops it\n"
-            yield server
-        finally:
-            server.kill()
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    command = ["serve", "--model_path", str(checkpoint), *options, *arguments]
+    with serve(*command, HART_API_KEY="secret") as (server, line):
+        assert line == f"http://127.0.0.1:{port}/v1 serves tiny; Ctrl-C stops it\n"
+        yield server
 
 
 def client(port: int, **options) -> openai.OpenAI:
@@ -107,9 +86,10 @@ def client(port: int, **options) -> openai.OpenAI:
     return openai.OpenAI(base_url=url, api_key="secret", timeout=PATIENCE_S, **options)
 
 
-def busy(port: int) -> bool:
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S).text
-    return "hart_drawing_images 0.0" not in text
+def wait_until_it_draws(port: int, drawn: Future) -> None:
+    text = "hart_drawing_images 0.0"
+    while "hart_drawing_images 0.0" in text and not drawn.done():
+        text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S).text
 
 
 @pytest.mark.slow
@@ -117,8 +97,7 @@ def busy(port: int) -> bool:
 def test_what_is_drawn_is_finished(checkpoint, port, stop):
     with process(checkpoint, port, "--batch_size", "1") as server, ThreadPoolExecutor(1) as people:
         drawn = people.submit(client(port).images.generate, prompt="a fox", n=10)
-        while not busy(port):
-            threading.Event().wait(0.01)
+        wait_until_it_draws(port, drawn)
         server.send_signal(stop)
         assert len(drawn.result(PATIENCE_S).data) == 10
         assert server.wait(PATIENCE_S) == 0
@@ -130,8 +109,7 @@ def test_a_client_survives_a_server_that_is_killed_and_started_again(checkpoint,
     patient = client(port, max_retries=20)
     with process(checkpoint, port, "--batch_size", "1") as server, ThreadPoolExecutor(1) as people:
         drawn = people.submit(patient.images.generate, prompt="a fox", n=10)
-        while not busy(port):
-            threading.Event().wait(0.01)
+        wait_until_it_draws(port, drawn)
         server.kill()
         server.wait(PATIENCE_S)
         with process(checkpoint, port):
