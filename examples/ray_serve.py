@@ -11,36 +11,30 @@ each has a GPU of its own. Clients are those of ``hart serve`` (``examples/serve
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from typing import Any
 
 from ray import serve
 
 
-def build(model_path: str | None, name: str, preset: str) -> Any:
-    """One replica's application; runs on the replica."""
-    from hart import HARTPipeline
-    from hart.demo import DEMO_CHECKPOINT
-    from hart.server.application import pipeline_application
-
-    pipeline = HARTPipeline.from_pretrained(model_path or DEMO_CHECKPOINT, cache=preset)
-    application, _ = pipeline_application(pipeline, name)
-    return application
-
-
 def deployment(args: argparse.Namespace) -> Any:
     """The replicas. Requests wait in their own queues, where they are drawn together."""
 
-    @serve.deployment(
+    def build() -> Any:
+        """One replica's application; runs on the replica."""
+        from hart import HARTPipeline
+        from hart.demo import DEMO_CHECKPOINT
+        from hart.server.application import pipeline_application
+
+        place, preset = args.model_path or DEMO_CHECKPOINT, args.cache_preset
+        pipeline = HARTPipeline.from_pretrained(place, cache=preset)
+        return pipeline_application(pipeline, args.name)[0]
+
+    replica = serve.deployment(
         num_replicas=args.replicas,
         max_ongoing_requests=64,
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
     )
-    @serve.ingress(partial(build, args.model_path, args.name, args.cache_preset))
-    class Replica:
-        pass
-
-    return Replica.bind()
+    return replica(serve.ingress(build)()).bind()
 
 
 def main() -> None:
