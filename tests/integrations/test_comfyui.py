@@ -7,12 +7,14 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline import HARTPipeline
 from hart.version import __version__
 from tests.integrations.comfy_stand_in import (
@@ -21,7 +23,7 @@ from tests.integrations.comfy_stand_in import (
     InterruptedByComfyError,
     import_nodes,
 )
-from tests.pipeline.checkpoint_folder import PATCH_NUMS, make_checkpoint
+from tests.pipeline.checkpoint_folder import DEPTH, PATCH_NUMS, make_checkpoint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -95,8 +97,10 @@ def test_a_preset_reuses_once_there_is_a_table(nodes):
     assert told == "similarities measured on 2 images"
     assert measured.config == cached.config
     assert measured.similarity.images == 2
-    _, summary = nodes.HARTDraw.execute(measured, "a fox", 1, 4.5, 1)
-    assert "modules reused per image" in summary
+    table = [[0.95] * measured.pipeline.transformer.schedule.width for _ in range(DEPTH)]
+    similar = replace(measured, similarity=SimilarityTables(table, table, images=2))
+    _, summary = nodes.HARTDraw.execute(similar, "a fox", 1, 4.5, 1)
+    assert re.match(r"[1-9][\d.]* of [\d.]+ modules reused per image", summary)
     assert "nothing was reused" not in summary
     # the pipeline, which they share, is as it was
     assert model.similarity.images == 0
