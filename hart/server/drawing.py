@@ -13,6 +13,7 @@ from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import HARTPipeline, ImageResult
 from hart.pipeline.options import ImageRequest
+from hart.server import DEFAULT_MAX_IMAGES, DEFAULT_MAX_PROMPT
 from hart.server.requests import Served, Settings
 from hart.utils.images import png_bytes
 
@@ -22,12 +23,13 @@ NO_CACHE = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
 _OF_OTHERS = ("batch", "batch_position")
 
 
-def served_model(pipeline: HARTPipeline, name: str, **limits: int) -> Served:
-    """What a pipeline can be asked for; how it caches now is how it caches unasked.
-
-    Args:
-        limits: ``max_images`` and ``max_prompt``.
-    """
+def served_model(
+    pipeline: HARTPipeline,
+    name: str,
+    max_images: int = DEFAULT_MAX_IMAGES,
+    max_prompt: int = DEFAULT_MAX_PROMPT,
+) -> Served:
+    """What a pipeline can be asked for; how it caches now is how it caches unasked."""
     model = pipeline.transformer
     (autoencoder,) = model.vae_proxy
     return Served(
@@ -35,7 +37,8 @@ def served_model(pipeline: HARTPipeline, name: str, **limits: int) -> Served:
         size=model.patch_nums[-1] * autoencoder.downsample,
         config=model.cache_config if model.use_cache else NO_CACHE,
         presets={preset: preset_config(preset, model.patch_nums) for preset in CACHE_PRESETS},
-        **limits,
+        max_images=max_images,
+        max_prompt=max_prompt,
     )
 
 
