@@ -12,6 +12,7 @@ PACKAGE = ROOT / "hart"
 LEVELS = {
     "hart.cli": 0,
     "hart.web": 0,
+    "hart.server": 0,
     "benchmarks": 0,
     "hart.batch": 1,
     "hart.evaluation": 1,

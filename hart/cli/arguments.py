@@ -12,7 +12,15 @@ from typing import Any
 from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.modules.networks.caching.cache_options import OPTION_NAMES, add_cache_arguments
-from hart.pipeline.options import GenerationOptions, VARGenerationOptions
+from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions, VARGenerationOptions
+from hart.server import (
+    API_KEY_VARIABLE,
+    DEFAULT_GRACE_S,
+    DEFAULT_MAX_IMAGES,
+    DEFAULT_MAX_PROMPT,
+    DEFAULT_SERVER_PORT,
+    DEFAULT_SERVER_WAITING,
+)
 from hart.utils.options import Either, add_options, integer_from, number_within, options_of
 from hart.web import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
 from hart.web.results import KEEP
@@ -101,6 +109,18 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     _add_page_arguments(parser.add_argument_group("page"))
     _add_access_arguments(parser.add_argument_group("access"))
     add_message_arguments(parser)
+
+
+def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add everything that ``hart serve`` understands."""
+    model = parser.add_argument_group("model")
+    _add_model_arguments(model)
+    _add_system_prompt_file(model)
+    text = "what clients call it (default: the checkpoint's folder)"
+    model.add_argument("--served_model_name", metavar="NAME", help=text)
+    _add_server_arguments(parser.add_argument_group("server"))
+    add_message_arguments(parser)
+    add_cache_arguments(parser)
 
 
 def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
@@ -229,6 +249,31 @@ def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
     number("--max_waiting", integer_from(1), DEFAULT_MAX_WAITING, text)
     text = "without the tab that changes the similarity table for everybody"
     add("--no-calibration", dest="visitors_calibrate", action="store_false", help=text)
+
+
+def _add_server_arguments(group: argparse._ArgumentGroup) -> None:
+    """Add where the server is, whom it answers, and how much it takes."""
+    add, whole = group.add_argument, integer_from(1)
+    text = "address to listen at (default %(default)s: this machine only; 0.0.0.0: everybody)"
+    add("--host", default=LOOPBACK, help=text)
+    add("--port", type=whole, default=DEFAULT_SERVER_PORT, help="default: %(default)s")
+    text = (
+        f"what clients have to send (default: the environment's {API_KEY_VARIABLE}, else nothing)"
+    )
+    add("--api-key", metavar="KEY", help=text)
+    text = "a further host name to answer to at a loopback address without a key; may be repeated, "
+    text += "'*' stands for all (default: localhost and loopback addresses)"
+    add("--allowed_host", action="append", default=[], metavar="NAME", help=text)
+    text = "images drawn at the same time, of one or several requests (default %(default)s)"
+    add("--batch_size", type=whole, default=DEFAULT_BATCH_SIZE, help=text)
+    text = "requests that may wait for the model (default %(default)s)"
+    add("--max_waiting", type=whole, default=DEFAULT_SERVER_WAITING, help=text)
+    text = "images of one request (default %(default)s)"
+    add("--max_images", type=whole, default=DEFAULT_MAX_IMAGES, help=text)
+    text = "characters of a prompt (default %(default)s)"
+    add("--max_prompt", type=whole, default=DEFAULT_MAX_PROMPT, help=text)
+    text = "seconds in which a server that is stopped finishes what it draws (default %(default)s)"
+    add("--grace_s", type=integer_from(0), default=DEFAULT_GRACE_S, help=text)
 
 
 def _add_access_arguments(group: argparse._ArgumentGroup) -> None:

@@ -15,7 +15,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
-from hart.cli.arguments import add_batch_arguments, add_generate_arguments, add_web_arguments
+from hart.cli.arguments import (
+    add_batch_arguments,
+    add_generate_arguments,
+    add_serve_arguments,
+    add_web_arguments,
+)
 from hart.cli.file_commands import add_file_commands
 from hart.cli.interrupts import Interrupts
 from hart.utils.huge_pages import prefer_huge_pages
@@ -31,6 +36,10 @@ BATCH = (
 WEB = (
     "Serve a page on which people draw with presets or settings of their own, compare with "
     "no-cache and calibrate. Ctrl-C stops it. Needs the extra web."
+)
+SERVE = (
+    "Serve images over HTTP as OpenAI's clients ask for them. Ctrl-C or SIGTERM stops it once what "
+    "it draws is finished. Needs the extra server."
 )
 
 
@@ -62,6 +71,9 @@ def hart_parser() -> CommandParser:
     web = commands.add_parser("web", help="serve a page to draw and calibrate on", description=WEB)
     add_web_arguments(web)
     web.set_defaults(run="hart.cli.web:run_web")
+    serve = commands.add_parser("serve", help="serve images over HTTP", description=SERVE)
+    add_serve_arguments(serve)
+    serve.set_defaults(run="hart.cli.serve:run_serve")
     return parser
 
 

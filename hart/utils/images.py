@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
@@ -134,13 +135,24 @@ def save_png(
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
         durable: see ``replacing``.
     """
+    path = Path(path)
+    with replacing(path, durable) as beside:
+        image.save(beside, format="PNG", pnginfo=_png_info(metadata))
+    return path
+
+
+def png_bytes(image: Image.Image, metadata: Mapping[str, str] | None = None) -> bytes:
+    """What :func:`save_png` would write."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=_png_info(metadata))
+    return buffer.getvalue()
+
+
+def _png_info(metadata: Mapping[str, str] | None) -> PngInfo:
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
         info.add_text(keyword, text, zip=len(text) > _LONG_TEXT)
-    path = Path(path)
-    with replacing(path, durable) as beside:
-        image.save(beside, format="PNG", pnginfo=info)
-    return path
+    return info
 
 
 def png_texts(picture: str | os.PathLike[str] | Image.Image) -> dict[str, str]:

@@ -16,7 +16,7 @@ from hart.cli.commands import hart_parser
 from hart.cli.main import generate_main, main
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "numpy", "gradio", "matplotlib", "PIL", "safetensors")
+HEAVY = ("torch", "transformers", "numpy", "gradio", "fastapi", "matplotlib", "PIL", "safetensors")
 LIMIT_S = 0.5  # of CPU time, the interpreter's own start included
 COMMANDS = (
     "generate",
@@ -26,6 +26,7 @@ COMMANDS = (
     "plot-similarity",
     "plot-statistics",
     "web",
+    "serve",
 )
 LAZY_PACKAGES = ("hart", "hart.pipeline", "hart.utils")
 
