@@ -153,14 +153,18 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         self._keep(outputs, table, si, action, before, out)
         return out
 
+    @property
+    def _stages(self) -> StageSchedule:
+        if self.schedule is None:
+            raise ValueError("patch_nums is required to cache; pass it to the block's constructor")
+        return self.schedule
+
     @torch.compiler.disable
     def _decide(
         self, site: str, outputs: StoredOutputs, table: Table, si: int, m_maskgit: MaskIndex | None
     ) -> tuple[Action, torch.Tensor | None]:
         """What the site does, and what stands in for its output, if anything does."""
-        config, schedule, layer = self.cache_config, self.schedule, self.block_idx
-        if schedule is None:
-            raise ValueError("patch_nums is required to cache; pass it to the block's constructor")
+        config, schedule, layer = self.cache_config, self._stages, self.block_idx
         stored = outputs[layer] if si else None
         if isinstance(table, SimilarityRecorder):
             action = Action(store=True)
@@ -186,9 +190,9 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         out: torch.Tensor,
     ) -> None:
         """Record how similar an output is, and keep it; the last stage may come in chunks."""
-        schedule, layer = self.schedule, self.block_idx
+        schedule, layer = self._stages, self.block_idx
         # The first stage may be the text, whose last position is the 1x1 map.
-        as_map = out[:, -schedule.lengths[0] :] if si == 0 else out
+        as_map = out[:, -schedule.lengths[0] :].clone() if si == 0 else out
         if isinstance(table, SimilarityRecorder) and before is not None:
             similarity = cosine_similarity(before, as_map)
             table.record(layer, schedule.column(si), similarity, weight=as_map.shape[1])

@@ -151,13 +151,15 @@ class GenerationCache:
         self.note(module, action)
         if action.reuse:
             return self._reused(module, si, action, positions)
-        index, *chosen = self._chosen(action, x, positions)
-        return self._finished(module, si, action, compute(*chosen), index, positions)
+        index, chosen, where = self._chosen(action, x, positions)
+        return self._finished(module, si, action, compute(chosen, where), index, positions)
 
     @torch.compiler.disable
     def _reused(self, module: int, si: int, action: Action, positions: Positions | None) -> Tensor:
         self.store.defer(module)
         out = self.store.flush(si, positions)
+        if out is None:
+            raise RuntimeError(f"module {module} has kept nothing that stage {si} could reuse")
         if action.store_source:
             self.store.keep_source(module, si, out)
         return out
