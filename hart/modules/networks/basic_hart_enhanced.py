@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,16 +17,14 @@ from torch import nn
 from hart.modules.networks.attention import LlamaAttention, SelfAttention
 from hart.modules.networks.basic_hart import FFN, AdaLNSelfAttn, Compute, LlamaMLP
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
-from hart.modules.networks.caching.plan import Action, decide_module, module_of
+from hart.modules.networks.caching.plan import Action, decide_module
 from hart.modules.networks.caching.similarity import SimilarityRecorder, cosine_similarity
 from hart.modules.networks.caching.stages import (
     StageSchedule,
     length2iteration,
     next_patch_size,
 )
-from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 
 __all__ = [
@@ -89,20 +87,12 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
 
     def forward(
         self,
-        x: torch.Tensor,
-        cond_BD: torch.Tensor,
-        attn_bias: torch.Tensor | None,
-        si: int = -1,
-        context_position_ids: torch.Tensor | None = None,
-        context_mask: torch.Tensor | None = None,
-        m_maskgit: MaskIndex | None = None,
-        *,
-        kv_cache: LayerKVCache | None = None,
+        *args: Any,
         cache_mlp: StoredOutputs | None = None,
         cache_attn: StoredOutputs | None = None,
         cache_similarity_mlp: Table | None = None,
         cache_similarity_attn: Table | None = None,
-        cache: GenerationCache | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Map (rows, n, C) to (rows, n, C), reusing stored module outputs where that is allowed.
 
@@ -111,40 +101,27 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
                 None; this block reads and replaces its own entry. It computes all tokens.
             cache_similarity_mlp, cache_similarity_attn: similarity tables, one row per block. A
                 ``SimilarityRecorder`` in their place calibrates.
-            cache: of the generation, which has begun the stage; it comes before the lists.
 
-        A site takes part only if there are both a list and a table. The remaining arguments
-        are those of the plain block.
+        A site takes part only if there are both a list and a table. Before these come the arguments
+        of the plain block.
         """
         lists = {
             "attn": (cache_attn, cache_similarity_attn),
             "mlp": (cache_mlp, cache_similarity_mlp),
         }
-        return self._forward(
-            x,
-            cond_BD,
-            attn_bias,
-            si,
-            context_position_ids,
-            context_mask,
-            m_maskgit,
-            kv_cache,
-            partial(self._output, cache, lists, si),
-        )
+        kwargs.setdefault("output", partial(self._output, lists))
+        return super().forward(*args, **kwargs)
 
     def _output(
         self,
-        cache: GenerationCache | None,
         lists: Lists,
-        si: int,
         site: str,
+        si: int,
         compute: Compute,
         x: torch.Tensor,
         m_maskgit: MaskIndex | None,
     ) -> torch.Tensor:
-        """A site's output: as the generation's cache says, else as the lists do."""
-        if cache is not None:
-            return cache.output(module_of(self.block_idx, site), si, compute, x, m_maskgit)
+        """A site's output: reused, or computed, recorded and stored."""
         outputs, table = lists[site]
         if si < 0 or outputs is None or table is None:
             return compute(x, m_maskgit)

@@ -133,7 +133,8 @@ class GenerationCache:
 
     def output(
         self,
-        module: int,
+        layer: int,
+        site: str,
         si: int,
         compute: Callable[[Tensor, Positions | None], Tensor],
         x: Tensor,
@@ -142,11 +143,13 @@ class GenerationCache:
         """What a module puts out, (rows, n, C) before gamma: reused, or computed and kept.
 
         Args:
+            layer, site, si: which module at which stage.
             compute: its output for tokens (rows, n', C) of the residual stream and their positions;
                 all that a compiler sees, since what surrounds it is bookkeeping.
             x: the residual stream before the norm, (rows, n, C).
             positions: which positions of the map these are, None for all of them.
         """
+        module = module_of(layer, site)
         action = self.plan[si][module]
         self.note(module, action)
         if action.reuse:
