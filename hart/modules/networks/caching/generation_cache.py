@@ -45,6 +45,7 @@ class GenerationCache:
 
     Attributes:
         store: what is kept for later stages.
+        acts: whether it does more than counting, and ending guidance.
     """
 
     def __init__(
@@ -64,15 +65,11 @@ class GenerationCache:
             module: measured_stages(plan.config, schedule, site, PROBE, self._row(module))
             for module, site in ((module_of(PROBE, site), site) for site in SITES if probed)
         }
+        self.acts = bool(self.recorders) or not self.plan_is_final or plan.does_anything
         self._measured: list[tuple[float, Tensor]] = []
         self._cuts: tuple[int, ...] | None = None
         self._cut_slots()
         self._executed: dict[int, Action] = {}
-
-    @property
-    def acts(self) -> bool:
-        """Whether it does more than counting, and ending guidance."""
-        return bool(self.recorders) or not self.plan_is_final or self.plan.does_anything
 
     @property
     def plan_is_final(self) -> bool:
