@@ -96,18 +96,6 @@ class EngineDecoder:
         return image / total
 
 
-def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
-    """:meth:`EngineDecoder.decode` with a copy for this call."""
-    return EngineDecoder().decode(model, f_hat)
-
-
-def decode_in_tiles(
-    model: StageTransformer, f_hat: torch.Tensor, tile: int = TILE, overlap: int = OVERLAP
-) -> torch.Tensor:
-    """:meth:`EngineDecoder.decode_in_tiles` with a copy for this call."""
-    return EngineDecoder().decode_in_tiles(model, f_hat, tile, overlap)
-
-
 def _starts(side: int, tile: int, overlap: int) -> Iterator[int]:
     """Where the tiles begin: evenly spread, neighbours sharing ``overlap`` positions or more."""
     steps = -(-(side - tile) // (tile - overlap))

@@ -134,9 +134,9 @@ def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(
         kept.append(split(x, keep)[0])
         return kept[-1], None
 
-    def recording(cache, module, si, compute, x, positions):
-        out = original(cache, module, si, compute, x, positions)
-        if (module, si) == (1, 5):
+    def recording(cache, layer, site, si, compute, x, positions):
+        out = original(cache, layer, site, si, compute, x, positions)
+        if (layer, site, si) == (0, "mlp", 5):
             seen.append((positions, kept[-1], out, cache.store.source(1, 5, positions)))
         return out
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from hart.engine import Engine, decode
+from hart.engine import Engine, EngineDecoder
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
@@ -95,7 +95,7 @@ def draw(model, engine: bool, bsz: int = 2, **options) -> Drawn:
     target = model if hasattr(model, "generate_feature_map") else inside
     steps = Engine(model) if engine else None
     f_hat = target.generate_feature_map(bsz, steps=steps, **arguments(inside, bsz, **options))
-    images = decode(inside, f_hat) if engine else target.decode_feature_map(f_hat)
+    images = EngineDecoder().decode(inside, f_hat) if engine else target.decode_feature_map(f_hat)
     return Drawn(f_hat, images, inside.cache_statistics.calls())
 
 

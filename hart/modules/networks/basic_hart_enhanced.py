@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,16 +17,14 @@ from torch import nn
 from hart.modules.networks.attention import LlamaAttention, SelfAttention
 from hart.modules.networks.basic_hart import FFN, AdaLNSelfAttn, Compute, LlamaMLP
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
-from hart.modules.networks.caching.plan import Action, decide_module, module_of
+from hart.modules.networks.caching.plan import Action, decide_module
 from hart.modules.networks.caching.similarity import SimilarityRecorder, cosine_similarity
 from hart.modules.networks.caching.stages import (
     StageSchedule,
     length2iteration,
     next_patch_size,
 )
-from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 
 __all__ = [
@@ -89,20 +87,12 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
 
     def forward(
         self,
-        x: torch.Tensor,
-        cond_BD: torch.Tensor,
-        attn_bias: torch.Tensor | None,
-        si: int = -1,
-        context_position_ids: torch.Tensor | None = None,
-        context_mask: torch.Tensor | None = None,
-        m_maskgit: MaskIndex | None = None,
-        *,
-        kv_cache: LayerKVCache | None = None,
+        *args: Any,
         cache_mlp: StoredOutputs | None = None,
         cache_attn: StoredOutputs | None = None,
         cache_similarity_mlp: Table | None = None,
         cache_similarity_attn: Table | None = None,
-        cache: GenerationCache | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Map (rows, n, C) to (rows, n, C), reusing stored module outputs where that is allowed.
 
@@ -111,40 +101,27 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
                 None; this block reads and replaces its own entry. It computes all tokens.
             cache_similarity_mlp, cache_similarity_attn: similarity tables, one row per block. A
                 ``SimilarityRecorder`` in their place calibrates.
-            cache: of the generation, which has begun the stage; it comes before the lists.
 
-        A site takes part only if there are both a list and a table. The remaining arguments
-        are those of the plain block.
+        A site takes part only if there are both a list and a table. Before these come the arguments
+        of the plain block.
         """
         lists = {
             "attn": (cache_attn, cache_similarity_attn),
             "mlp": (cache_mlp, cache_similarity_mlp),
         }
-        return self._forward(
-            x,
-            cond_BD,
-            attn_bias,
-            si,
-            context_position_ids,
-            context_mask,
-            m_maskgit,
-            kv_cache,
-            partial(self._output, cache, lists, si),
-        )
+        kwargs.setdefault("output", partial(self._output, lists))
+        return super().forward(*args, **kwargs)
 
     def _output(
         self,
-        cache: GenerationCache | None,
         lists: Lists,
-        si: int,
         site: str,
+        si: int,
         compute: Compute,
         x: torch.Tensor,
         m_maskgit: MaskIndex | None,
     ) -> torch.Tensor:
-        """A site's output: as the generation's cache says, else as the lists do."""
-        if cache is not None:
-            return cache.output(module_of(self.block_idx, site), si, compute, x, m_maskgit)
+        """A site's output: reused, or computed, recorded and stored."""
         outputs, table = lists[site]
         if si < 0 or outputs is None or table is None:
             return compute(x, m_maskgit)
@@ -153,14 +130,18 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         self._keep(outputs, table, si, action, before, out)
         return out
 
+    @property
+    def _stages(self) -> StageSchedule:
+        if self.schedule is None:
+            raise ValueError("patch_nums is required to cache; pass it to the block's constructor")
+        return self.schedule
+
     @torch.compiler.disable
     def _decide(
         self, site: str, outputs: StoredOutputs, table: Table, si: int, m_maskgit: MaskIndex | None
     ) -> tuple[Action, torch.Tensor | None]:
         """What the site does, and what stands in for its output, if anything does."""
-        config, schedule, layer = self.cache_config, self.schedule, self.block_idx
-        if schedule is None:
-            raise ValueError("patch_nums is required to cache; pass it to the block's constructor")
+        config, schedule, layer = self.cache_config, self._stages, self.block_idx
         stored = outputs[layer] if si else None
         if isinstance(table, SimilarityRecorder):
             action = Action(store=True)
@@ -186,9 +167,9 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
         out: torch.Tensor,
     ) -> None:
         """Record how similar an output is, and keep it; the last stage may come in chunks."""
-        schedule, layer = self.schedule, self.block_idx
+        schedule, layer = self._stages, self.block_idx
         # The first stage may be the text, whose last position is the 1x1 map.
-        as_map = out[:, -schedule.lengths[0] :] if si == 0 else out
+        as_map = out[:, -schedule.lengths[0] :].clone() if si == 0 else out
         if isinstance(table, SimilarityRecorder) and before is not None:
             similarity = cosine_similarity(before, as_map)
             table.record(layer, schedule.column(si), similarity, weight=as_map.shape[1])

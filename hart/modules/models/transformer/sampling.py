@@ -11,6 +11,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -335,8 +336,10 @@ class SamplingTransformer(StageTransformer):
         rows, tokens = x.shape[:2]
         if cache is not None:
             cache.begin_stage(si, rows)
-        options = {"cache": cache} if cache is not None and cache.acts else {}
+        options: dict[str, Any] = {}
         for layer, block in enumerate(self.blocks):
+            if cache is not None and cache.acts:
+                options["output"] = partial(cache.output, layer)
             x = block(
                 x,
                 cond,

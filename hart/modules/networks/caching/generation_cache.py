@@ -45,6 +45,7 @@ class GenerationCache:
 
     Attributes:
         store: what is kept for later stages.
+        acts: whether it does more than counting, and ending guidance.
     """
 
     def __init__(
@@ -64,15 +65,11 @@ class GenerationCache:
             module: measured_stages(plan.config, schedule, site, PROBE, self._row(module))
             for module, site in ((module_of(PROBE, site), site) for site in SITES if probed)
         }
+        self.acts = bool(self.recorders) or not self.plan_is_final or plan.does_anything
         self._measured: list[tuple[float, Tensor]] = []
         self._cuts: tuple[int, ...] | None = None
         self._cut_slots()
         self._executed: dict[int, Action] = {}
-
-    @property
-    def acts(self) -> bool:
-        """Whether it does more than counting, and ending guidance."""
-        return bool(self.recorders) or not self.plan_is_final or self.plan.does_anything
 
     @property
     def plan_is_final(self) -> bool:
@@ -133,7 +130,8 @@ class GenerationCache:
 
     def output(
         self,
-        module: int,
+        layer: int,
+        site: str,
         si: int,
         compute: Callable[[Tensor, Positions | None], Tensor],
         x: Tensor,
@@ -142,22 +140,26 @@ class GenerationCache:
         """What a module puts out, (rows, n, C) before gamma: reused, or computed and kept.
 
         Args:
+            layer, site, si: which module at which stage.
             compute: its output for tokens (rows, n', C) of the residual stream and their positions;
                 all that a compiler sees, since what surrounds it is bookkeeping.
             x: the residual stream before the norm, (rows, n, C).
             positions: which positions of the map these are, None for all of them.
         """
+        module = module_of(layer, site)
         action = self.plan[si][module]
         self.note(module, action)
         if action.reuse:
             return self._reused(module, si, action, positions)
-        index, *chosen = self._chosen(action, x, positions)
-        return self._finished(module, si, action, compute(*chosen), index, positions)
+        index, chosen, where = self._chosen(action, x, positions)
+        return self._finished(module, si, action, compute(chosen, where), index, positions)
 
     @torch.compiler.disable
     def _reused(self, module: int, si: int, action: Action, positions: Positions | None) -> Tensor:
         self.store.defer(module)
         out = self.store.flush(si, positions)
+        if out is None:
+            raise RuntimeError(f"module {module} has kept nothing that stage {si} could reuse")
         if action.store_source:
             self.store.keep_source(module, si, out)
         return out
