@@ -128,8 +128,10 @@ def test_it_tries_again_when_the_queue_is_full(pipeline):
 
 
 def test_fifty_at_once_are_all_drawn_and_share_batches(server, slow):
+    draw = client(server).images.generate
+
     def ask(i: int):
-        answer = client(server).images.generate(prompt=f"number {i}", extra_body={"seed": i})
+        answer = draw(prompt=f"number {i}", extra_body={"seed": i})
         return png_texts(picture(answer.data[0].b64_json))
 
     with ThreadPoolExecutor(50) as people:

@@ -16,9 +16,8 @@ import openai
 import pytest
 
 from hart.cli.main import main
+from tests.server.conftest import PATIENCE_S
 from tests.server.processes import serve
-
-PATIENCE_S = 120
 
 
 @pytest.fixture
