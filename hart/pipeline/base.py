@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,30 +12,18 @@ import torch
 from PIL.Image import Image
 from tqdm.auto import tqdm
 
-from hart.engine import Engine, EngineDecoder
+from hart.engine import EngineDecoder
 from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
+from hart.modules.models.transformer.generation_state import StageCallback
 from hart.modules.models.transformer.wrappers import innermost
-from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.pipeline.drawing import BatchDrawing, Onlooker, PreviewCallback, StepCallback
 from hart.pipeline.folders import PathLike
+from hart.pipeline.keywords import known_options, take_generator, take_prompt
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
-from hart.pipeline.recipe import recipe_of, redraw
-from hart.pipeline.results import (
-    DECODE_PART,
-    PREVIEW_PART,
-    TEXT_PART,
-    HARTPipelineOutput,
-    ImageResult,
-    StagePreview,
-    calls_of,
-    image_results,
-    part_seconds,
-)
-from hart.utils.images import png_texts, to_pil
-from hart.utils.timing import Timeline
-
-StageCallback = Callable[[int, int], None]
-PreviewCallback = Callable[[StagePreview], None]
+from hart.pipeline.recipe import redraw
+from hart.pipeline.results import HARTPipelineOutput, ImageResult, together
+from hart.utils.images import png_texts
 
 
 class Pipeline:
@@ -73,6 +61,7 @@ class Pipeline:
         self.system_prompt = ""
         self.use_engine, self.compile, self.tiled_decode = True, False, False
         self._decoder = EngineDecoder()
+        self._interrupt = False
 
     @property
     def model(self) -> Any:
@@ -102,19 +91,26 @@ class Pipeline:
     def dtype(self) -> torch.dtype:
         return self.transformer.dtype
 
-    def __call__(self, prompts: Any, **arguments: Any) -> HARTPipelineOutput:
+    def __call__(self, prompt: Any = None, **arguments: Any) -> HARTPipelineOutput:
         """Draw images; arguments as for :meth:`stream`."""
-        results = [result for batch in self.stream(prompts, **arguments) for result in batch]
-        images = [result.image for result in results]
-        return HARTPipelineOutput(images, results, self.transformer.get_cache_statistics())
+        results = [result for batch in self.stream(prompt, **arguments) for result in batch]
+        return HARTPipelineOutput(
+            together([result.image for result in results]),
+            results,
+            self.transformer.get_cache_statistics(),
+        )
 
     def stream(
         self,
-        prompts: Any,
+        prompt: Any = None,
         *,
-        quiet: bool = False,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (),
         callback: StageCallback | None = None,
         preview: PreviewCallback | None = None,
+        quiet: bool = False,
         **options: Any,
     ) -> Iterator[list[ImageResult]]:
         """Draw images; yields every batch of them as soon as it is finished.
@@ -123,21 +119,35 @@ class Pipeline:
         batch.
 
         Args:
-            prompts: one prompt or class, or several.
-            quiet: no progress bar; there is none without a terminal either.
+            prompt: one prompt or class, or several.
+            generator: in the place of ``seed`` something that seeds are drawn from: of the first
+                image, or a list with one for every image.
+            output_type: "pil", "np" or "pt": see :func:`hart.utils.images.in_form`.
+            callback_on_step_end: called after every stage with the pipeline, the stage's index, its
+                number of tokens, and the tensors named by ``callback_on_step_end_tensor_inputs``
+                ("f_hat", the feature map (B, Z, P, P)). What it returns is not looked at. Once it
+                or anybody sets ``pipeline._interrupt`` nothing more is drawn: the images are
+                decoded as they are, and their files do not say how to draw them again.
             callback: called after every stage with its index and the number of stages.
             preview: sees the decoded pictures after every stage but the last, whose pictures are
                 the results; its decoding is in none of the results' times.
-            options: fields of ``options_class`` by name.
+            quiet: no progress bar; there is none without a terminal either.
+            <options>
 
         Raises:
             ValueError: no prompts, an empty prompt, or an option that is not allowed.
+            TypeError: an argument is unknown, or given twice.
 
         Warns:
             UserWarning: for a prompt that is cut to the text context.
         """
+        prompt = take_prompt(prompt, options)
+        take_generator(generator, options)
         checked = self._checked(options)
-        return self._run(self._plan(prompts, checked), checked, quiet, callback, preview)
+        onlooker = Onlooker(
+            callback, preview, callback_on_step_end, callback_on_step_end_tensor_inputs, output_type
+        )
+        return self._run(self._plan(prompt, checked), checked, quiet, onlooker)
 
     def draw_together(
         self,
@@ -151,7 +161,7 @@ class Pipeline:
         Options as for calling the pipeline; ``seed``, ``num_images_per_prompt`` and ``batch_size``
         mean nothing here. Adds to the model's cache statistics.
         """
-        return self._generate(requests, self._checked(options), callback)
+        return self._generate(requests, self._checked(options), Onlooker(callback))
 
     def redraw(self, picture: str | os.PathLike | Image | Mapping[str, str]) -> Image:
         """Draw a picture again, from what its file says.
@@ -187,13 +197,13 @@ class Pipeline:
 
     # --- similarity data ----------------------------------------------------------------------
 
-    def calibrate(self, prompts: Any, **arguments: Any) -> SimilarityTables:
-        """Measure similarities on images of ``prompts`` and merge them into the model's tables.
+    def calibrate(self, prompt: Any = None, **arguments: Any) -> SimilarityTables:
+        """Measure similarities on images of prompts and merge them into the model's tables.
 
         Arguments as for :meth:`stream`; the images are dropped.
         """
         with self.calibrating():
-            for _ in self.stream(prompts, **arguments):
+            for _ in self.stream(prompt, **arguments):
                 pass
         return self.transformer.similarity
 
@@ -232,7 +242,7 @@ class Pipeline:
 
     def _checked(self, options: Mapping[str, Any]) -> Any:
         """Options by name, checked against the model."""
-        return self.options_class(**options)
+        return self.options_class(**known_options(self.options_class, options))
 
     def _plan(self, prompts: Any, options: Any) -> list[ImageRequest]:
         """Every image of a run."""
@@ -253,63 +263,21 @@ class Pipeline:
         requests: list[ImageRequest],
         options: SamplingChoices,
         quiet: bool,
-        callback: StageCallback | None,
-        preview: PreviewCallback | None,
+        onlooker: Onlooker,
     ) -> Iterator[list[ImageResult]]:
+        self._interrupt = False
         self.transformer.reset_cache_statistics()
         pieces = list(batches(requests, options.batch_size))
         total = len(pieces) * self._num_stages(options)
         hidden = True if quiet else None  # None hides the bar where there is no terminal
         with tqdm(total=total, unit="stage", disable=hidden) as bar:
-
-            def on_stage(si: int, num_stages: int) -> None:
-                bar.update()
-                if callback is not None:
-                    callback(si, num_stages)
-
             for batch in pieces:
                 bar.set_description(f"image {batch[-1].index + 1}/{len(requests)}")
-                yield self._generate(batch, options, on_stage, preview)
+                yield self._generate(batch, options, onlooker.also(bar.update))
+                if self._interrupt:
+                    return
 
     def _generate(
-        self,
-        batch: Sequence[ImageRequest],
-        options: SamplingChoices,
-        callback: StageCallback | None,
-        preview: PreviewCallback | None = None,
+        self, batch: Sequence[ImageRequest], options: SamplingChoices, onlooker: Onlooker
     ) -> list[ImageResult]:
-        recipe = recipe_of(self, options)
-        timeline = Timeline(self.device)
-        condition = self._condition(batch, options)
-        timeline.mark(TEXT_PART)
-        stages = self._num_stages(options)
-        counts: GenerationCounts | None = None
-
-        def on_stage(si: int, num_stages: int) -> None:
-            nonlocal counts
-            running = self.transformer.caching.running
-            counts = running and running.counts
-            if callback is not None:
-                callback(si, num_stages)
-
-        def show(si: int, f_hat: torch.Tensor) -> None:
-            if preview is not None and si < stages - 1:
-                preview(StagePreview(si, stages, batch, to_pil(self.decode(f_hat))))
-                timeline.mark(PREVIEW_PART)
-
-        f_hat = self.model.generate_feature_map(
-            len(batch),
-            **condition,
-            cfg=options.cfg_scale,
-            top_p=options.top_p,
-            more_smooth=options.more_smooth,
-            generator=[torch.Generator(self.device).manual_seed(each.seed) for each in batch],
-            callback=on_stage,
-            timeline=timeline,
-            steps=Engine(self.transformer, self.compile) if self.use_engine else None,
-            on_feature_map=None if preview is None else show,
-        )
-        images = to_pil(self.decode(f_hat))
-        timeline.mark(DECODE_PART)
-        seconds = part_seconds(timeline, len(self.transformer.patch_nums))
-        return image_results(batch, images, seconds, calls_of(counts), recipe)
+        return BatchDrawing(self, batch, options, onlooker).draw()

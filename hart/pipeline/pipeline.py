@@ -20,6 +20,7 @@ from hart.pipeline.folders import (
     resolve_system_prompt,
     resolve_use_ema,
 )
+from hart.pipeline.keywords import takes_options
 from hart.pipeline.loading import resolve_place
 from hart.pipeline.options import GenerationOptions, ImageRequest, plan_images
 from hart.pipeline.saving import save_hart
@@ -39,6 +40,8 @@ class HARTPipeline(Pipeline):
 
     draws = "prompts"
     options_class = GenerationOptions
+    stream = takes_options(Pipeline.stream, GenerationOptions)
+    __call__ = takes_options(Pipeline.__call__, GenerationOptions)
 
     def __init__(
         self,
@@ -126,7 +129,7 @@ class HARTPipeline(Pipeline):
         save_hart(self, folder)
 
     def _checked(self, options: Mapping[str, Any]) -> GenerationOptions:
-        checked, expected = GenerationOptions(**options), self.transformer.context_token
+        checked, expected = super()._checked(options), self.transformer.context_token
         if checked.max_token_length not in (None, expected):
             raise ValueError(
                 f"max_token_length is {checked.max_token_length}, but this transformer was trained "

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from PIL.Image import Image
 
 from hart.modules.models.transformer.generation_state import GenerationSeconds
@@ -87,7 +89,7 @@ class ImageResult(PartSeconds):
     Attributes:
         index: place in the run, from 0.
         prompt, seed: what it was drawn from; VAR's prompt is the index of a class.
-        image: the picture.
+        image: the picture in the form that was asked for, a PIL image by default.
         batch_size: images in its batch.
         stages: its module calls per stage and site, see :meth:`CacheStatistics.calls`. Empty if
             the model collects no statistics.
@@ -97,7 +99,7 @@ class ImageResult(PartSeconds):
     index: int
     prompt: str | int
     seed: int
-    image: Image
+    image: Any
     batch_size: int
     stages: CallsPerStage
     metadata: dict[str, str] = field(default_factory=dict)
@@ -113,14 +115,22 @@ class HARTPipelineOutput:
     """The result of a run.
 
     Attributes:
-        images: the pictures in order.
+        images: the pictures in order: a list of PIL images, for "np" one array (B, H, W, 3), for
+            "pt" one tensor (B, 3, H, W).
         results: the same with prompt, seed, seconds and reuse counts.
         statistics: cache statistics of the whole run, from ``model.get_cache_statistics()``.
     """
 
-    images: list[Image]
+    images: Any
     results: list[ImageResult]
     statistics: dict[str, Any]
+
+
+def together(images: list[Any]) -> Any:
+    """Images in one of their forms as the output has them: (B, H, W, 3) or (B, 3, H, W)."""
+    if images and isinstance(images[0], np.ndarray):
+        return np.stack(images)
+    return torch.stack(images) if images and isinstance(images[0], torch.Tensor) else images
 
 
 def part_seconds(timeline: Timeline, num_stages: int) -> PartSeconds:
@@ -133,7 +143,7 @@ def part_seconds(timeline: Timeline, num_stages: int) -> PartSeconds:
 
 def image_results(
     batch: Sequence[ImageRequest],
-    images: Sequence[Image],
+    images: Sequence[Any],
     seconds: PartSeconds,
     stages: CallsPerStage,
     recipe: Mapping[str, str],

@@ -12,6 +12,7 @@ from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline.base import Pipeline
 from hart.pipeline.folders import PathLike
+from hart.pipeline.keywords import takes_options
 from hart.pipeline.loading import resolve_place
 from hart.pipeline.options import ImageRequest, VARGenerationOptions, plan_classes
 from hart.pipeline.saving import save_var
@@ -28,6 +29,8 @@ class VARPipeline(Pipeline):
 
     draws = "classes"
     options_class = VARGenerationOptions
+    stream = takes_options(Pipeline.stream, VARGenerationOptions)
+    __call__ = takes_options(Pipeline.__call__, VARGenerationOptions)
 
     @classmethod
     def from_pretrained(
