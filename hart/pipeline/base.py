@@ -6,24 +6,31 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL.Image import Image
-from tqdm.auto import tqdm
 
 from hart.engine import EngineDecoder
 from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
 from hart.modules.models.transformer.generation_state import StageCallback
 from hart.modules.models.transformer.wrappers import innermost
+from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.drawing import BatchDrawing, Onlooker, PreviewCallback, StepCallback
 from hart.pipeline.folders import PathLike
 from hart.pipeline.keywords import known_options, take_generator, take_prompt
+from hart.pipeline.loading import DTYPE_NAMES, resolve_device
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
 from hart.pipeline.recipe import redraw
 from hart.pipeline.results import HARTPipelineOutput, ImageResult, together
+from hart.pipeline.savings import caching_lines
+from hart.utils.device import resolve_dtype
 from hart.utils.images import png_texts
+from hart.utils.progress import progress_bar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Pipeline:
@@ -62,6 +69,7 @@ class Pipeline:
         self.use_engine, self.compile, self.tiled_decode = True, False, False
         self._decoder = EngineDecoder()
         self._interrupt = False
+        self._bar_options: dict[str, Any] = {}
 
     @property
     def model(self) -> Any:
@@ -81,6 +89,38 @@ class Pipeline:
             AttributeError: state was set on a wrapper, where it would do nothing.
         """
         return innermost(self.model)
+
+    @property
+    def vae(self) -> Any:
+        """The image autoencoder, which belongs to the transformer."""
+        return self.transformer.vae_proxy[0]
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What the class is made of, by the names of its arguments: ``type(p)(**p.components)``."""
+        return {"model": self.model}
+
+    def to(self, *place: Any, device: Any = None, dtype: Any = None) -> Self:
+        """Move all parts to a device, to another number format, or both; returns the pipeline.
+
+        Args:
+            place: a device, a dtype or both in any order, as in ``torch``: ``to("cuda", "bf16")``.
+            device, dtype: the same by name, see :meth:`from_pretrained`.
+
+        Raises:
+            ValueError: unknown device or dtype, or one that cannot compute in the other.
+        """
+        for each in place:
+            if isinstance(each, torch.dtype) or each in DTYPE_NAMES:
+                dtype = each
+            else:
+                device = each
+        device = self.device if device is None else resolve_device(device)
+        dtype = resolve_dtype(self.dtype if dtype is None else dtype, device)
+        for part in (self.transformer, self.text_model):  # its autoencoder goes with the first
+            if part is not None:
+                part.to(device=device, dtype=dtype)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -131,7 +171,7 @@ class Pipeline:
             callback: called after every stage with its index and the number of stages.
             preview: sees the decoded pictures after every stage but the last, whose pictures are
                 the results; its decoding is in none of the results' times.
-            quiet: no progress bar; there is none without a terminal either.
+            quiet: no progress bar, nor the line each minute that is in its place in a log.
             <options>
 
         Raises:
@@ -190,6 +230,33 @@ class Pipeline:
             return self._decoder.decode(self.transformer, f_hat)
         return self.model.decode_feature_map(f_hat)
 
+    # --- caching and progress -----------------------------------------------------------------
+
+    def set_cache_config(self, config: CacheConfig | str) -> None:
+        """Use a preset by name, or a configuration, from the next image on."""
+        self.transformer.set_cache_config(config)
+
+    def enable_cache(self, config: CacheConfig | str) -> None:
+        """As :meth:`set_cache_config`; ValueError if caching is enabled already."""
+        self.transformer.enable_cache(config)
+
+    def disable_cache(self) -> None:
+        """Draw without caching; warns if it is not enabled."""
+        self.transformer.disable_cache()
+
+    @property
+    def is_cache_enabled(self) -> bool:
+        """Whether the transformer's cache is in use."""
+        return self.transformer.is_cache_enabled
+
+    def cache_summary(self) -> str:
+        """What caching has saved in the last run, and by what, in words."""
+        return "\n".join(caching_lines(self.transformer))
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of ``tqdm`` for the progress bar, such as ``disable=True``."""
+        self._bar_options = options
+
     @property
     def decoder_copy_bytes(self) -> int:
         """Memory of the engine's copy of the image decoder; 0 before it has decoded."""
@@ -238,6 +305,16 @@ class Pipeline:
     def similarity_path(self, path: Path | None) -> None:
         self.transformer.similarity_path = path
 
+    def __repr__(self) -> str:
+        model = self.transformer
+        source = "" if self.folders is None else f"{self.folders.llm}, "
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        cache = model.cache_config if model.use_cache else "caching switched off"
+        return (
+            f"{type(self).__name__}({source}{millions:.3g} million weights, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}, {cache})"
+        )
+
     # --- what a kind of model has of its own --------------------------------------------------
 
     def _checked(self, options: Mapping[str, Any]) -> Any:
@@ -269,8 +346,7 @@ class Pipeline:
         self.transformer.reset_cache_statistics()
         pieces = list(batches(requests, options.batch_size))
         total = len(pieces) * self._num_stages(options)
-        hidden = True if quiet else None  # None hides the bar where there is no terminal
-        with tqdm(total=total, unit="stage", disable=hidden) as bar:
+        with progress_bar(total, "stage", quiet, **self._bar_options) as bar:
             for batch in pieces:
                 bar.set_description(f"image {batch[-1].index + 1}/{len(requests)}")
                 yield self._generate(batch, options, onlooker.also(bar.update))

@@ -227,14 +227,19 @@ def plan_classes(
 
 def _requests(conditions: Sequence[str | int], options: SamplingChoices) -> list[ImageRequest]:
     repeated = [each for each in conditions for _ in range(options.num_images_per_prompt)]
-    seeds = _seeds_for(len(repeated), options.seed)
+    seeds = seeds_for(len(repeated), options.seed)
     return [
         ImageRequest(i, condition, seed)
         for i, (condition, seed) in enumerate(zip(repeated, seeds, strict=True))
     ]
 
 
-def _seeds_for(images: int, seed: int | Sequence[int] | None) -> Sequence[int]:
+def seeds_for(images: int, seed: int | Sequence[int] | None) -> Sequence[int]:
+    """The seed of every image of a run.
+
+    Raises:
+        ValueError: there is a list of another number of them.
+    """
     if seed is None:
         seed = secrets.randbelow(_RANDOM_SEEDS)
     if isinstance(seed, int):

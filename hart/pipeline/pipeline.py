@@ -21,7 +21,7 @@ from hart.pipeline.folders import (
     resolve_use_ema,
 )
 from hart.pipeline.keywords import takes_options
-from hart.pipeline.loading import resolve_place
+from hart.pipeline.loading import offload_in_turns, resolve_device, resolve_place
 from hart.pipeline.options import GenerationOptions, ImageRequest, plan_images
 from hart.pipeline.saving import save_hart
 from hart.pipeline.text import encode_unique, load_text_encoder
@@ -67,6 +67,7 @@ class HARTPipeline(Pipeline):
         cache: str | CacheConfig | None = None,
         use_ema: bool | None = None,
         system_prompt: str | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         **hub_options: Any,
     ) -> HARTPipeline:
         """Load a checkpoint, with the ``cache_similarity.json`` in it if there is one.
@@ -77,8 +78,8 @@ class HARTPipeline(Pipeline):
             tokenizer_path: the text tokenizer, by default the text encoder's; an image
                 autoencoder's folder is taken as that.
             device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights, see :func:`resolve_dtype`; by default float16 on CUDA and float32
-                elsewhere.
+            dtype, torch_dtype: of all weights, see :func:`resolve_dtype`; by default float16 on
+                CUDA and float32 elsewhere.
             cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
             use_ema: True requires the averaged weights, False ignores them, None uses any.
             system_prompt: instruction put before every prompt; by default the checkpoint's
@@ -93,7 +94,7 @@ class HARTPipeline(Pipeline):
         Warns:
             UserWarning: the checkpoint's similarity data cannot be used or lack transitions.
         """
-        device, dtype = resolve_place(device, dtype)
+        device, dtype = resolve_place(device, dtype, torch_dtype)
         folders = locate_checkpoint(model_path, text_model_path, tokenizer_path, **hub_options)
         system_prompt = resolve_system_prompt(folders, system_prompt)
         use_ema = resolve_use_ema(folders, use_ema)
@@ -113,6 +114,25 @@ class HARTPipeline(Pipeline):
         for file in folders.similarity_files[1:]:  # the first one came with the model
             model.load_own_similarity(file)
         return cls(model, text_model, tokenizer, system_prompt, folders)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        names = ("model", "text_model", "text_tokenizer", "system_prompt")
+        return {name: getattr(self, name) for name in names}
+
+    def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
+        """Have either the text encoder or the transformer with its autoencoder on ``device``.
+
+        The other one is on the CPU. It needs less of the device's memory and is slower.
+
+        Args:
+            device: by default CUDA, else MPS, else the CPU.
+
+        Raises:
+            ValueError: not the name of a device.
+            ImportError: ``accelerate`` is not installed.
+        """
+        offload_in_turns(self.text_model, self.transformer, resolve_device(device))
 
     def save_pretrained(self, folder: PathLike) -> None:
         """Write everything as a checkpoint that :meth:`from_pretrained` loads.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import html
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +17,7 @@ from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.generation_counts import CALLS, GenerationCounts
 from hart.pipeline.options import ImageRequest
 from hart.pipeline.recipe import batch_texts
+from hart.utils.errors import shown
 from hart.utils.timing import Timeline
 
 CallsPerStage = dict[str, dict[str, dict[str, int]]]
@@ -101,16 +104,21 @@ class ImageResult(PartSeconds):
     seed: int
     image: Any
     batch_size: int
-    stages: CallsPerStage
-    metadata: dict[str, str] = field(default_factory=dict)
+    stages: CallsPerStage = field(repr=False)
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def condition(self) -> dict[str, str | int]:
         """The prompt or the class under its name."""
         return {"prompt" if isinstance(self.prompt, str) else "class": self.prompt}
 
+    def _repr_png_(self) -> bytes | None:
+        """The picture, for notebooks."""
+        show = getattr(self.image, "_repr_png_", None)
+        return show and show()
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class HARTPipelineOutput:
     """The result of a run.
 
@@ -119,11 +127,52 @@ class HARTPipelineOutput:
             "pt" one tensor (B, 3, H, W).
         results: the same with prompt, seed, seconds and reuse counts.
         statistics: cache statistics of the whole run, from ``model.get_cache_statistics()``.
+
+    As a sequence it is its images.
     """
 
     images: Any
     results: list[ImageResult]
     statistics: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.images[index]
+
+    @property
+    def seeds(self) -> list[int]:
+        """With which every image was drawn."""
+        return [result.seed for result in self.results]
+
+    def __repr__(self) -> str:
+        if not self.results:
+            return f"{type(self).__name__}(no images)"
+        mean = sum(result.total_s for result in self.results) / len(self.results)
+        seeds = shown(self.seeds, 40)
+        saved = 100 * self.statistics["saved_share"]
+        return (
+            f"{type(self).__name__}({len(self)} images, seeds {seeds}, {mean:.2g} s each, "
+            f"{saved:.2g} % of the transformer's work saved)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The pictures side by side, for notebooks."""
+        return "".join(map(_figure, self.results))
+
+
+def _figure(result: ImageResult) -> str:
+    caption = html.escape(f"{result.prompt}, seed {result.seed}")
+    png = result._repr_png_()
+    picture = png and f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return (
+        '<figure style="display:inline-block;max-width:18em;margin:0.3em">'
+        f"{picture or ''}<figcaption>{caption}</figcaption></figure>"
+    )
 
 
 def together(images: list[Any]) -> Any:

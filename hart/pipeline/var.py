@@ -39,6 +39,7 @@ class VARPipeline(Pipeline):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         cache: str | CacheConfig | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         **hub_options: Any,
     ) -> VARPipeline:
         """Load a checkpoint, with the similarity table beside it if there is one.
@@ -47,14 +48,14 @@ class VARPipeline(Pipeline):
             model_path: the transformer's ``.pth`` file, or a folder with one; the autoencoder's
                 file is beside it. On the Hugging Face hub ``organisation/model``, or
                 ``organisation/model/file.pth`` where there are several.
-            device, dtype, hub_options: as for :class:`HARTPipeline`.
+            device, dtype, torch_dtype, hub_options: as for :class:`HARTPipeline`.
             cache: a preset's name or a configuration; None means no caching.
 
         Raises:
             CheckpointError: a file is missing, damaged or of another kind.
             ValueError: unknown device or preset, or a dtype that the device cannot compute in.
         """
-        device, dtype = resolve_place(device, dtype)
+        device, dtype = resolve_place(device, dtype, torch_dtype)
         files = locate_var_files(local_path(model_path, **hub_options))
         if files.autoencoder is None:
             raise CheckpointError(
