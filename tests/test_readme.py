@@ -1,4 +1,4 @@
-"""The READMEs and the page on Python do what they say: every command and every Python block in them runs.
+"""The READMEs and the page on Python do what they say: every command and block of Python runs.
 
 On a tiny model in the demo's place but for ``make demo``, and shortened by parameters.
 """

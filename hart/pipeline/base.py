@@ -15,8 +15,8 @@ from hart.engine import EngineDecoder
 from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
 from hart.modules.models.transformer.generation_state import StageCallback
 from hart.modules.models.transformer.wrappers import innermost
-from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.pipeline.caching import CachingNames
 from hart.pipeline.drawing import BatchDrawing, Onlooker, PreviewCallback, StepCallback
 from hart.pipeline.folders import PathLike
 from hart.pipeline.keywords import known_options, take_generator, take_prompt
@@ -24,7 +24,6 @@ from hart.pipeline.loading import DTYPE_NAMES, resolve_device
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
 from hart.pipeline.recipe import redraw
 from hart.pipeline.results import HARTPipelineOutput, ImageResult, together
-from hart.pipeline.savings import caching_lines
 from hart.utils.device import resolve_dtype
 from hart.utils.images import png_texts
 from hart.utils.progress import progress_bar
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Pipeline:
+class Pipeline(CachingNames):
     """A transformer with feature caching and an image decoder as one callable.
 
     :class:`HARTPipeline` draws prompts, :class:`VARPipeline` classes; "prompts" stands for both.
@@ -229,29 +228,6 @@ class Pipeline:
         if self.use_engine:
             return self._decoder.decode(self.transformer, f_hat)
         return self.model.decode_feature_map(f_hat)
-
-    # --- caching and progress -----------------------------------------------------------------
-
-    def set_cache_config(self, config: CacheConfig | str) -> None:
-        """Use a preset by name, or a configuration, from the next image on."""
-        self.transformer.set_cache_config(config)
-
-    def enable_cache(self, config: CacheConfig | str) -> None:
-        """As :meth:`set_cache_config`; ValueError if caching is enabled already."""
-        self.transformer.enable_cache(config)
-
-    def disable_cache(self) -> None:
-        """Draw without caching; warns if it is not enabled."""
-        self.transformer.disable_cache()
-
-    @property
-    def is_cache_enabled(self) -> bool:
-        """Whether the transformer's cache is in use."""
-        return self.transformer.is_cache_enabled
-
-    def cache_summary(self) -> str:
-        """What caching has saved in the last run, and by what, in words."""
-        return "\n".join(caching_lines(self.transformer))
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """Options of ``tqdm`` for the progress bar, such as ``disable=True``."""

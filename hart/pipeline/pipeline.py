@@ -75,11 +75,9 @@ class HARTPipeline(Pipeline):
         Args:
             model_path: the checkpoint's root or its ``llm`` folder, or a name on the hub.
             text_model_path: the text encoder; by default ``text_model`` in the root.
-            tokenizer_path: the text tokenizer, by default the text encoder's; an image
-                autoencoder's folder is taken as that.
+            tokenizer_path: the text tokenizer, by default the text encoder's, or an autoencoder.
             device: by default CUDA, else MPS, else the CPU.
-            dtype, torch_dtype: of all weights, see :func:`resolve_dtype`; by default float16 on
-                CUDA and float32 elsewhere.
+            dtype, torch_dtype: of all weights, see :func:`resolve_dtype`; None is "auto".
             cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
             use_ema: True requires the averaged weights, False ignores them, None uses any.
             system_prompt: instruction put before every prompt; by default the checkpoint's

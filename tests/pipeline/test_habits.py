@@ -126,6 +126,7 @@ def test_an_offloaded_pipeline_draws_the_same(pipeline):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_text_encoder_and_transformer_take_turns_on_the_device(pipeline):
     pytest.importorskip("accelerate")
     expected = pipeline.to("cuda")(PROMPT).images[0]
