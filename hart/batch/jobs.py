@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline.options import SEED_LIMIT, ImageRequest
 from hart.utils.errors import shown
+from hart.utils.names import suggestion
 from hart.utils.prompt_files import class_index, read_prompt_file
 
 
@@ -121,7 +122,9 @@ def _seed(value: object) -> int:
 def _preset(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value in CACHE_PRESETS):
         return value
-    raise ValueError(f"cache_preset must be one of {', '.join(CACHE_PRESETS)}, got {shown(value)}")
+    hint = suggestion(value, CACHE_PRESETS)
+    known = ", ".join(CACHE_PRESETS)
+    raise ValueError(f"cache_preset must be one of {known}, got {shown(value)}{hint}")
 
 
 # --- what is left to draw -----------------------------------------------------------------

@@ -47,11 +47,13 @@ class _LogLines:
         self._description = f"{text}: "
 
     def __enter__(self) -> _LogLines:
-        threading.Thread(target=self._write, daemon=True).start()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
+        self._thread.join()
 
     def _write(self) -> None:
         while not self._ended.wait(LOG_SECONDS):
