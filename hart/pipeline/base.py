@@ -20,7 +20,7 @@ from hart.pipeline.caching import CachingNames
 from hart.pipeline.drawing import BatchDrawing, Onlooker, PreviewCallback, StepCallback
 from hart.pipeline.folders import PathLike
 from hart.pipeline.keywords import known_options, take_generator, take_prompt
-from hart.pipeline.loading import DTYPE_NAMES, resolve_device
+from hart.pipeline.loading import DTYPE_NAMES, convert_weights, resolve_device
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
 from hart.pipeline.recipe import redraw
 from hart.pipeline.results import HARTPipelineOutput, ImageResult, together
@@ -116,9 +116,9 @@ class Pipeline(CachingNames):
                 device = each
         device = self.device if device is None else resolve_device(device)
         dtype = resolve_dtype(self.dtype if dtype is None else dtype, device)
-        for part in (self.transformer, self.text_model):  # its autoencoder goes with the first
-            if part is not None:
-                part.to(device=device, dtype=dtype)
+        self.transformer.to(device=device, dtype=dtype)  # its autoencoder goes with it
+        if self.text_model is not None:
+            convert_weights(self.text_model.to(device), dtype)
         return self
 
     @property

@@ -45,6 +45,15 @@ def resolve_place(
     return device, resolve_dtype("auto" if dtype is None else dtype, device)
 
 
+def convert_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Convert the weights alone, as loading in ``dtype`` does.
+
+    ``model.to`` would round the frequencies of rotary positions too, which are buffers.
+    """
+    for weight in model.parameters():
+        weight.data = weight.data.to(dtype)
+
+
 def offload_in_turns(first: torch.nn.Module, second: torch.nn.Module, device: torch.device) -> None:
     """Keep two parts on the CPU; each is on ``device`` from its call until the other one's.
 
