@@ -1,4 +1,4 @@
-"""Both READMEs do what they say: every command and every Python block in them runs.
+"""The READMEs and the page on Python do what they say: every command and block of Python runs.
 
 On a tiny model in the demo's place but for ``make demo``, and shortened by parameters.
 """
@@ -31,6 +31,7 @@ from tests.var.checkpoint import make_var_checkpoint
 
 ROOT = Path(__file__).parent.parent
 README, MANUAL = ROOT / "README.md", ROOT / "README_VAR_STYLE_CACHING.md"
+PYTHON = ROOT / "docs" / "python.md"
 
 # Words of the READMEs -> what stands there on a reader's machine.
 PLACES = {
@@ -195,13 +196,13 @@ def reader(tmp_path, monkeypatch) -> Reader:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("document", [README, MANUAL], ids=lambda file: file.stem)
+@pytest.mark.parametrize("document", [README, MANUAL, PYTHON], ids=lambda file: file.stem)
 def test_everything_in_it_runs(reader, document):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the demo lacks some of the stages that it names
         reader.follow(document)
     assert "python block" in reader.ran
-    assert any("--cache-preset" in command for command in reader.ran)
+    assert document is PYTHON or any("--cache-preset" in command for command in reader.ran)
 
 
 def flags_of(option: Option) -> str:

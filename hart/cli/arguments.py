@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from hart.cli.naming import EXAMPLE, name_template
 from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.modules.networks.caching.cache_options import OPTION_NAMES, add_cache_arguments
@@ -21,6 +22,7 @@ from hart.server import (
     DEFAULT_SERVER_PORT,
     DEFAULT_SERVER_WAITING,
 )
+from hart.utils.names import SHORT_DTYPES
 from hart.utils.options import Either, add_options, integer_from, number_within, options_of
 from hart.web import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
 from hart.web.results import KEEP
@@ -42,6 +44,7 @@ EXCLUDES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("--assume-similarity", ("--sim-path", "--calibration"), "there can be only one table"),
     ("--benchmark", ("--calibration",), "calibrate first, then measure"),
     ("--compare_configs", ("--calibration",), "calibrate first, then measure"),
+    ("--compare_configs", ("--name_template",), "its pictures are those of the comparison"),
     (
         "--compare_configs",
         CACHE_FLAGS,
@@ -59,7 +62,7 @@ NEEDS = {
 
 PROMPT_FORMATS = (
     "text with one prompt per line (empty lines and # comments are skipped), .jsonl of objects, "
-    ".json of an array, or .csv or .tsv with a header"
+    ".json of an array, or .csv or .tsv with a header; for VAR a prompt is the number of a class"
 )
 KEPT = (
     "where files go; nothing there is overwritten: pictures are numbered on, and an earlier run's "
@@ -74,7 +77,11 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_prompt_arguments(prompts)
     _add_text_arguments(prompts)
     _add_sampling_arguments(parser.add_argument_group("sampling"))
-    _add_output_arguments(parser.add_argument_group("output"), KEPT)
+    output = parser.add_argument_group("output")
+    _add_output_arguments(output, KEPT)
+    text = f"names of the pictures, such as {EXAMPLE}, made of {{index}}, {{prompt}} and {{seed}}; "
+    text += "a name that is taken gets a number (default: the next number)"
+    output.add_argument("--name_template", type=name_template, metavar="TEMPLATE", help=text)
     _add_measuring_arguments(parser.add_argument_group("measuring"))
     add_cache_arguments(parser)
 
@@ -139,8 +146,9 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     add("--tokenizer_path", metavar="PATH", help=text)
     text = "cpu, cuda, cuda:1, mps, ... (default: the best one there is)"
     add("--device", metavar="NAME", help=text)
-    text = "auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it"
-    add("--dtype", choices=DTYPES, default="auto", help=text)
+    text = "auto: float16 on CUDA, else float32; fast: bfloat16 too on a CPU quick at it; fp32, "
+    text += "bf16 and fp16 are short for the others"
+    add("--dtype", type=long_dtype, choices=DTYPES, default="auto", help=text)
     _on_off(group, "engine", True, "execute with the engine: faster, the same up to rounding")
     text = "torch.compile parts of the engine (slow start)"
     add("--compile", action="store_true", help=text)
@@ -149,13 +157,18 @@ def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
     _on_off(group, "use_ema", None, "averaged weights (default: if the checkpoint has them)")
 
 
+def long_dtype(text: str) -> str:
+    """A parser type: a number format by its long name."""
+    return SHORT_DTYPES.get(text, text)
+
+
 def _on_off(group: argparse._ArgumentGroup, name: str, default: bool | None, text: str) -> None:
     group.add_argument(f"--{name}", f"--no-{name}", action=Either, default=default, help=text)
 
 
 def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     add = group.add_mutually_exclusive_group().add_argument
-    add("--prompts", nargs="+", metavar="PROMPT", help="what to draw")
+    add("--prompts", "--prompt", nargs="+", metavar="PROMPT", help="what to draw")
     add("--prompts_file", metavar="FILE", help=PROMPT_FORMATS)
     text = "so many captions of the demo's held-out scenes; with --compare_configs it also tells "
     text += "how many attributes the images show"
@@ -189,7 +202,11 @@ def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_output_arguments(group: argparse._ArgumentGroup, folder: str) -> None:
-    group.add_argument("--output_dir", default="samples", metavar="FOLDER", help=folder)
+    group.add_argument(
+        "--output_dir", "--sample_folder_dir", default="samples", metavar="FOLDER", help=folder
+    )
+    text = "taken from HART's scripts: every picture is a file of its own, as always"
+    group.add_argument("--store_seperately", action="store_true", help=text)
     _on_off(group, "save_images", True, "write PNG files")
     add_message_arguments(group)
 

@@ -13,7 +13,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hart.cli.arguments import (
     add_batch_arguments,
@@ -24,6 +24,7 @@ from hart.cli.arguments import (
 from hart.cli.file_commands import add_file_commands
 from hart.cli.interrupts import Interrupts
 from hart.utils.huge_pages import prefer_huge_pages
+from hart.utils.names import suggestion
 from hart.version import __version__
 
 USER_ERROR = 2
@@ -55,6 +56,22 @@ class CommandParser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
         self.add_argument("--version", action="version", version=f"hart {__version__}")
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[override]
+        """As in argparse, but here already what is unknown is an error: the flags are known."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            hint = suggestion(flag, self._option_string_actions)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return known, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += suggestion(value, map(str, action.choices or ()))
+            raise
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; {self.prog} --help lists the arguments")
 
@@ -62,7 +79,8 @@ class CommandParser(argparse.ArgumentParser):
 def hart_parser() -> CommandParser:
     """The parser of ``hart``."""
     parser = CommandParser(prog="hart", description="HART text-to-image with feature caching.")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser.set_defaults(run="hart.cli.guide:run_guide", debug=False)
+    commands = parser.add_subparsers(metavar="command")
     _set_up_generate(commands.add_parser("generate", help="draw images of prompts"))
     batch = commands.add_parser("batch", help="draw a file of prompts; resumes", description=BATCH)
     add_batch_arguments(batch)

@@ -21,7 +21,7 @@ from hart.demo.data import scene_labels
 from hart.demo.reader import AttributeReader, load_reader
 from hart.demo.scene import sample_scene
 from hart.pipeline import HARTPipeline
-from hart.pipeline.options import SamplingChoices
+from hart.pipeline.options import DEFAULT_SEED, SamplingChoices
 
 CAPTION_SEED = 2024
 
@@ -55,7 +55,7 @@ def attribute_accuracy(
 def evaluate(
     pipeline: HARTPipeline,
     n: int,
-    seed: int = SamplingChoices.seed,
+    seed: int = DEFAULT_SEED,
     batch_size: int = 8,
     quiet: bool = False,
     **sampling,
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hart.demo.evaluate", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=DEMO_CHECKPOINT)
     parser.add_argument("--n", type=int, default=200, help="number of held-out captions")
-    parser.add_argument("--seed", type=int, default=SamplingChoices.seed)
+    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--cache-preset", default="no-cache")
     for name in ("cfg_scale", "top_p"):

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,6 +48,24 @@ def to_uint8(images: Tensor) -> np.ndarray:
 def to_pil(images: Tensor) -> list[Image.Image]:
     """One RGB image per row of ``images``; see :func:`to_uint8`."""
     return [Image.fromarray(np.ascontiguousarray(array)) for array in to_uint8(images)]
+
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+"""What :func:`in_form` gives: PIL images, numpy arrays or tensors."""
+
+
+def in_form(images: Tensor, output_type: str) -> list[Any]:
+    """Images (B, 3, H, W) in [0, 1] one by one, as ``diffusers`` names the forms.
+
+    ``"pil"``: RGB images, see :func:`to_pil`. ``"np"``: float32 arrays (H, W, 3). ``"pt"``: tensors
+    (3, H, W) on the same device. The last two are clamped to [0, 1].
+    """
+    if output_type == "pil":
+        return to_pil(images)
+    images = images.detach().clamp(0, 1)
+    if output_type == "np":
+        return list(images.permute(0, 2, 3, 1).float().cpu().numpy())
+    return list(images)
 
 
 def make_grid(images: Tensor, columns: int = GRID_COLUMNS, padding: int = 2) -> Tensor:

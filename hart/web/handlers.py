@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hart.evaluation.savings import no_reuse_lines
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.pipeline.savings import no_reuse_lines
 from hart.web import render
 from hart.web.events import Calibrated, Drawn
 from hart.web.files import save_calibration, save_drawing

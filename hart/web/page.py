@@ -15,6 +15,7 @@ from hart.evaluation.image_metrics import import_ssim
 from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions
+from hart.pipeline.options import DEFAULT_SEED
 from hart.web import DEFAULT_MAX_WAITING, render
 from hart.web.handlers import Handlers
 from hart.web.requests import CUSTOM, DEFAULT_PRESET
@@ -52,7 +53,7 @@ class PageOptions:
 
     prompts: Sequence[str]
     calibration_prompts: Sequence[str]
-    seed: int = GenerationOptions.seed
+    seed: int = DEFAULT_SEED
     max_waiting: int = DEFAULT_MAX_WAITING
     calibration: bool = True
 

@@ -106,3 +106,11 @@ def test_batches_hold_one_configuration_each_and_follow_the_file(read):
     lines = [json.dumps({"prompt": "a", "cache_preset": preset}) for preset in presets]
     batches = plan_batches(read("\n".join(lines), ".jsonl").jobs, 2)
     assert [[job.index for job in batch] for batch in batches] == [[0, 2], [1, 4], [3]]
+
+
+def test_for_classes_a_prompt_is_a_number(read):
+    found = read("207\na cat\n88\n-1\n\u0663\n", ".txt", for_classes=True)
+    assert found.jobs == [Job(0, 1, "207", 0), Job(2, 3, "88", 2)]
+    assert [bad.reason for bad in found.bad] == [
+        f"prompt must be the number of a class, got {text!r}" for text in ("a cat", "-1", "\u0663")
+    ]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import hart.demo
+from hart.cli.main import main
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -141,7 +142,7 @@ def test_a_configuration_takes_turns_with_no_cache_and_is_named(cli, generations
     modules = report["cache_statistics"]["modules"]
     reused = 2 * (DEPTH + DEPTH - 1)
     assert modules == {"all": 2 * DEPTH * len(STAGES), "reused": reused, "pruned": 0}
-    assert f"original: {reused} of {modules['all']} modules reused per image, " in cli.stdout
+    assert f"; {reused} of {modules['all']} modules reused per image" in cli.stdout
     assert f"{over['image']['median']:.2f} times as fast as no-cache" in cli.stdout
 
 
@@ -282,3 +283,13 @@ def test_an_unknown_shape_lists_the_known_ones(cli):
 def test_random_weights_are_only_for_measuring(cli):
     assert "needs --benchmark or" in cli.refuse("--random-weights", "tiny", model=False)
     assert "needs --benchmark or" in cli.refuse("--benchmark_runs", "3")
+
+
+def test_random_weights_of_vars_shape_are_measured_on_classes(cli):
+    shape = ("--benchmark", "--random-weights", "var-tiny")
+    assert "--prompts: var-tiny is a VAR checkpoint" in cli.refuse(*shape, model=False)
+    once = ("--benchmark_runs", "1", "--benchmark_warmup", "0", "--classes", "3")
+    reuse = ("--cache-preset", "original", "--assume-similarity", "0.9")
+    assert main(["generate", "--output_dir", str(cli.output), *shape, *once, *reuse]) == 0
+    assert results(cli)["settings"]["model"] == "random weights var-tiny, seed 1"
+    assert results(cli)["cache_statistics"]["modules"]["reused"] > 0

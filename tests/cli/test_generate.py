@@ -82,7 +82,8 @@ def test_the_summary_counts_what_the_decisions_say(cli):
             "not_eligible": 0,
         }
     assert f"{plan_reuse} of {modules} modules reused" in cli.stdout
-    assert f"{summary['multiply_adds_saved']:.1%} of the transformer" in cli.stdout
+    share = f"{100 * summary['multiply_adds_saved']:.0f} %"
+    assert f"caching: {share} of the transformer's work saved: {share} reuse; " in cli.stdout
     assert "s per image" in cli.stdout
     assert f"residual {summary['seconds_per_image']['residual']:.2f}" in cli.stdout
 
@@ -104,7 +105,9 @@ def test_what_pruning_and_guidance_save_is_not_called_nothing(cli):
     parts = summary["multiply_adds_saved_by"]
     assert sum(parts.values()) == pytest.approx(summary["multiply_adds_saved"])
     assert parts["reuse"] == 0 < min(parts["guidance"], parts["pruning"])
-    assert f"(ended guidance {parts['guidance']:.1%}, pruning {parts['pruning']:.1%})" in cli.stdout
+    shares = {name: f"{100 * parts[name]:.0f} %" for name in ("guidance", "pruning")}
+    words = f"{shares['guidance']} guidance ended, {shares['pruning']} tokens left out; 0 of"
+    assert words in cli.stdout
     assert f"reuse saved nothing: {summary['reasons_for_no_reuse'][0]}" in cli.stdout
     assert "nothing was reused" not in cli.stdout
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,30 @@ def test_the_script_at_the_top_is_as_quick():
     assert answer("--version", program=script)[1] == f"hart {hart.__version__}\n"
 
 
-def test_a_forgotten_command_is_one_line(capsys):
-    assert main([]) == 2
+def test_no_command_prints_a_guide_of_commands_that_are_there():
+    code, text, errors = answer()
+    assert (code, errors) == (0, [])
+    commands = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("  hart")]
+    assert {words[0] for words in commands} == {"generate", "batch", "web"}
+    for words in commands:
+        hart_parser().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["generat"], "did you mean 'generate'?"),
+        (["generate", "--promts", "a"], "did you mean '--prompts'?"),
+        (["generate", "--cfg_scal=3"], "did you mean '--cfg_scale'?"),
+        (["batch", "--cache-preset", "hybird"], "did you mean 'hybrid'?"),
+        (["web", "--dtype", "bfloat"], "did you mean 'bfloat16'?"),
+        (["generate", "--qqqq"], "unrecognized arguments: --qqqq; hart generate --help lists"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_the_nearest_one(words, meant, capsys):
+    assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "command" in line
+    assert meant in line
 
 
 @pytest.mark.parametrize("run", [main, generate_main])

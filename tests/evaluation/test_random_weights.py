@@ -18,6 +18,7 @@ from hart.evaluation.random_weights import (
 from hart.evaluation.timing import has_text_encoder
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from tests.golden_data import GOLDEN
 
 MANIFEST = GOLDEN / "manifest-0.7b"
@@ -136,3 +137,19 @@ def test_what_is_no_similarity_is_refused(value):
     model = random_pipeline("tiny", device="cpu").model
     with pytest.raises(ValueError, match=r"within \[-1, 1\]"):
         assumed_similarity(model, value)
+
+
+def test_the_shape_of_var_is_the_published_one():
+    config = random_config("var-d16-256")
+    assert config.patch_nums == (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    with torch.device("meta"):
+        model = VARForC2I(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 310_283_520
+
+
+def test_classes_are_drawn_with_random_weights_of_vars_shape():
+    first, again = (random_pipeline("var-tiny", 3, "cpu") for _ in range(2))
+    images = [np.asarray(p([1, 2], quiet=True).images[1]) for p in (first, again)]
+    assert images[0].shape == (12, 12, 3)
+    assert np.array_equal(*images)
+    assert images[0].std() > 1

@@ -156,6 +156,31 @@ class FeatureCachingMixin(SamplingTransformer):
         for field, name in OPTION_NAMES.items():
             setattr(self.config, name, values.get(field))
 
+    @property
+    def is_cache_enabled(self) -> bool:
+        """Whether a configuration that does anything is in use."""
+        return self.use_cache and self.cache_config.changes_anything
+
+    def enable_cache(self, config: CacheConfig | str) -> None:
+        """As :meth:`set_cache_config`, for a model without a cache, by the rules of ``diffusers``.
+
+        Raises:
+            TypeError, ValueError: as there, or caching is enabled already.
+        """
+        if self.is_cache_enabled:
+            raise ValueError(
+                f"caching is enabled already: {self.cache_config}; call disable_cache first, or "
+                "set_cache_config in the place of enable_cache"
+            )
+        self.set_cache_config(config)
+        self.use_cache = True
+
+    def disable_cache(self) -> None:
+        """Forget the cache configuration; warns if caching is not enabled."""
+        if not self.is_cache_enabled:
+            warnings.warn("caching is not enabled", stacklevel=2)
+        self.set_cache_config(CacheConfig())
+
     def _install(self, config: CacheConfig) -> None:
         self.caching.set_config(config, stacklevel=4)
         for block in self.blocks:

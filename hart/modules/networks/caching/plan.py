@@ -221,7 +221,7 @@ def decide_module(
 # --- a whole generation -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What every module does at every stage of one generation.
 
@@ -265,6 +265,20 @@ class Plan:
     def _of(self, site: str, si: int | None) -> list[Action]:
         stages = self.stages if si is None else (self.stages[si],)
         return [action for stage in stages for action in stage[SITES.index(site) :: 2]]
+
+    def __repr__(self) -> str:
+        calls = 2 * self.depth * self.schedule.num_stages
+        reused, pruned = (sum(map(number, SITES)) for number in (self.reused, self.pruned))
+        return (
+            f"{type(self).__name__}({self.schedule.num_stages} stages of {self.depth} layers: of "
+            f"{calls} modules {reused} reused, {pruned} with tokens left out)"
+        )
+
+    def _repr_html_(self) -> str:
+        """A map of it, for notebooks."""
+        from .plan_map import plan_html  # which imports this
+
+        return plan_html(self)
 
     @property
     def reuses_anything(self) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hart.utils.names import suggestion
+
 from .config import CacheConfig
 from .stages import StageSchedule
 
@@ -120,7 +122,8 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
         ValueError: unknown name, or ``patch_nums`` is not a schedule.
     """
     if name not in CACHE_PRESETS:
-        raise ValueError(f"unknown cache preset {name!r}; known are {', '.join(CACHE_PRESETS)}")
+        known = f"known are {', '.join(CACHE_PRESETS)}{suggestion(name, CACHE_PRESETS)}"
+        raise ValueError(f"unknown cache preset {name!r}; {known}")
     preset = CACHE_PRESETS[name]
     schedule = StageSchedule(tuple(patch_nums))
     first = schedule.num_stages - preset.skipped(schedule.num_stages)
