@@ -219,7 +219,7 @@ def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
     def number(flag: str, kind: Callable, default: float, text: str) -> None:
         add(flag, type=kind, default=default, metavar="NUMBER", help=f"{text}default %(default)g)")
 
-    number("--port", integer_from(1), DEFAULT_PORT, "where it listens there (")
+    number("--port", integer_from(1), DEFAULT_PORT, "its port (")
     number("--max_images", integer_from(1), 8, "images of one request (")
     text = "finished requests whose files stay; older ones are removed ("
     number("--keep_requests", integer_from(1), KEEP.requests, text)
