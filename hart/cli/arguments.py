@@ -250,19 +250,21 @@ def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
     text = "address to listen at (default %(default)s: this machine only; 0.0.0.0: everybody "
     text += "who can reach it, by a numeric address or this machine's name)"
     add("--host", default=LOOPBACK, metavar="ADDRESS", help=text)
-    text = "where results go; the page serves no other files (default: %(default)s)"
-    add("--output_dir", default="web_samples", metavar="FOLDER", help=text)
 
     def number(flag: str, kind: Callable, default: float, text: str) -> None:
-        add(flag, type=kind, default=default, metavar="NUMBER", help=f"{text}default %(default)g)")
+        add(
+            flag, type=kind, default=default, metavar="NUMBER", help=f"{text} (default %(default)g)"
+        )
 
-    number("--port", integer_from(1), DEFAULT_PORT, "where it listens there (")
-    number("--max_images", integer_from(1), 8, "images of one request (")
-    text = "finished requests whose files stay; older ones are removed ("
+    number("--port", integer_from(1), DEFAULT_PORT, "its port")
+    text = "where results go; the page serves no other files (default: %(default)s)"
+    add("--output_dir", default="web_samples", metavar="FOLDER", help=text)
+    number("--max_images", integer_from(1), 8, "images of one request")
+    text = "finished requests whose files stay; older ones are removed"
     number("--keep_requests", integer_from(1), KEEP.requests, text)
-    text = "hours after which a finished request's files are removed ("
+    text = "hours after which a finished request's files are removed"
     number("--keep_hours", number_within(0.01, 1e6), KEEP.hours, text)
-    text = "requests that may wait for the model ("
+    text = "requests that may wait for the model"
     number("--max_waiting", integer_from(1), DEFAULT_MAX_WAITING, text)
     text = "without the tab that changes the similarity table for everybody"
     add("--no-calibration", dest="visitors_calibrate", action="store_false", help=text)
