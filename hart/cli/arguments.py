@@ -11,6 +11,7 @@ from typing import Any
 from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.modules.networks.caching.cache_options import OPTION_NAMES, add_cache_arguments
+from hart.modules.networks.caching.presets import QUALITY_LEVELS
 from hart.pipeline.options import GenerationOptions, VARGenerationOptions
 from hart.utils.options import Either, add_options, integer_from, number_within, options_of
 from hart.web import DEFAULT_MAX_WAITING, DEFAULT_PORT, LOOPBACK
@@ -27,15 +28,36 @@ CACHE_FLAGS = tuple(
     for name in ("cache_preset", *OPTION_NAMES.values(), "use_cache", "threshold")
 )
 
+PLAN_FLAGS = {
+    "--plan": "a plan says what is done, module by module",
+    "--quality": "a level is a plan",
+}
+"""What is drawn by a plan, and why no other flag says so too."""
+
 # Flag -> the flags that mean nothing beside it, and why.
 EXCLUDES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("--random-weights", MODEL_FLAGS, "random weights are not those of a checkpoint"),
     ("--assume-similarity", ("--sim-path", "--calibration"), "there can be only one table"),
     ("--benchmark", ("--calibration",), "calibrate first, then measure"),
     ("--compare_configs", ("--calibration",), "calibrate first, then measure"),
+    *(
+        (
+            flag,
+            (
+                *CACHE_FLAGS,
+                "--calibration",
+                "--sim-path",
+                "--assume-similarity",
+                "--random-weights",
+            ),
+            reason,
+        )
+        for flag, reason in PLAN_FLAGS.items()
+    ),
+    ("--plan", ("--quality",), "a level is a plan"),
     (
         "--compare_configs",
-        CACHE_FLAGS,
+        (*CACHE_FLAGS, *PLAN_FLAGS),
         "name presets, or JSON files of CacheConfig fields, after --compare_configs",
     ),
 )
@@ -68,6 +90,7 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     _add_output_arguments(parser.add_argument_group("output"), KEPT)
     _add_measuring_arguments(parser.add_argument_group("measuring"))
     add_cache_arguments(parser)
+    add_plan_arguments(parser)
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +103,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     _add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
     add_cache_arguments(parser)
+    add_plan_arguments(parser)
 
 
 def add_web_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +113,7 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     _add_system_prompt_file(model)
     add = model.add_argument
     add("--sim-path", help="similarity data (default: cache_similarity.json in the checkpoint)")
+    add_plan_arguments(parser)
     text = "a ShieldGemma-style model that refuses unsafe prompts (default: none does)"
     add("--shield_model_path", metavar="FOLDER", help=text)
     _add_page_arguments(parser.add_argument_group("page"))
@@ -218,8 +243,17 @@ def _add_access_arguments(group: argparse._ArgumentGroup) -> None:
     add("--root_path", metavar="PATH", help=text)
 
 
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses a plan in the place of a cache configuration."""
+    group = parser.add_argument_group("plans")
+    text = "draw as a plan says that hart tune has written"
+    group.add_argument("--plan", metavar="FILE", help=text)
+    text = "draw by the checkpoint's own plan of that name; lossless is without caching"
+    group.add_argument("--quality", choices=list(QUALITY_LEVELS), help=text)
+
+
 def check_combination(args: argparse.Namespace) -> None:
-    """Refuse combinations in which a flag of ``hart generate`` would be ignored.
+    """Refuse combinations in which a flag would be ignored.
 
     Raises:
         ValueError: there is one.
@@ -234,7 +268,7 @@ def check_combination(args: argparse.Namespace) -> None:
 
 
 def _is_given(args: argparse.Namespace, flag: str) -> bool:
-    value = getattr(args, flag.removeprefix("--").replace("-", "_"))
+    value = getattr(args, flag.removeprefix("--").replace("-", "_"), None)
     if flag in ("--benchmark", "--calibration", "--use_ema"):
         return bool(value)
     return value is not None

@@ -287,9 +287,13 @@ class SamplingTransformer(StageTransformer):
         if si == self.num_stages_minus_1 and run.options.in_chunks:
             run.f_hat += maps
             return run.f_hat
+        cache = run.cache
+        before = run.f_hat.clone() if cache and cache.wants_changes(si + 1) else None
         run.f_hat, next_map = self.vae_quant_proxy[0].get_next_autoregressive_input(
             si, len(self.patch_nums), run.f_hat, maps, self.patch_nums
         )
+        if cache is not None and before is not None:
+            cache.note_changes(si + 1, before, run.f_hat)
         return next_map
 
     def _draw_chunks(

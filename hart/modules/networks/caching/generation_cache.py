@@ -20,6 +20,7 @@ from .plan import (
     place_of,
     probed_stages,
 )
+from .pruning import map_changes, split_by, split_tokens
 from .similarity import SimilarityRecorder, SimilarityTables
 from .store import FeatureStore, Positions, slots_of
 
@@ -51,7 +52,8 @@ class GenerationCache:
         self.plan, self.recorders, self.counts = plan, recorders or {}, counts
         depth, schedule = plan.depth, plan.schedule
         self.tables = tables or SimilarityTables.empty(depth, schedule)
-        self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode)
+        self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode, plan.corrections)
+        self._changes: Tensor | None = None
         probed = () if self.tables.assumed else probed_stages(plan.config, schedule)
         self._probed, self._known_from = probed, max(probed, default=-1) + 1
         self._measured: list[tuple[float, Tensor]] = []
@@ -118,6 +120,32 @@ class GenerationCache:
         self.store.keep_rows(rows)
         if self.counts is not None:
             self.counts.stop_guidance(self.store.bytes)
+
+    # --- left-out tokens ----------------------------------------------------------------------
+
+    def wants_changes(self, si: int) -> bool:
+        """Whether stage ``si`` chooses its tokens by what the stage before changed."""
+        plan = self.plan
+        if plan.token_choice != "stage" or si >= plan.schedule.num_stages:
+            return False
+        return any(action.ratio > 0 for action in plan[si])
+
+    def note_changes(self, si: int, before: Tensor, after: Tensor) -> None:
+        """The feature map (B, Z, P, P) before and after the stage that precedes ``si``."""
+        self._changes = map_changes(before, after, self.plan.schedule.patch_nums[si])
+
+    def choose(self, x: Tensor, keep: int, positions: Positions | None) -> Tensor:
+        """Which ``keep`` tokens of the stream (rows, n, C) are computed: (rows, keep) ascending.
+
+        By every module those that differ most from the mean of all (FastVAR), or by the stage those
+        where the stage before changed the feature map most (as LazyVAR, 2026, does).
+        """
+        if self._changes is None:
+            return split_tokens(x, keep)[0]
+        changes = self._changes.repeat(len(x) // len(self._changes), 1)
+        if positions is not None:
+            changes = changes.gather(1, positions[1].view(len(x), -1))
+        return split_by(changes, keep)[0]
 
     # --- measuring ----------------------------------------------------------------------------
 

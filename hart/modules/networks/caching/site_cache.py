@@ -15,7 +15,7 @@ from torch import Tensor
 from .generation_cache import GenerationCache
 from .interpolate import select_positions
 from .plan import Action, kept_tokens
-from .pruning import restore_tokens, split_tokens
+from .pruning import restore_tokens
 from .store import Positions
 
 
@@ -55,7 +55,7 @@ class SiteCache:
         keep = kept_tokens(x.shape[1], self.action.ratio)
         if self.action.reuse or keep == x.shape[1]:
             return x, self.positions
-        self._kept = index = split_tokens(x, keep)[0]
+        self._kept = index = self.cache.choose(x, keep, self.positions)
         chosen = select_positions(x, index)
         if self.positions is not None:
             index = self.positions[1].view(len(index), -1).gather(1, index)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .corrections import Correction, Corrector
 from .interpolate import interpolate_features, select_positions
 from .plan import Plan
 from .pruning import resize_area
@@ -82,6 +83,7 @@ class FeatureStore:
     Args:
         schedule: the model's stages.
         mode: how reused outputs are resized.
+        corrections: of outputs that are kept for reuse.
 
     Attributes:
         slots: what the stage before kept for this one.
@@ -89,8 +91,11 @@ class FeatureStore:
         compared: by module its output at the stage before, where similarities are measured.
     """
 
-    def __init__(self, schedule: StageSchedule, mode: str) -> None:
+    def __init__(
+        self, schedule: StageSchedule, mode: str, corrections: Iterable[Correction] = ()
+    ) -> None:
         self.schedule, self.mode = schedule, mode
+        self._corrected = Corrector(corrections)
         self.slots: dict[Slot, Parts] = {}
         self.sources: dict[int, Tensor] = {}
         self.compared: dict[int, Tensor] = {}
@@ -140,7 +145,7 @@ class FeatureStore:
         if parts is not None:
             if si not in parts:
                 parts[si] = self._map(si, out).zero_()
-            parts[si][rows, piece] += out
+            parts[si][rows, piece] += self._corrected(module, si, out)
 
     def keep_source(
         self, module: int, si: int, out: Tensor, rows: slice = _ALL, piece: slice = _ALL
