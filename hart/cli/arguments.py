@@ -82,11 +82,11 @@ KEPT = (
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart generate`` understands."""
-    _add_model_arguments(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     prompts = parser.add_argument_group("prompts")
     _add_prompt_arguments(prompts)
-    _add_text_arguments(prompts)
-    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    add_text_arguments(prompts)
+    add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_output_arguments(parser.add_argument_group("output"), KEPT)
     _add_measuring_arguments(parser.add_argument_group("measuring"))
     add_cache_arguments(parser)
@@ -95,12 +95,12 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart batch`` understands."""
-    _add_model_arguments(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     prompts = parser.add_argument_group("prompts")
     text = f"{PROMPT_FORMATS}: prompt and, for a row if wanted, seed and cache_preset"
     prompts.add_argument("--prompts_file", required=True, metavar="FILE", help=text)
-    _add_text_arguments(prompts)
-    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    add_text_arguments(prompts)
+    add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
     add_cache_arguments(parser)
     add_plan_arguments(parser)
@@ -109,7 +109,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
 def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart web`` understands."""
     model = parser.add_argument_group("model")
-    _add_model_arguments(model)
+    add_model_arguments(model)
     _add_system_prompt_file(model)
     add = model.add_argument
     add("--sim-path", help="similarity data (default: cache_similarity.json in the checkpoint)")
@@ -121,7 +121,7 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     add_message_arguments(parser)
 
 
-def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+def add_model_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what chooses the checkpoint and where it runs."""
     add = group.add_argument
     text = "checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth file "
@@ -155,7 +155,7 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     add("--classes", nargs="+", type=integer_from(0), metavar="CLASS", help=text)
 
 
-def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
+def add_text_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what decides how prompts are encoded."""
     hart, var = options_of(GenerationOptions), options_of(VARGenerationOptions)
     add_options(group, (each for name, each in hart.items() if name not in var))
@@ -167,7 +167,7 @@ def _add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--system_prompt_file", help=f"the instruction, byte for byte {text}")
 
 
-def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what decides how images are drawn. Where HART and VAR differ, no flag means neither."""
     hart = options_of(GenerationOptions)
     for name, each in options_of(VARGenerationOptions).items():

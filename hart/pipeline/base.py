@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from hart.engine import Engine, EngineDecoder
 from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
+from hart.modules.models.transformer.generation_state import GenerationSteps
 from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.plan_files import StoredPlan
@@ -344,13 +345,10 @@ class Pipeline:
                 preview(StagePreview(si, stages, batch, to_pil(self.decode(f_hat))))
                 timeline.mark(PREVIEW_PART)
 
-        f_hat = self.model.generate_feature_map(
-            len(batch),
-            **condition,
-            cfg=options.cfg_scale,
-            top_p=options.top_p,
-            more_smooth=options.more_smooth,
-            generator=[torch.Generator(self.device).manual_seed(each.seed) for each in batch],
+        f_hat = self._feature_map(
+            batch,
+            options,
+            condition,
             callback=on_stage,
             timeline=timeline,
             steps=Engine(self.transformer, self.compile) if self.use_engine else None,
@@ -360,3 +358,41 @@ class Pipeline:
         timeline.mark(DECODE_PART)
         seconds = part_seconds(timeline, len(self.transformer.patch_nums))
         return image_results(batch, images, seconds, calls_of(counts), recipe)
+
+    def _feature_map(
+        self,
+        batch: Sequence[ImageRequest],
+        options: SamplingChoices,
+        condition: Mapping[str, Any],
+        **watched: Any,
+    ) -> torch.Tensor:
+        """(B, Z, P, P), watched and executed as arguments of ``generate_feature_map`` say."""
+        return self.model.generate_feature_map(
+            len(batch),
+            **condition,
+            cfg=options.cfg_scale,
+            top_p=options.top_p,
+            more_smooth=options.more_smooth,
+            generator=[torch.Generator(self.device).manual_seed(each.seed) for each in batch],
+            **watched,
+        )
+
+    def feature_map(
+        self, batch: Sequence[ImageRequest], steps: GenerationSteps, **options: Any
+    ) -> torch.Tensor:
+        """The feature maps (B, Z, P, P) of images, not decoded, for those who measure.
+
+        Args:
+            steps: executes the expensive steps and may watch them.
+            options: fields of ``options_class`` by name.
+        """
+        checked = self._checked(options)
+        return self._feature_map(batch, checked, self._condition(batch, checked), steps=steps)
+
+    def requests(self, prompts: Any, **options: Any) -> list[ImageRequest]:
+        """Every image that the pipeline would draw of prompts, with its seed.
+
+        Raises:
+            ValueError: see :meth:`stream`.
+        """
+        return self._plan(prompts, self._checked(options))

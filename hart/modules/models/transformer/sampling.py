@@ -207,9 +207,19 @@ class SamplingTransformer(StageTransformer):
 
     def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
         steps.begin(run)
-        last, stop = self.num_stages_minus_1, run.guidance_stop
         x = self._stage_input(run.cond.reshape(len(run.cond), -1, self.C), run, 0)
-        for si in range(last + (run.options.num_maskgit_iters > 0)):
+        return self.run_stages_from(0, x, run, steps)
+
+    def run_stages_from(
+        self, first: int, x: torch.Tensor, run: Generation, steps: GenerationSteps
+    ) -> torch.Tensor:
+        """The feature map (B, Z, P, P), from a generation that has come to stage ``first``.
+
+        Args:
+            x: (2B, n, C), the tokens of that stage.
+        """
+        last, stop = self.num_stages_minus_1, run.guidance_stop
+        for si in range(first, last + (run.options.num_maskgit_iters > 0)):
             if si == stop:
                 run.stop_guidance()
                 x = x[: run.bsz]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 import torch
@@ -19,6 +19,7 @@ from .plan import (
     is_probed,
     place_of,
     probed_stages,
+    pruning_source,
 )
 from .pruning import map_changes, split_by, split_tokens
 from .similarity import SimilarityRecorder, SimilarityTables
@@ -120,6 +121,11 @@ class GenerationCache:
         self.store.keep_rows(rows)
         if self.counts is not None:
             self.counts.stop_guidance(self.store.bytes)
+
+    def resume(self, si: int, outputs: Sequence[Tensor]) -> None:
+        """Go on at stage ``si``, with the outputs (rows, n, C) of all modules at that before it."""
+        source = pruning_source(self.plan.config, self.plan.schedule) == si - 1
+        self.store.resume(si - 1, self._slots[si - 1], outputs, source)
 
     # --- left-out tokens ----------------------------------------------------------------------
 

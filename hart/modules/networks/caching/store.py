@@ -8,7 +8,7 @@ stage, and is resized once, when somebody looks at the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -112,6 +112,24 @@ class FeatureStore:
         if si < self.schedule.num_stages - 1:
             self.slots, self._next = self._next, {}
 
+    def resume(
+        self, si: int, slots: Iterable[Slot], outputs: Sequence[Tensor], source: bool
+    ) -> None:
+        """Keep what a stage that somebody else has run would have kept.
+
+        Args:
+            si: of that stage.
+            slots: that it keeps outputs in.
+            outputs: of all modules, (rows, n, C) each; they are not changed.
+            source: whether they stand in for those of left-out tokens later.
+        """
+        for slot in slots:
+            modules = range(slot.start, slot.stop)
+            first, *others = (self._corrected(m, si, outputs[m]) for m in modules)
+            self.slots[slot] = {si: sum(others, start=first)}
+        if source:
+            self.sources = dict(enumerate(outputs))
+
     def keep_rows(self, rows: int) -> None:
         """Forget all rows but the first ones."""
         kept: dict[int, Tensor] = {}  # by identity: some are in two places
@@ -192,6 +210,10 @@ class FeatureStore:
         """What stands in for one module at the next stage, as its youngest map."""
         parts = self.slots.get(single(module))
         return self._sum([parts], max(parts)) if parts else self.compared.get(module)
+
+    def resized(self, module: int, si: int, positions: Positions | None = None) -> Tensor:
+        """What would stand in at stage ``si`` for one module that is kept by itself."""
+        return _at(self._sum([self.slots[single(module)]], si), positions)
 
     def _sum(self, several: list[Parts], si: int) -> Tensor:
         """Resized from stage to stage; what is younger joins on the way."""
