@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +17,8 @@ from hart.modules.models.transformer.feature_caching_mixin import warn_about_mis
 from hart.modules.models.transformer.generation_state import GenerationSteps
 from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.generation_counts import GenerationCounts
-from hart.modules.networks.caching.plan_files import StoredPlan
-from hart.modules.networks.caching.presets import LOSSLESS, quality_preset
 from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.pipeline.by_plan import DrawsByPlan
 from hart.pipeline.folders import PathLike
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
 from hart.pipeline.recipe import recipe_of, redraw
@@ -42,7 +40,7 @@ StageCallback = Callable[[int, int], None]
 PreviewCallback = Callable[[StagePreview], None]
 
 
-class Pipeline:
+class Pipeline(DrawsByPlan):
     """A transformer with feature caching and an image decoder as one callable.
 
     :class:`HARTPipeline` draws prompts, :class:`VARPipeline` classes; "prompts" stands for both.
@@ -188,50 +186,6 @@ class Pipeline:
     def decoder_copy_bytes(self) -> int:
         """Memory of the engine's copy of the image decoder; 0 before it has decoded."""
         return self._decoder.size_bytes
-
-    # --- plans --------------------------------------------------------------------------------
-
-    def set_plan(self, plan: StoredPlan | PathLike | None) -> None:
-        """Draw as a plan says from the next image on; None means without caching.
-
-        Args:
-            plan: that, or the file of one.
-
-        Raises:
-            ValueError: it is for another model, or the file is damaged.
-            OSError: the file cannot be read.
-        """
-        if isinstance(plan, StoredPlan):
-            plan.require(self.transformer)
-        elif plan is not None:
-            plan = StoredPlan.load(plan, self.transformer)
-        self.transformer.set_cache_config("no-cache" if plan is None else plan.config)
-
-    def set_quality(self, level: str) -> None:
-        """Draw at a level of :data:`QUALITY_LEVELS` from the next image on.
-
-        By the plan of that name beside the checkpoint; ``lossless`` is without caching.
-
-        Raises:
-            ValueError: unknown level, or its plan cannot be used.
-
-        Warns:
-            UserWarning: the checkpoint has no such plan, so that a preset takes its place.
-        """
-        preset = quality_preset(level)
-        folders = () if self.folders is None else self.folders.plan_folders
-        files = (folder / f"{level}.json" for folder in folders)
-        file = next((file for file in files if file.is_file()), None)
-        if file is not None and level != LOSSLESS:
-            self.set_plan(file)
-            return
-        if level != LOSSLESS:
-            warnings.warn(
-                f"this checkpoint has no plan {level!r}, so the preset {preset} takes its place; "
-                "hart tune --quality-levels makes plans",
-                stacklevel=2,
-            )
-        self.transformer.set_cache_config(preset)
 
     # --- similarity data ----------------------------------------------------------------------
 

@@ -138,9 +138,7 @@ class Measurements:
     @property
     def images(self) -> int:
         """Images that every option was measured on, at least."""
-        return min(
-            (self.errors[name].images for name in self.options if name in self.errors), default=0
-        )
+        return min(self.errors.get(name, ErrorSum()).images for name in self.options)
 
     def merged(self, other: Measurements) -> Measurements:
         """The measurements of both; their images must differ.

@@ -101,7 +101,8 @@ class Predictor:
 
     def __init__(self, measurements: Measurements) -> None:
         self.known, self.errors = measurements, ErrorModel(measurements)
-        self.pictures = sorted(measurements.pictures, key=lambda each: each.predicted_error)
+        changed = [p for p in measurements.pictures if p.predicted_error > 0 and p.map_error > 0]
+        self.pictures = sorted(changed, key=lambda each: each.predicted_error)
         self._nothing = Selection((0,) * (2 * measurements.shape.depth))
 
     def figures(self, selection: Selection) -> dict[str, Any]:

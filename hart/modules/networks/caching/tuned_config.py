@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -84,6 +84,10 @@ class TunedConfig(CacheConfig):
             )
         if depth != self.depth:
             raise ValueError(f"the plan is for {self.depth} blocks; this model has {depth}")
+
+    def corrected(self, corrections: Iterable[Correction]) -> TunedConfig:
+        """With other corrections of what is kept."""
+        return replace(self, corrections=tuple(corrections))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; ``plan_format`` reads it. One letter per block, of the stages that reuse."""
