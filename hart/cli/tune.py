@@ -32,9 +32,9 @@ LEVELS = {"high": 0.25, "balanced": 0.5, "fast": 0.7}
 """Share of the transformer's multiply-adds that the plan of a quality level saves."""
 DEMO_TUNING_SEED, DEMO_HELD_OUT_SEED = 31, 32
 NUM_TUNING_PROMPTS = 16
-NUM_TRIED = 8
+NUM_TRIED = 4
 """Prompts that whole plans are tried on, the first ones."""
-DEFAULT_MINUTES = 4.0
+DEFAULT_MINUTES = 3.0
 TIMED_IMAGES = 2
 TOLERANCES = {"target_speedup": 0.05, "max_latency": 0.05}
 """How far a verified plan may miss a target, as a share of it."""
@@ -167,6 +167,7 @@ class _Command:
         minutes = self.args.minutes
         if minutes is None and finds_plans:
             minutes = DEFAULT_MINUTES
+        sampling = {**self.sampling, "batch_size": None}
         known = measure(
             self.pipeline,
             self.prompts,
@@ -176,7 +177,7 @@ class _Command:
             minutes=minutes,
             say=self.say,
             quiet=self.args.quiet,
-            **self.sampling,
+            **sampling,
         )
         if self.processes.is_main and known.seconds is None:
             prompts = self.prompts[:TIMED_IMAGES]

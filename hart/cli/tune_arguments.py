@@ -15,8 +15,8 @@ from hart.cli.arguments import (
 from hart.utils.options import Either, integer_from, number_within
 
 DEFAULT_OUTPUT = "plan.json"
-DEFAULT_TRIES = 40
-DEFAULT_HELD_OUT = 24
+DEFAULT_TRIES = 30
+DEFAULT_HELD_OUT = 16
 _UNITS = {
     "": 1,
     "B": 1,
@@ -79,7 +79,7 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
     add("--measure", metavar="FILE", help=text)
     text = "take these measurements, added up, and measure nothing"
     add("--measurements", nargs="+", metavar="FILE", help=text)
-    text = "begin to measure no further batch after so many minutes (default: 4 with a target)"
+    text = "begin to measure no further batch after so many minutes (default: 3 with a target)"
     add("--minutes", type=number_within(0, 1e6), metavar="N", help=text)
     text = "real draws to refine a plan with; 0 solves without drawing (default: %(default)s)"
     add("--refine", type=integer_from(0), default=DEFAULT_TRIES, metavar="N", help=text)

@@ -144,28 +144,51 @@ class _Table:
         """After module m, the least error within every number of buckets above the least cost."""
         least = np.zeros(BUCKETS + 1)
         for costs, errors in zip(self.costs, self.errors, strict=True):
-            cheapest = min(costs)
             rows = []
-            for cost, error in zip(costs, errors, strict=True):
-                over = min(BUCKETS + 1, int(np.ceil((cost - cheapest) / self.unit - 1e-9)))
+            for option, error in enumerate(errors):
+                over = self._buckets(costs, option)
                 row = np.full(BUCKETS + 1, np.inf)
                 row[over:] = least[: BUCKETS + 1 - over] + error
                 rows.append(row)
             choice = np.argmin(rows, axis=0)
             self._choices.append(choice)
             least = np.choose(choice, rows)
-        self.least_errors = least + self.rest
 
     def best(self, budget: float) -> tuple[float, Selection] | None:
         """Error and selection; None if the budget is too small."""
         left = int(np.floor((budget - self.least) / self.unit + 1e-6))
         if left < 0:
             return None
-        left = min(left, BUCKETS)
-        error, selection = float(self.least_errors[left]), self.around
+        left, chosen = min(left, BUCKETS), [0] * len(self.patterns)
         for module in reversed(range(len(self.patterns))):
-            chosen = int(self._choices[module][left])
-            costs = self.costs[module]
-            left -= int(np.ceil((costs[chosen] - min(costs)) / self.unit - 1e-9))
-            selection = selection.with_reused(module, self.patterns[module][chosen])
-        return error, selection
+            chosen[module] = int(self._choices[module][left])
+            left -= self._buckets(self.costs[module], chosen[module])
+        self._fill(chosen, budget)
+        selection = self.around
+        for module, option in enumerate(chosen):
+            selection = selection.with_reused(module, self.patterns[module][option])
+        return self.rest + _sum(self.errors, chosen), selection
+
+    def _buckets(self, costs: list[float], option: int) -> int:
+        """What an option of a module costs more than its cheapest one, rounded up."""
+        over = (costs[option] - min(costs)) / self.unit
+        return min(BUCKETS + 1, int(np.ceil(over - 1e-9)))
+
+    def _fill(self, chosen: list[int], budget: float) -> None:
+        """Use what rounding up has left of the budget, best changes first."""
+        while True:
+            room = budget * (1 + 1e-12) - self.start - _sum(self.costs, chosen)
+            better = [
+                (self.errors[m][option] - self.errors[m][now], m, option)
+                for m, now in enumerate(chosen)
+                for option in range(len(self.patterns[m]))
+                if self.costs[m][option] - self.costs[m][now] <= room
+            ]
+            gain, module, option = min(better)
+            if gain >= 0:
+                return
+            chosen[module] = option
+
+
+def _sum(values: list[list[float]], chosen: list[int]) -> float:
+    return sum(own[option] for own, option in zip(values, chosen, strict=True))

@@ -17,7 +17,7 @@ from hart.pipeline.results import PartSeconds
 from hart.tuning.costs import Seconds
 from hart.tuning.selection import UNGUIDED, Selection, most_reused
 
-ROUNDS = 3
+ROUNDS = 2
 PRUNED_SHARE = 0.5
 
 

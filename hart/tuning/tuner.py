@@ -20,7 +20,7 @@ from hart.tuning.measurements import Measurements, PictureError
 from hart.tuning.measuring import BATCH_SIZE
 from hart.tuning.plan import TunedPlan
 from hart.tuning.refine import Trial, refine
-from hart.tuning.replay import Replay
+from hart.tuning.replay import Replay, map_errors
 from hart.tuning.selection import Selection, most_reused
 from hart.tuning.solve import ErrorModel, Solver
 from hart.tuning.targets import Chooser, Target, planned
@@ -94,10 +94,12 @@ class Tuner:
     def add_picture(self, selection: Selection) -> PictureError:
         """Measure pictures of one plan, and remember what they are like."""
         drawn = [replay.draw(selection.config(self.schedule)) for replay in self.replays]
+        pairs = zip(drawn, self.replays, strict=True)
+        errors = [error for maps, own in pairs for error in map_errors(maps, own.reference)]
         figures = picture_figures(self._pictures(drawn), self.reference)
         found = PictureError(
             ErrorModel(self.known).total(selection),
-            self.trial.error(selection),
+            fmean(errors),
             figures["ssim"],
             200.0 if figures["psnr_db"] is None else figures["psnr_db"],
             len(self.reference),

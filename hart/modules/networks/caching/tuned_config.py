@@ -121,7 +121,7 @@ class TunedConfig(CacheConfig):
             parts.append("corrected")
         if self.prunes_anything:
             shares = ", ".join(f"{n}:{ratio:g}" for n, ratio in self.prune_stages)
-            parts.append(f"prune {shares}, chosen once per {self.token_choice}")
+            parts.append(f"prune {shares} by {self.token_choice}")
         if self.guidance_stop_stage is not None:
             parts.append(f"no guidance from {self.guidance_stop_stage}")
         return f"Plan({'; '.join(parts) or 'everything computed'})"
