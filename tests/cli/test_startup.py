@@ -25,9 +25,10 @@ COMMANDS = (
     "convert-similarity",
     "plot-similarity",
     "plot-statistics",
+    "tune",
     "web",
 )
-LAZY_PACKAGES = ("hart", "hart.pipeline", "hart.utils")
+LAZY_PACKAGES = ("hart", "hart.pipeline", "hart.tuning", "hart.utils")
 
 _RUN = """
 import runpy, sys

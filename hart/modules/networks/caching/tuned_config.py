@@ -171,12 +171,7 @@ def tuned_config(
         )
     stages = sorted({si for si, _ in what})
     fixed = tuple(corrections)
-    for each in fixed:
-        if (each.si + 1, each.module) not in what:
-            layer, site = place_of(each.module)
-            raise ValueError(
-                f"corrections name {site} {layer} at stage {each.si}, whose output is not reused"
-            )
+    _check_corrections(fixed, what)
     return TunedConfig(
         skip_stages=[lengths[si] for si in stages],
         cache_stages=[lengths[si - 1] for si in stages],
@@ -189,6 +184,16 @@ def tuned_config(
         token_choice=token_choice,
         corrections=fixed,
     )
+
+
+def _check_corrections(corrections: tuple[Correction, ...], reused: Reused) -> None:
+    """Refuse corrections of what is not reused, by ValueError."""
+    for each in corrections:
+        if (each.si + 1, each.module) not in reused:
+            layer, site = place_of(each.module)
+            raise ValueError(
+                f"corrections name {site} {layer} at stage {each.si}, whose output is not reused"
+            )
 
 
 def last_stages(schedule: StageSchedule, module: int, count: int) -> Reused:
