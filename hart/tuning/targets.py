@@ -13,6 +13,7 @@ from hart.tuning.memory import predicted_bytes
 from hart.tuning.plan import TunedPlan
 from hart.tuning.selection import Selection
 from hart.tuning.solve import ErrorModel, Solver
+from hart.version import __version__
 
 if TYPE_CHECKING:
     from hart.tuning.measurements import Measurements
@@ -86,6 +87,7 @@ def planned(
     origin = PlanOrigin(
         measurements.fingerprint,
         prompts=measurements.images,
+        library_version=__version__,
         settings={**measurements.settings, "target": {target.name: target.value}},
     )
     config = selection.config(measurements.schedule, corrections)

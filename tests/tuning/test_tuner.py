@@ -110,7 +110,7 @@ def test_one_command_finds_verifies_and_draws(files, tmp_path):
     assert plan.measured["images"] == 1
     assert plan.origin.settings["target"] == {"target_saved": 0.4}
     known = ("--measurements", "plan.measurements.json", "--refine", "0", "--held_out", "0")
-    assert files("tune", *known, "--min-ssim", "0.5", "--output", "b.json") == 0
+    assert files("tune", *known, "--target-saved", "0.3", "--output", "b.json") == 0
     assert files("tune", *known, "--target-saved", "0.99") == 2
     assert files("generate", "--plan", "b.json", "--prompts", "a red star") == 0
     report = json.loads((tmp_path / "samples" / "generation_results.json").read_text())

@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from hart.utils.files import make_folder, read_limited, write_json
 from hart.utils.json_files import parse_json
-from hart.version import __version__
 
 from .config import SITES
 from .plan_format import config_from_dict, require_keys
@@ -49,7 +48,7 @@ class PlanOrigin:
     fingerprint: str | None = None
     prompts: int = 0
     seed: int = 0
-    library_version: str | None = __version__
+    library_version: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
