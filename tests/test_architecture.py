@@ -16,6 +16,7 @@ LEVELS = {
     "benchmarks": 0,
     "hart.batch": 1,
     "hart.evaluation": 1,
+    "hart.tuning": 1,
     "hart.demo": 2,
     "hart.pipeline": 2,
     "hart.engine": 3,

@@ -13,6 +13,7 @@ from hart.cli.naming import EXAMPLE, name_template
 from hart.evaluation import DEFAULT_ROUNDS, DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.modules.networks.caching.cache_options import OPTION_NAMES, add_cache_arguments
+from hart.modules.networks.caching.presets import QUALITY_LEVELS
 from hart.pipeline.options import DEFAULT_BATCH_SIZE, GenerationOptions, VARGenerationOptions
 from hart.server import (
     API_KEY_VARIABLE,
@@ -38,6 +39,12 @@ CACHE_FLAGS = tuple(
     for name in ("cache_preset", *OPTION_NAMES.values(), "use_cache", "threshold")
 )
 
+PLAN_FLAGS = {
+    "--plan": "a plan says what is done, module by module",
+    "--quality": "a level is a plan",
+}
+"""What is drawn by a plan, and why no other flag says so too."""
+
 # Flag -> the flags that mean nothing beside it, and why.
 EXCLUDES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("--random-weights", MODEL_FLAGS, "random weights are not those of a checkpoint"),
@@ -45,9 +52,24 @@ EXCLUDES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("--benchmark", ("--calibration",), "calibrate first, then measure"),
     ("--compare_configs", ("--calibration",), "calibrate first, then measure"),
     ("--compare_configs", ("--name_template",), "its pictures are those of the comparison"),
+    *(
+        (
+            flag,
+            (
+                *CACHE_FLAGS,
+                "--calibration",
+                "--sim-path",
+                "--assume-similarity",
+                "--random-weights",
+            ),
+            reason,
+        )
+        for flag, reason in PLAN_FLAGS.items()
+    ),
+    ("--plan", ("--quality",), "a level is a plan"),
     (
         "--compare_configs",
-        CACHE_FLAGS,
+        (*CACHE_FLAGS, *PLAN_FLAGS),
         "name presets, or JSON files of CacheConfig fields, after --compare_configs",
     ),
 )
@@ -72,11 +94,11 @@ KEPT = (
 
 def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart generate`` understands."""
-    _add_model_arguments(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     prompts = parser.add_argument_group("prompts")
     _add_prompt_arguments(prompts)
-    _add_text_arguments(prompts)
-    _add_sampling_arguments(parser.add_argument_group("sampling"))
+    add_text_arguments(prompts)
+    add_sampling_arguments(parser.add_argument_group("sampling"))
     output = parser.add_argument_group("output")
     _add_output_arguments(output, KEPT)
     text = f"names of the pictures, such as {EXAMPLE}, made of {{index}}, {{prompt}} and {{seed}}; "
@@ -84,26 +106,28 @@ def add_generate_arguments(parser: argparse.ArgumentParser) -> None:
     output.add_argument("--name_template", type=name_template, metavar="TEMPLATE", help=text)
     _add_measuring_arguments(parser.add_argument_group("measuring"))
     add_cache_arguments(parser)
+    add_plan_arguments(parser)
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart batch`` understands."""
-    _add_model_arguments(parser.add_argument_group("model"))
+    add_model_arguments(parser.add_argument_group("model"))
     prompts = parser.add_argument_group("prompts")
     text = f"{PROMPT_FORMATS}: prompt and, for a row if wanted, seed and cache_preset"
     prompts.add_argument("--prompts_file", required=True, metavar="FILE", help=text)
-    _add_text_arguments(prompts)
+    add_text_arguments(prompts)
     hart, var = options_of(GenerationOptions), options_of(VARGenerationOptions)
     group = parser.add_argument_group("sampling")
     add_options(group, (each for name, each in hart.items() if name in var))
     _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
     add_cache_arguments(parser)
+    add_plan_arguments(parser)
 
 
 def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart web`` understands."""
     model = parser.add_argument_group("model")
-    _add_model_arguments(model)
+    add_model_arguments(model)
     _add_system_prompt_file(model)
     add = model.add_argument
     add(
@@ -111,6 +135,7 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="similarity data (default: cache_similarity.json in the checkpoint)",
     )
+    add_plan_arguments(parser)
     text = "a ShieldGemma-style model that refuses unsafe prompts (default: none does)"
     add("--shield_model_path", metavar="FOLDER", help=text)
     _add_page_arguments(parser.add_argument_group("page"))
@@ -121,7 +146,7 @@ def add_web_arguments(parser: argparse.ArgumentParser) -> None:
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Add everything that ``hart serve`` understands."""
     model = parser.add_argument_group("model")
-    _add_model_arguments(model)
+    add_model_arguments(model)
     _add_system_prompt_file(model)
     text = "what clients call it (default: the checkpoint's folder)"
     model.add_argument("--served_model_name", metavar="NAME", help=text)
@@ -130,7 +155,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     add_cache_arguments(parser)
 
 
-def _add_model_arguments(group: argparse._ArgumentGroup) -> None:
+def add_model_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what chooses the checkpoint and where it runs."""
     add = group.add_argument
     text = "checkpoint folder, its llm folder, a name on the Hugging Face hub, or VAR's .pth file "
@@ -177,7 +202,7 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     add("--classes", nargs="+", type=integer_from(0), metavar="NUMBER", help=text)
 
 
-def _add_text_arguments(group: argparse._ArgumentGroup) -> None:
+def add_text_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what decides how prompts are encoded."""
     hart, var = options_of(GenerationOptions), options_of(VARGenerationOptions)
     add_options(group, (each for name, each in hart.items() if name not in var))
@@ -190,7 +215,7 @@ def _add_system_prompt_file(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--system_prompt_file", metavar="FILE", help=text)
 
 
-def _add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
+def add_sampling_arguments(group: argparse._ArgumentGroup) -> None:
     """Add what decides how images are drawn. Where HART and VAR differ, no flag means neither."""
     hart = options_of(GenerationOptions)
     for name, each in options_of(VARGenerationOptions).items():
@@ -307,8 +332,17 @@ def _add_access_arguments(group: argparse._ArgumentGroup) -> None:
     add("--root_path", metavar="PATH", help=text)
 
 
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what chooses a plan in the place of a cache configuration."""
+    group = parser.add_argument_group("plans")
+    text = "draw as a plan says that hart tune has written"
+    group.add_argument("--plan", metavar="FILE", help=text)
+    text = "draw by the checkpoint's own plan of that name; lossless is without caching"
+    group.add_argument("--quality", choices=list(QUALITY_LEVELS), help=text)
+
+
 def check_combination(args: argparse.Namespace) -> None:
-    """Refuse combinations in which a flag of ``hart generate`` would be ignored.
+    """Refuse combinations in which a flag would be ignored.
 
     Raises:
         ValueError: there is one.
@@ -323,7 +357,7 @@ def check_combination(args: argparse.Namespace) -> None:
 
 
 def _is_given(args: argparse.Namespace, flag: str) -> bool:
-    value = getattr(args, flag.removeprefix("--").replace("-", "_"))
+    value = getattr(args, flag.removeprefix("--").replace("-", "_"), None)
     if flag in ("--benchmark", "--calibration", "--use_ema"):
         return bool(value)
     return value is not None

@@ -23,6 +23,7 @@ from hart.cli.arguments import (
 )
 from hart.cli.file_commands import add_file_commands
 from hart.cli.interrupts import Interrupts
+from hart.cli.tune_arguments import add_tune_arguments
 from hart.utils.huge_pages import prefer_huge_pages
 from hart.utils.names import suggestion
 from hart.version import __version__
@@ -33,6 +34,12 @@ GENERATE = "Draw images of prompts with HART, with or without feature caching."
 BATCH = (
     "Draw the prompts of a file into a folder. The same command goes on after an interruption. "
     "Started by torchrun or accelerate launch, several processes share the work."
+)
+TUNE = (
+    "Find what to reuse, to leave out and to draw without guidance for a speed, a likeness or a "
+    "memory: measure every option by itself, solve for the budget, refine on real draws and verify "
+    "on other prompts. Interrupted, the same command goes on; started by torchrun, several "
+    "processes measure together. Exit code 1 if the verified plan misses the target."
 )
 WEB = (
     "Serve a page on which people draw with presets or settings of their own, compare with "
@@ -86,6 +93,9 @@ def hart_parser() -> CommandParser:
     add_batch_arguments(batch)
     batch.set_defaults(run="hart.cli.batch:run_batch")
     add_file_commands(commands)
+    tune = commands.add_parser("tune", help="find a plan for a budget", description=TUNE)
+    add_tune_arguments(tune)
+    tune.set_defaults(run="hart.cli.tune:run_tune")
     web = commands.add_parser("web", help="serve a page to draw and calibrate on", description=WEB)
     add_web_arguments(web)
     web.set_defaults(run="hart.cli.web:run_web")

@@ -104,7 +104,12 @@ def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
     Raises:
         ValueError, OSError: the checkpoint, or what the arguments say about it, cannot be used.
     """
+    check_combination(args)
     pipeline = read_pipeline(args, say)
+    if args.plan is not None:
+        pipeline.set_plan(args.plan)
+    elif args.quality is not None:
+        pipeline.set_quality(args.quality)
     pipeline.use_engine, pipeline.compile = args.engine, args.compile
     pipeline.tiled_decode = args.tiled_decode
     assumed = getattr(args, "assume_similarity", None)

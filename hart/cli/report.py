@@ -81,6 +81,7 @@ def report_head(run: Run, similarity: SimilaritySource, **settings: Any) -> dict
             **run.options.to_dict(),
             **(model if folders is None else folders.parts),
             "cache_preset": run.args.cache_preset,
+            "plan": run.args.plan or run.args.quality,
             "cache_config": pipeline.model.cache_config.to_dict(),
             "calibration": bool(run.args.calibration),
             "assume_similarity": run.args.assume_similarity,
@@ -96,6 +97,8 @@ def configuration_name(run: Run) -> str:
     model, asked = run.pipeline.model, run.args.cache_preset
     if not (model.use_cache and model.cache_config.changes_anything):
         return "no-cache"
+    if run.args.plan or run.args.quality:
+        return run.args.quality or Path(run.args.plan).stem
     if asked is None:
         return preset_name(model.cache_config, model.patch_nums) or "own configuration"
     is_preset = model.cache_config == preset_config(asked, model.patch_nums)

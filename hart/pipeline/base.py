@@ -13,10 +13,11 @@ from PIL.Image import Image
 
 from hart.engine import EngineDecoder
 from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
-from hart.modules.models.transformer.generation_state import StageCallback
+from hart.modules.models.transformer.generation_state import GenerationSteps, StageCallback
 from hart.modules.models.transformer.wrappers import innermost
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.pipeline.by_plan import DrawsByPlan
 from hart.pipeline.caching import CachingNames
 from hart.pipeline.drawing import BatchDrawing, Onlooker, PreviewCallback, StepCallback
 from hart.pipeline.folders import PathLike
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Pipeline(CachingNames):
+class Pipeline(CachingNames, DrawsByPlan):
     """A transformer with feature caching and an image decoder as one callable.
 
     :class:`HARTPipeline` draws prompts, :class:`VARPipeline` classes; "prompts" stands for both.
@@ -342,3 +343,41 @@ class Pipeline(CachingNames):
         statistics: CacheStatistics | None = None,
     ) -> list[ImageResult]:
         return BatchDrawing(self, batch, options, onlooker, statistics).draw()
+
+    def _feature_map(
+        self,
+        batch: Sequence[ImageRequest],
+        options: SamplingChoices,
+        condition: Mapping[str, Any],
+        **watched: Any,
+    ) -> torch.Tensor:
+        """(B, Z, P, P), watched and executed as arguments of ``generate_feature_map`` say."""
+        return self.model.generate_feature_map(
+            len(batch),
+            **condition,
+            cfg=options.cfg_scale,
+            top_p=options.top_p,
+            more_smooth=options.more_smooth,
+            generator=[torch.Generator(self.device).manual_seed(each.seed) for each in batch],
+            **watched,
+        )
+
+    def feature_map(
+        self, batch: Sequence[ImageRequest], steps: GenerationSteps, **options: Any
+    ) -> torch.Tensor:
+        """The feature maps (B, Z, P, P) of images, not decoded, for those who measure.
+
+        Args:
+            steps: executes the expensive steps and may watch them.
+            options: fields of ``options_class`` by name.
+        """
+        checked = self._checked(options)
+        return self._feature_map(batch, checked, self._condition(batch, checked), steps=steps)
+
+    def requests(self, prompts: Any, **options: Any) -> list[ImageRequest]:
+        """Every image that the pipeline would draw of prompts, with its seed.
+
+        Raises:
+            ValueError: see :meth:`stream`.
+        """
+        return self._plan(prompts, self._checked(options))

@@ -100,13 +100,10 @@ class BatchDrawing:
         timeline.mark(TEXT_PART)
         self.stages = pipeline._num_stages(options)
         try:
-            self.f_hat = pipeline.model.generate_feature_map(
-                len(self.batch),
-                **condition,
-                cfg=options.cfg_scale,
-                top_p=options.top_p,
-                more_smooth=options.more_smooth,
-                generator=self._generators(),
+            self.f_hat = pipeline._feature_map(
+                self.batch,
+                options,
+                condition,
                 callback=self._on_stage,
                 timeline=timeline,
                 statistics=self.statistics,
@@ -121,10 +118,6 @@ class BatchDrawing:
         timeline.mark(DECODE_PART)
         seconds = part_seconds(timeline, len(pipeline.transformer.patch_nums))
         return image_results(self.batch, images, seconds, calls_of(self.counts), recipe)
-
-    def _generators(self) -> list[torch.Generator]:
-        device = self.pipeline.device
-        return [torch.Generator(device).manual_seed(request.seed) for request in self.batch]
 
     def _on_feature_map(self, si: int, f_hat: torch.Tensor) -> None:
         self.f_hat = f_hat

@@ -77,12 +77,13 @@ class Handlers:
         """
 
         def updates() -> Iterator[Updates]:
+            plan = self.studio.plans.get(preset) if isinstance(preset, str) else None
             custom = (stages, sites, threshold, adaptive, interpolation, base)
             request = DrawRequest(
                 read_prompts(prompts, self.max_images),
                 read_options(seed, cfg_scale),
                 str(preset),
-                read_config(preset, self._schedule, *custom),
+                plan or read_config(preset, self._schedule, *custom),
                 compare=read_switch("Comparing", compare),
                 previews=read_switch("Showing every stage", previews),
             )
@@ -199,7 +200,12 @@ class Handlers:
         )
 
     def preset_choices(self) -> list[str]:
-        return [*CACHE_PRESETS, CUSTOM]
+        return [*self.studio.plans, *CACHE_PRESETS, CUSTOM]
+
+    @property
+    def first_preset(self) -> str:
+        """The one that is chosen in the beginning."""
+        return next(iter(self.studio.plans), DEFAULT_PRESET)
 
     def about(self) -> str:
         """One line about the model and its similarity table."""

@@ -146,9 +146,10 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
     labels = {CUSTOM: "custom: as set below"} | {
         name: f"{name}: {preset.description}" for name, preset in CACHE_PRESETS.items()
     }
+    labels |= {name: f"{name}: {config}" for name, config in handlers.studio.plans.items()}
     preset = gr.Dropdown(
         [(labels[name], name) for name in handlers.preset_choices()],
-        value=DEFAULT_PRESET,
+        value=handlers.first_preset,
         label="Cache preset",
         filterable=False,
         elem_id="preset",

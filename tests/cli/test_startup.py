@@ -26,10 +26,11 @@ COMMANDS = (
     "convert-similarity",
     "plot-similarity",
     "plot-statistics",
+    "tune",
     "web",
     "serve",
 )
-LAZY_PACKAGES = ("hart", "hart.pipeline", "hart.utils")
+LAZY_PACKAGES = ("hart", "hart.pipeline", "hart.tuning", "hart.utils")
 
 _RUN = """
 import runpy, sys

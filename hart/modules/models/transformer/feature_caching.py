@@ -27,6 +27,7 @@ from hart.modules.networks.caching.similarity_io import (
 )
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.utils.timing import Timeline
 from hart.version import __version__
 
@@ -62,7 +63,13 @@ class FeatureCaching:
         self.clear()
 
     def set_config(self, config: CacheConfig, stacklevel: int = 2) -> None:
-        """Use another configuration from the next image on; warns about what it cannot do here."""
+        """Use another configuration from the next image on; warns about what it cannot do here.
+
+        Raises:
+            ValueError: it is a plan for another model.
+        """
+        if isinstance(config, TunedConfig):
+            config.require(self.schedule, self.shape.depth)
         config.warn_about(self.schedule, self.shape.depth, stacklevel=stacklevel + 1)
         self.config, self._warned_empty = config, False
 
@@ -75,6 +82,8 @@ class FeatureCaching:
                 enable_mlp_cache=False,
                 interpolation_mode=config.interpolation_mode,
             )
+        if isinstance(config, TunedConfig):
+            return config.plan
         return decide_all(config, self.schedule, self.similarity)
 
     # --- similarity data ----------------------------------------------------------------------

@@ -31,6 +31,7 @@ from hart.modules.networks.caching.similarity_io import (
     similarity_file_of,
 )
 from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
+from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
 
@@ -145,14 +146,15 @@ class FeatureCachingMixin(SamplingTransformer):
 
         Raises:
             TypeError: neither a CacheConfig nor a name.
-            ValueError: unknown preset.
+            ValueError: unknown preset, or a plan for another model.
         """
         if isinstance(config, str):
             config = preset_config(config, self.patch_nums)
         if not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig or a preset name, got {config!r}")
         self._install(config)
-        values = config.to_dict()
+        # A plan is a file of its own: a configuration has no fields for it.
+        values = {} if isinstance(config, TunedConfig) else config.to_dict()
         for field, name in OPTION_NAMES.items():
             setattr(self.config, name, values.get(field))
 

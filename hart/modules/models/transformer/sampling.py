@@ -215,9 +215,19 @@ class SamplingTransformer(StageTransformer):
 
     def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
         steps.begin(run)
-        last, stop = self.num_stages_minus_1, run.guidance_stop
         x = self._stage_input(run.cond.reshape(len(run.cond), -1, self.C), run, 0)
-        for si in range(last + (run.options.num_maskgit_iters > 0)):
+        return self.run_stages_from(0, x, run, steps)
+
+    def run_stages_from(
+        self, first: int, x: torch.Tensor, run: Generation, steps: GenerationSteps
+    ) -> torch.Tensor:
+        """The feature map (B, Z, P, P), from a generation that has come to stage ``first``.
+
+        Args:
+            x: (2B, n, C), the tokens of that stage.
+        """
+        last, stop = self.num_stages_minus_1, run.guidance_stop
+        for si in range(first, last + (run.options.num_maskgit_iters > 0)):
             if si == stop:
                 run.stop_guidance()
                 x = x[: run.bsz]
@@ -295,9 +305,13 @@ class SamplingTransformer(StageTransformer):
         if si == self.num_stages_minus_1 and run.options.in_chunks:
             run.f_hat += maps
             return run.f_hat
+        cache = run.cache
+        before = run.f_hat.clone() if cache and cache.wants_changes(si + 1) else None
         run.f_hat, next_map = self.vae_quant_proxy[0].get_next_autoregressive_input(
             si, len(self.patch_nums), run.f_hat, maps, self.patch_nums
         )
+        if cache is not None and before is not None:
+            cache.note_changes(si + 1, before, run.f_hat)
         return next_map
 
     def _draw_chunks(

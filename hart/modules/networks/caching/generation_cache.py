@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 import torch
@@ -24,8 +24,9 @@ from .plan import (
     module_of,
     place_of,
     probed_stages,
+    pruning_source,
 )
-from .pruning import restore_tokens, split_tokens
+from .pruning import map_changes, restore_tokens, split_by, split_tokens
 from .similarity import SimilarityRecorder, SimilarityTables
 from .store import FeatureStore, Positions, slots_of
 
@@ -58,7 +59,8 @@ class GenerationCache:
         self.plan, self.recorders, self.counts = plan, recorders or {}, counts
         depth, schedule = plan.depth, plan.schedule
         self.tables = tables or SimilarityTables.empty(depth, schedule)
-        self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode)
+        self.store = FeatureStore(plan.schedule, plan.config.interpolation_mode, plan.corrections)
+        self._changes: Tensor | None = None
         probed = () if self.tables.assumed else probed_stages(plan.config, schedule)
         self._known_from = max(probed, default=-1) + 1
         self._measures = {
@@ -175,7 +177,7 @@ class GenerationCache:
         keep = kept_tokens(x.shape[1], action.ratio)
         if keep == x.shape[1]:
             return None, x, positions
-        index, _ = split_tokens(x, keep)
+        index = self.choose(x, keep, positions)
         of_map = index if positions is None else positions[1].view(len(x), -1).gather(1, index)
         rows = torch.arange(len(x), device=x.device).repeat_interleave(keep)
         return index, select_positions(x, index), (rows, of_map.flatten())
@@ -202,6 +204,37 @@ class GenerationCache:
         if action.store:
             self.store.keep(module, si, as_map)
         return out
+
+    def resume(self, si: int, outputs: Sequence[Tensor]) -> None:
+        """Go on at stage ``si``, with the outputs (rows, n, C) of all modules at that before it."""
+        source = pruning_source(self.plan.config, self.plan.schedule) == si - 1
+        self.store.resume(si - 1, self._slots[si - 1], outputs, source)
+
+    # --- left-out tokens ----------------------------------------------------------------------
+
+    def wants_changes(self, si: int) -> bool:
+        """Whether stage ``si`` chooses its tokens by what the stage before changed."""
+        plan = self.plan
+        if plan.token_choice != "stage" or si >= plan.schedule.num_stages:
+            return False
+        return any(action.ratio > 0 for action in plan[si])
+
+    def note_changes(self, si: int, before: Tensor, after: Tensor) -> None:
+        """The feature map (B, Z, P, P) before and after the stage that precedes ``si``."""
+        self._changes = map_changes(before, after, self.plan.schedule.patch_nums[si])
+
+    def choose(self, x: Tensor, keep: int, positions: Positions | None) -> Tensor:
+        """Which ``keep`` tokens of the stream (rows, n, C) are computed: (rows, keep) ascending.
+
+        By every module those that differ most from the mean of all (FastVAR), or by the stage those
+        where the stage before changed the feature map most (as LazyVAR, 2026, does).
+        """
+        if self._changes is None:
+            return split_tokens(x, keep)[0]
+        changes = self._changes.repeat(len(x) // len(self._changes), 1)
+        if positions is not None:
+            changes = changes.gather(1, positions[1].view(len(x), -1))
+        return split_by(changes, keep)[0]
 
     # --- measuring ----------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .config import SITES, CacheConfig
+from .corrections import Correction
 from .reasons import explain_no_reuse
 from .similarity import SimilarityTables
 from .stages import StageSchedule
@@ -232,12 +233,17 @@ class Plan:
         config, schedule: what the plan was made for.
         stages: per stage index the action of every module, in the order of their numbers.
         reasons: why nothing is reused, one sentence each; empty if something is.
+        token_choice: whether left-out tokens are chosen by every ``"module"`` or once per
+            ``"stage"``, see ``GenerationCache.choose``.
+        corrections: of what is kept for reuse.
     """
 
     config: CacheConfig
     schedule: StageSchedule
     stages: tuple[tuple[Action, ...], ...]
     reasons: tuple[str, ...] = ()
+    token_choice: str = "module"
+    corrections: tuple[Correction, ...] = ()
 
     def __getitem__(self, si: int) -> tuple[Action, ...]:
         return self.stages[si]

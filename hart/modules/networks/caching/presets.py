@@ -102,6 +102,28 @@ CACHE_PRESETS: dict[str, CachePreset] = {
 }
 
 
+LOSSLESS = "lossless"
+
+QUALITY_LEVELS = {
+    LOSSLESS: "no-cache",
+    "high": "conservative",
+    "balanced": "original",
+    "fast": "aggressive",
+}
+"""Level of quality, best first, and the preset in the place of a plan that a checkpoint lacks."""
+
+
+def quality_preset(level: str) -> str:
+    """The preset in the place of a level's plan.
+
+    Raises:
+        ValueError: unknown level.
+    """
+    if level not in QUALITY_LEVELS:
+        raise ValueError(f"quality must be one of {', '.join(QUALITY_LEVELS)}; got {level!r}")
+    return QUALITY_LEVELS[level]
+
+
 def preset_name(config: CacheConfig, patch_nums: Iterable[int]) -> str | None:
     """The first preset that means ``config`` for a model, if there is one."""
     sides = tuple(patch_nums)

@@ -8,11 +8,12 @@ stage, and is resized once, when somebody looks at the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from .corrections import Correction, Corrector
 from .interpolate import interpolate_features, select_positions
 from .plan import Plan
 from .pruning import resize_area
@@ -82,6 +83,7 @@ class FeatureStore:
     Args:
         schedule: the model's stages.
         mode: how reused outputs are resized.
+        corrections: of outputs that are kept for reuse.
 
     Attributes:
         slots: what the stage before kept for this one.
@@ -89,8 +91,11 @@ class FeatureStore:
         compared: by module its output at the stage before, where similarities are measured.
     """
 
-    def __init__(self, schedule: StageSchedule, mode: str) -> None:
+    def __init__(
+        self, schedule: StageSchedule, mode: str, corrections: Iterable[Correction] = ()
+    ) -> None:
         self.schedule, self.mode = schedule, mode
+        self._corrected = Corrector(corrections)
         self.slots: dict[Slot, Parts] = {}
         self.sources: dict[int, Tensor] = {}
         self.compared: dict[int, Tensor] = {}
@@ -106,6 +111,24 @@ class FeatureStore:
         """End a stage and drop what it did not keep; the last one's chunks share what there is."""
         if si < self.schedule.last:
             self.slots, self._next = self._next, {}
+
+    def resume(
+        self, si: int, slots: Iterable[Slot], outputs: Sequence[Tensor], source: bool
+    ) -> None:
+        """Keep what a stage that somebody else has run would have kept.
+
+        Args:
+            si: of that stage.
+            slots: that it keeps outputs in.
+            outputs: of all modules, (rows, n, C) each; they are not changed.
+            source: whether they stand in for those of left-out tokens later.
+        """
+        for slot in slots:
+            modules = range(slot.start, slot.stop)
+            first, *others = (self._corrected(m, si, outputs[m]) for m in modules)
+            self.slots[slot] = {si: sum(others, start=first)}
+        if source:
+            self.sources = dict(enumerate(outputs))
 
     def keep_rows(self, rows: int) -> None:
         """Forget all rows but the first ones."""
@@ -140,7 +163,7 @@ class FeatureStore:
         if parts is not None:
             if si not in parts:
                 parts[si] = self._map(si, out).zero_()
-            parts[si][rows, piece] += out
+            parts[si][rows, piece] += self._corrected(module, si, out)
 
     def keep_source(
         self, module: int, si: int, out: Tensor, rows: slice = _ALL, piece: slice = _ALL
@@ -187,6 +210,10 @@ class FeatureStore:
         """What stands in for one module at the next stage, as its youngest map."""
         parts = self.slots.get(single(module))
         return self._sum([parts], max(parts)) if parts else self.compared.get(module)
+
+    def resized(self, module: int, si: int, positions: Positions | None = None) -> Tensor:
+        """What would stand in at stage ``si`` for one module that is kept by itself."""
+        return _at(self._sum([self.slots[single(module)]], si), positions)
 
     def _sum(self, several: list[Parts], si: int) -> Tensor:
         """Resized from stage to stage; what is younger joins on the way."""

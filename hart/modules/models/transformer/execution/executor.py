@@ -27,7 +27,7 @@ from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.plan import Action, compute_everything, kept_tokens
-from hart.modules.networks.caching.pruning import restore_tokens, split_tokens
+from hart.modules.networks.caching.pruning import restore_tokens
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.store import FeatureStore
 from hart.modules.networks.rope import MaskIndex
@@ -154,7 +154,7 @@ class Executor:
         if keep == n:
             outputs: Iterable[tuple[slice, torch.Tensor]] = self._outputs(stream, module)
         else:
-            index, _ = split_tokens(stream.x, keep)
+            index = self.cache.choose(stream.x, keep, stream.m_maskgit)
             kept = [out for _, out in self._outputs(stream.select(index), module)]
             source = self.store.source(module, si, stream.m_maskgit)
             outputs = [(slice(0, n), restore_tokens(torch.cat(kept, dim=1), index, source))]

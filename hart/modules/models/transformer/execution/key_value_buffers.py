@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from hart.modules.networks.caching.generation_cache import GenerationCache
@@ -91,6 +94,25 @@ class KeyValueBuffers:
         for buffer, new in zip(self._layers[layer], (k, v), strict=True):
             buffer[rows, :, :tokens] = new
         self._used[layer] = tokens
+
+    def content(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of every layer so far; later stages leave them as they are."""
+        pairs = zip(self._layers, self._used, strict=True)
+        return [(k[:, :, :n], v[:, :, :n]) for (k, v), n in pairs]
+
+    def restore(self, content: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Begin with what another generation of as many rows had."""
+        for layer, pair in enumerate(content):
+            self._used[layer] = pair[0].shape[2]
+            for buffer, kept in zip(self._layers[layer], pair, strict=True):
+                buffer[:, :, : kept.shape[2]] = kept
+
+    @contextlib.contextmanager
+    def unchanged(self, layer: int) -> Iterator[None]:
+        """Keys of the layer that are added inside are forgotten afterwards."""
+        used = self._used[layer]
+        yield
+        self._used[layer] = used
 
     def _borrow(self, layer: int, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.last_in_one_piece:
