@@ -13,7 +13,7 @@ from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTFo
 from hart.modules.networks.caching.config import CacheConfig
 from tests.engine.comparison import Recorded, assert_same_maps, assert_same_steps
 from tests.product import KINDS, PRESETS, product
-from tests.tiny_models import fill, generators, text, tiny_model
+from tests.tiny_models import copied, fill, generators, text, tiny_model
 
 FAMILIES = {
     "llama": {},
@@ -26,6 +26,7 @@ FAMILIES = {
 }
 
 
+@copied
 def lively_model(model_class=HARTForT2IEnhanced, **overrides):
     """A model whose diffusion head and cross-attention do something."""
     model = tiny_model(model_class, **overrides)
