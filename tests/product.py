@@ -10,8 +10,8 @@ import torch
 
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 
-KINDS = ("no-cache", "original", "ultra-fast", "hybrid")
-"""A preset of each kind of plan: none, known before, found while drawing, with left-out tokens."""
+KINDS = ("ultra-fast", "hybrid", "original", "no-cache")
+"""A preset of each kind of plan: found while drawing, with left-out tokens, known before, none."""
 PRESETS = (*KINDS, *(name for name in CACHE_PRESETS if name not in KINDS))
 
 

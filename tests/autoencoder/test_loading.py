@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from hart.modules.models.autoencoder import HARTAutoEncoder, hart_autoencoder_with_disc
 from hart.utils.weights import CheckpointError
 from tests.golden_data import GOLDEN
+from tests.product import product
 
 FORMATS = ("safetensors", "sharded safetensors", "bin", "sharded bin")
 
@@ -39,7 +40,7 @@ def autoencoder_only(golden):
     return config, {k[4:]: v for k, v in weights.items() if k.startswith("vae.")}
 
 
-@pytest.mark.parametrize("layout", FORMATS)
+@product(2, layout=FORMATS[::-1])
 def test_every_file_format_gives_the_recorded_weights(golden, tmp_path, layout):
     folder = write_folder(tmp_path, golden.weights(), golden.config, layout)
     model = HARTAutoEncoder.from_tokenizer_folder(folder)
@@ -66,7 +67,7 @@ def test_folder_of_the_autoencoder_alone(golden, tmp_path, vae):
     assert type(model.config).model_type == "hart_autoencoder"
 
 
-@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16, torch.float16])
+@product(2, dtype=[None, torch.bfloat16, torch.float16, torch.float32])
 def test_requested_dtype_is_used_for_every_floating_tensor(golden, vae, dtype):
     model = HARTAutoEncoder.from_tokenizer_folder(GOLDEN / "tokenizer", dtype=dtype)
     tensors = [*model.parameters(), *model.buffers()]

@@ -73,7 +73,7 @@ def test_every_family_draws_the_same(family, bsz):
         assert_same(model, bsz)
 
 
-@product(2 * len(KINDS), preset=PRESETS, family=["llama", "gpt2"], iterations=[1, 3])
+@product(len(KINDS), preset=PRESETS, family=["llama", "gpt2"], iterations=[1, 3])
 def test_every_preset_draws_the_same(family, preset, iterations):
     model = lively_model(**FAMILIES[family])
     model.set_cache_config(preset)
@@ -174,7 +174,7 @@ def thresholds(statistics) -> list[float]:
     return [stage[value]["mean"] for stage in found for value in ("measured", "effective")]
 
 
-@product(family=[*FAMILIES], sites=["both", "attn", "mlp"], iterations=[1, 3])
+@product(3, family=[*FAMILIES], sites=["both", "attn", "mlp"], iterations=[1, 3])
 def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites, iterations):
     model = adaptive_model(4, sites, **FAMILIES[family])
     options = {"num_maskgit_iters": iterations}
@@ -187,7 +187,7 @@ def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites
     assert fast["feature_cache_bytes"]["peak"] <= plain["feature_cache_bytes"]["peak"]
 
 
-@product(family=[*FAMILIES], preset=["fastvar", "hybrid"], iterations=[1, 3])
+@product(4, family=[*FAMILIES], preset=["fastvar", "hybrid"], iterations=[1, 3])
 def test_pruning_draws_the_same_and_counts_the_same(preset, family, iterations):
     model = adaptive_model(2, **FAMILIES[family])  # its table lets some modules be reused
     model.set_cache_config(preset)

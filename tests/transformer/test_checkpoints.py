@@ -16,6 +16,7 @@ from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from tests.golden_data import GOLDEN
+from tests.product import product
 from tests.tiny_models import draw, tiny_model, tiny_vae
 
 LLM = GOLDEN / "llama-no-aln"
@@ -89,8 +90,7 @@ def test_sharded_weights(root):
     assert draw(HARTForT2I.from_pretrained(root / "llm")).equal(draw(tiny_model(HARTForT2I)))
 
 
-@pytest.mark.parametrize("keyword", ["dtype", "torch_dtype"])
-@pytest.mark.parametrize("value", [torch.bfloat16, "bfloat16"])
+@product(keyword=["dtype", "torch_dtype"], value=[torch.bfloat16, "bfloat16"])
 def test_weights_are_held_in_the_requested_dtype(root, keyword, value):
     model = HARTForT2I.from_pretrained(root / "llm", **{keyword: value})
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
@@ -210,7 +210,7 @@ def test_autoencoder_moves_along_and_copies_have_their_own():
     assert model.vae_proxy[0].decoder.conv_in.weight.any()
 
 
-@pytest.mark.parametrize("convert", ["half", "double", "bfloat16"])
+@product(1, convert=["half", "double", "bfloat16"])
 def test_an_autoencoder_of_two_models_is_changed_by_neither(convert):
     one, other = tiny_model(HARTForT2IEnhanced), tiny_model(HARTForT2IEnhanced)
     vae = one.vae_proxy[0]

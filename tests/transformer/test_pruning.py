@@ -52,9 +52,9 @@ def is_clean(model) -> bool:
 # --- which tokens are computed ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
-def test_every_variant_computes_the_kept_tokens_only(computed, stages, fields):
-    model = tiny_model(HARTForT2IEnhanced, **fields)
+@product(3, variant=[*VARIANTS][::-1])
+def test_every_variant_computes_the_kept_tokens_only(computed, stages, variant):
+    model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
     plain = draw(model, 2)
     for calls in computed.values():
         calls.clear()
@@ -69,10 +69,9 @@ def test_every_variant_computes_the_kept_tokens_only(computed, stages, fields):
     assert is_clean(model)
 
 
-@pytest.mark.parametrize("fields", [{}, GPT2], ids=["llama", "gpt2"])
-@pytest.mark.parametrize("iterations", [1, 3])
-def test_an_image_does_not_depend_on_its_batch(fields, iterations):
-    model = tiny_model(HARTForT2IEnhanced, **fields)
+@product(variant=["llama", "gpt2"], iterations=[3, 1])
+def test_an_image_does_not_depend_on_its_batch(variant, iterations):
+    model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
     model.set_cache_config(CacheConfig(prune_stages=PRUNE))
     together = draw(model, 3, num_maskgit_iters=iterations)
     for i in range(3):
@@ -113,8 +112,8 @@ def test_only_the_enabled_sites_are_pruned(model, computed):
     assert computed["mlp"][-1] == KEPT[49]
 
 
-@pytest.mark.parametrize("sides", [(1, 2, 3), (1, 3, 4, 6)])
-def test_other_schedules_with_an_earlier_source(sides, computed):
+def test_other_schedules_with_an_earlier_source(computed):
+    sides = (1, 3, 4, 6)
     model = tiny_model(HARTForT2IEnhanced, patch_nums=sides)
     model.set_cache_config(CacheConfig(prune_stages={sides[-1] ** 2: 0.5}, prune_source=1))
     draw(model)
@@ -200,7 +199,7 @@ def test_the_adaptive_thresholds_probe_computes_every_token(model, computed):
 # --- keys of what is not computed ---------------------------------------------------------------
 
 
-@product(variant=[*VARIANTS], iterations=[1, 3])
+@product(variant=["llama", "gpt2"], iterations=[1, 3])
 def test_reused_and_pruned_attentions_add_no_keys(stages, variant, iterations):
     """25 is pruned, 49 reused."""
     model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
@@ -213,8 +212,7 @@ def test_reused_and_pruned_attentions_add_no_keys(stages, variant, iterations):
 # --- guidance that ends early -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-@pytest.mark.parametrize("fields", [{}, GPT2, {"disable_aln": False}], ids=["llama", "gpt2", "aln"])
+@product(fields=[{}, GPT2, {"disable_aln": False}], iterations=[1, 3])
 def test_no_guidance_at_all_is_a_guidance_scale_of_zero(stages, fields, iterations):
     model = tiny_model(HARTForT2IEnhanced, **fields)
     expected = draw(model, 2, cfg=0.0, num_maskgit_iters=iterations)

@@ -58,7 +58,7 @@ def torch_counts(model, modules=MODULES, **options) -> dict[str, list[int]]:
 GPT2 = {"attn_type": "gpt2", "mlp_type": "gpt2", "use_context_norm": False}
 
 
-@product(setting=["reuse", "off", "calibration"], iterations=[3, 1], fields=[GPT2, {}])
+@product(2, setting=["reuse", "off", "calibration"], iterations=[3, 1], fields=[GPT2, {}])
 def test_multiply_adds_are_those_that_torch_counts(setting, iterations, fields):
     model = tiny_model(HARTForT2IEnhanced, **fields)
     model.use_cache = setting == "reuse"
@@ -80,6 +80,7 @@ PRUNED_AND_REUSED = CacheConfig(
 
 
 @product(
+    2,
     config=[
         PRUNED,
         replace(PRUNED_AND_REUSED, guidance_stop_stage=25),

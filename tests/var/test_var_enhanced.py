@@ -9,9 +9,10 @@ import torch
 
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
 from tests.golden_data import load_case
+from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import fill
 from tests.var.checkpoint import DEPTH, PATCH_NUMS, STAGES, golden_model
 
@@ -87,7 +88,7 @@ def near_table(table, expected):
     torch.testing.assert_close(actual, expected, atol=TABLE_TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS)
 def test_presets_mean_the_last_stages(model, preset):
     fill(model, 0.95)
     model.set_cache_config(preset)

@@ -130,7 +130,7 @@ def assert_acts(family: str, model, place: str) -> None:
         raise AssertionError(f"{place} of {family}: {error}") from error
 
 
-@product(3, family=sorted(FAMILIES, key=len), turn=range(len(CHANGES)))
+@product(2, family=sorted(FAMILIES, key=len), turn=range(len(CHANGES)))
 def test_a_change_of_a_part_acts_with_and_without_engine(family, turn):
     for i, path in enumerate(parts_of(family), turn):
         model = build(family)
