@@ -109,41 +109,6 @@ def test_missing_constant_buffers_are_restored(root):
     assert draw(HARTForT2I.from_pretrained(root / "llm")).equal(draw(tiny_model(HARTForT2I)))
 
 
-def test_missing_folder():
-    with pytest.raises(CheckpointError, match="no such folder"):
-        HARTForT2I.from_pretrained("/nowhere/llm")
-
-
-def test_folder_without_weights(root):
-    (root / "llm/model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no weight file"):
-        HARTForT2I.from_pretrained(root / "llm")
-
-
-def test_missing_ema_weights(root):
-    with pytest.raises(CheckpointError, match=r"ema_model\.bin"):
-        HARTForT2I.from_pretrained(root / "llm", use_ema=True)
-
-
-def test_truncated_weights(root):
-    file = root / "llm/model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        HARTForT2I.from_pretrained(root / "llm")
-
-
-def test_pickle_that_runs_code_is_refused(root, tmp_path):
-    class Bomb:
-        def __reduce__(self):
-            return (open, (str(tmp_path / "ran"), "w"))
-
-    (root / "llm/model.safetensors").unlink()
-    torch.save({"head.weight": Bomb()}, root / "llm/pytorch_model.bin")
-    with pytest.raises(CheckpointError):
-        HARTForT2I.from_pretrained(root / "llm")
-    assert not (tmp_path / "ran").exists()
-
-
 @pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])
 def test_first_difference_is_named(root, change):
     state = weights_of(root)
@@ -155,19 +120,6 @@ def test_first_difference_is_named(root, change):
         state["head.bias"] = torch.zeros(3)
     save_file(state, root / "llm/model.safetensors")
     with pytest.raises(CheckpointError, match=r"head\.(bias|extra)"):
-        HARTForT2I.from_pretrained(root / "llm")
-
-
-def test_checkpoint_of_another_model(root):
-    file = root / "llm/config.json"
-    file.write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(CheckpointError, match="'bert'"):
-        HARTForT2I.from_pretrained(root / "llm")
-
-
-def test_config_that_is_no_json(root):
-    (root / "llm/config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="JSON"):
         HARTForT2I.from_pretrained(root / "llm")
 
 

@@ -30,10 +30,6 @@ def is_clean(model) -> bool:
     )
 
 
-def test_state_dict_is_the_plain_models(model):
-    assert model.state_dict().keys() == tiny_model(HARTForT2I).state_dict().keys()
-
-
 @pytest.mark.parametrize("how", ["use_cache", "sites", "no table"])
 def test_every_way_of_switching_off_is_bit_equal(model, how):
     expected = draw(model, 2)

@@ -69,17 +69,6 @@ def test_every_variant_computes_the_kept_tokens_only(computed, stages, variant):
     assert is_clean(model)
 
 
-@product(variant=["llama", "gpt2"], iterations=[3, 1])
-def test_an_image_does_not_depend_on_its_batch(variant, iterations):
-    model = tiny_model(HARTForT2IEnhanced, **VARIANTS[variant])
-    model.set_cache_config(CacheConfig(prune_stages=PRUNE))
-    together = draw(model, 3, num_maskgit_iters=iterations)
-    for i in range(3):
-        one = {name: tensor[i : i + 1] for name, tensor in text(model, 3).items()}
-        alone = draw(model, 1, seed=100 + i, num_maskgit_iters=iterations, **one)
-        torch.testing.assert_close(alone, together[i : i + 1], atol=1e-4, rtol=0)
-
-
 @pytest.mark.parametrize(
     "config",
     [
@@ -147,20 +136,6 @@ def test_a_last_stage_in_chunks_is_pruned_chunk_by_chunk_at_its_own_positions(
         left_out = index[~(index[..., None] == kept[:, None]).any(-1)].view(4, -1)
         assert select_positions(out, left_out).equal(select_positions(source, left_out))
         assert not select_positions(out, kept).equal(select_positions(source, kept))
-
-
-def test_after_a_failure_the_model_is_clean_and_draws_again(model):
-    model.set_cache_config(CacheConfig(prune_stages=PRUNE, guidance_stop_stage=25))
-    expected = draw(model)
-
-    def fail(si, num_stages):
-        if si == 4:
-            raise RuntimeError("stop here")
-
-    with pytest.raises(RuntimeError, match="stop here"):
-        draw(model, callback=fail)
-    assert is_clean(model)
-    assert draw(model).equal(expected)
 
 
 # --- together with reuse ------------------------------------------------------------------------

@@ -131,21 +131,6 @@ def test_arguments_and_configuration(tmp_path, model):
     assert again.blocks[1].ffn.fc1.weight.equal(model.blocks[1].ffn.fc1.weight)
 
 
-def test_a_failing_generation_leaves_nothing(model):
-    fill(model, 0.95)
-    model.set_cache_config("aggressive")
-    before = feature_map(model, "r1")
-
-    def fail(si, stages):
-        if si == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        model.generate_feature_map(1, [3], callback=fail)
-    assert model.cache_attn == model.cache_mlp == [None] * DEPTH
-    assert feature_map(model, "r1").equal(before)
-
-
 @pytest.mark.parametrize("stage", [1, -1])
 def test_guidance_can_end_early(model, stage):
     """The first stage has none anyway: ending it at the second leaves the scale no effect."""

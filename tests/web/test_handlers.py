@@ -12,7 +12,6 @@ from PIL import Image
 
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.web.requests import CUSTOM
-from hart.web.studio import Studio
 from tests.pipeline.checkpoint_folder import STAGES
 
 PROMPTS = "a red fox\n<b>two</b> boats"
@@ -148,11 +147,6 @@ def test_a_folder_that_is_gone_bad_is_told(handlers):
     handlers.folder.parent.mkdir(exist_ok=True)
     handlers.folder.write_text("not a folder")
     assert 'role="alert"' in draw(handlers)[-1]["status"]
-
-
-def test_an_unsafe_prompt_is_told(handlers, pipeline):
-    handlers.studio = Studio(pipeline, is_unsafe=lambda prompt: "fox" in prompt)
-    assert "Prompt 1 was refused by the safety check" in draw(handlers)[-1]["status"]
 
 
 def test_a_preset_fills_the_fields_that_custom_needs(handlers):

@@ -159,7 +159,7 @@ def test_a_replaced_method_of_a_block(name):
     assert_acts("hart-gpt2-adaln", model, name)
 
 
-@pytest.mark.parametrize("kind", [LlamaAttention, LlamaMLP, nn.Linear, SimpleMLPAdaLN])
+@product(2, kind=[LlamaAttention, nn.Linear, LlamaMLP, SimpleMLPAdaLN])
 def test_a_patched_class(kind, monkeypatch):
     expected, model, original = unchanged("hart-llama"), build("hart-llama"), kind.forward
     monkeypatch.setattr(
