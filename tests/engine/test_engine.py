@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hart.engine import Engine, denoiser, streams, token_wise
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
-from tests.engine.comparison import Recorded, assert_same_maps, assert_same_steps
+from tests.engine.comparison import MAP_TOLERANCE, Recorded, assert_same_maps, assert_same_steps
 from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import copied, fill, generators, text, tiny_model
 
@@ -120,12 +121,14 @@ def test_blocks_that_always_compute_draw_the_same_and_count_the_same(adaptive):
         assert fast["totals"][site]["reused"] == blocks * skipped
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
-def test_every_interpolation_mode(mode):
-    model = lively_model()
+def test_every_interpolation_mode_draws_the_same_and_not_what_the_others_draw():
+    model, maps = lively_model(), []
     model.set_cache_config("original")
-    model.set_cache_config(replace(model.cache_config, interpolation_mode=mode))
-    assert_same(model, 1)
+    for mode in ("bilinear", "nearest", "bicubic"):
+        model.set_cache_config(replace(model.cache_config, interpolation_mode=mode))
+        assert_same(model, 1)
+        maps.append(draw_map(model, Engine(model), 1)[0])
+    assert all((a - b).abs().max() > MAP_TOLERANCE for a, b in combinations(maps, 2))
 
 
 def test_caching_changes_what_is_drawn():
