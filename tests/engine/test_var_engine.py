@@ -17,10 +17,10 @@ from tests.tiny_models import fill, generators
 from tests.var.checkpoint import PATCH_NUMS, golden_model, golden_vae
 
 
-def var_model(shared_aln: bool, model_class=VARForC2IEnhanced):
+def var_model(shared_aln: bool):
     """The golden checkpoint has a modulation of its own in every block; the other is random."""
     if not shared_aln:
-        return golden_model(model_class)
+        return golden_model(VARForC2IEnhanced)
     torch.manual_seed(3)
     config = VARForC2IConfig(
         num_classes=10,
@@ -32,7 +32,7 @@ def var_model(shared_aln: bool, model_class=VARForC2IEnhanced):
         vocab_size=160,
         z_channels=16,
     )
-    model = model_class(config).eval()
+    model = VARForC2IEnhanced(config).eval()
     model.init_weights(init_adaln_gamma=0.5)
     model.attach_autoencoder(golden_vae())
     return model

@@ -62,8 +62,8 @@ def test_state_dict_of_each_variant(name):
     "options",
     [
         {"use_timestep_embed": False},
-        {"attn_type": "gpt2"},
-        {"attn_type": "gpt2", "mlp_type": "gpt2", "shared_aln": True, "use_timestep_embed": False},
+        {"attn_type": "gpt2", "use_timestep_embed": False},
+        {"attn_type": "gpt2", "mlp_type": "gpt2", "shared_aln": True},
     ],
     ids=str,
 )
