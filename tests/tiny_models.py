@@ -39,7 +39,7 @@ def tiny_config(**overrides) -> HARTForT2IConfig:
 
 
 def copied(build):
-    """Build once per arguments, then copy, which takes a quarter of the time.
+    """Build once per arguments and copy from then on, which is quicker.
 
     The state of torch's global generator afterwards is that after building.
     """

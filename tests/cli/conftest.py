@@ -54,7 +54,7 @@ _encoders: dict[tuple, tuple] = {}
 
 @pytest.fixture(autouse=True)
 def _same_text_encoder_for_same_files(monkeypatch):
-    """Loading it takes most of the time of a command that draws two tiny pictures."""
+    """The files of most tests' checkpoints are the same: their text encoder is loaded once."""
 
     def load(folders, *place):
         parts = (folders.text_model, folders.text_tokenizer)
