@@ -12,14 +12,13 @@ from hart.evaluation.random_weights import TEXT_VOCABULARY, WordTokenizer
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.pipeline import HARTPipeline
 from hart.pipeline.options import ImageRequest
-from tests.tiny_models import copied, fill, tiny_model
+from tests.tiny_models import fill, tiny_model
 
 PROMPT = "a red fox"
 PRESETS = ("no-cache", "original", "ultra-fast", "hybrid")
 """One of each kind of plan: none, known before, found while drawing, with left-out tokens."""
 
 
-@copied
 def tiny_pipeline(
     dtype: torch.dtype = torch.float32, preset: str = "no-cache", engine: bool = True
 ) -> HARTPipeline:
