@@ -96,11 +96,10 @@ def test_only_bad_lines_are_exit_code_1_without_loading_anything(batch, monkeypa
     assert len(batch.stderr.splitlines()) == 2
 
 
-@pytest.mark.parametrize("content", ["{", '{"index": "x"}', "[]"])
-def test_a_damaged_file_of_rows_is_named_and_left_alone(batch, content):
+def test_a_damaged_file_of_rows_is_named_and_left_alone(batch):
     batch()
     file = batch.output / "results.jsonl"
-    file.write_text(file.read_text() + content + "\n")
+    file.write_text(file.read_text() + "{\n")
     assert f"{file}, line 6: damaged" in batch.refuse()
 
 

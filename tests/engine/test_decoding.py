@@ -14,6 +14,7 @@ from hart.engine import EngineDecoder, decoder_copy
 from hart.engine.decoder_copy import DecoderCopy, Precision, fit_precision, typical_map
 from hart.engine.decoding import _starts
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from tests.product import product
 from tests.tiny_models import tiny_model
 
 
@@ -99,8 +100,7 @@ CHANGES = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@product(change=[*CHANGES], mode=[torch.no_grad, torch.inference_mode])
 def test_the_copy_follows_every_change_of_the_weights(change, mode):
     model, decoder = tiny_model(HARTForT2IEnhanced), EngineDecoder()
     maps = smooth_maps(model, 1, 7)

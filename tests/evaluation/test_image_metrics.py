@@ -72,12 +72,6 @@ def test_further_metrics_add_their_numbers():
     assert numbers["x"] == ["a"]
 
 
-def test_a_missing_package_says_how_to_install_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "skimage.metrics", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "hart\[evaluation\]"'):
-        ssim([GREY], [GREY])
-
-
 def test_missing_lpips_names_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "lpips", None)
     with pytest.raises(MissingExtraError, match=r'lpips.*pip install "hart\[lpips\]"'):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ def checkpoint(tmp_path) -> Path:
     return make_checkpoint(tmp_path / "checkpoint")
 
 
-@pytest.fixture
-def pipeline(shared_checkpoint) -> HARTPipeline:
+@pytest.fixture(scope="session")
+def loaded(shared_checkpoint) -> HARTPipeline:
     return HARTPipeline.from_pretrained(shared_checkpoint, device="cpu", system_prompt="")
+
+
+@pytest.fixture
+def pipeline(loaded) -> HARTPipeline:
+    """A pipeline of the test's own."""
+    return copy.deepcopy(loaded)

@@ -103,7 +103,7 @@ def test_the_last_stage_has_at_most_as_many_chunks_as_tokens(pipeline):
         draw(pipeline.model, num_maskgit_iters=tokens + 1)
 
 
-@product(preset=["original", "ultra-fast", "hybrid"], use_engine=[True, False])
+@product(2, preset=["original", "ultra-fast", "hybrid"], use_engine=[True, False])
 def test_a_picture_is_drawn_with_the_table_that_it_began_with(pipeline, preset, use_engine):
     pipeline.use_engine = use_engine
     model = pipeline.model

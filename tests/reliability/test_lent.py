@@ -30,7 +30,7 @@ MODES = {
 }
 
 
-@product(2, dtype=DTYPES, engine=[True, False], mode=[*MODES])
+@product(1, dtype=DTYPES[1:] + DTYPES[:1], engine=[True, False], mode=[*MODES])
 def test_nothing_of_what_was_lent_changes_and_it_can_be_trained(dtype, engine, mode):
     pipeline = tiny_pipeline(dtype, engine=engine)
     before, similarity = everything(parts(pipeline)), copy.copy(pipeline.model.similarity)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,15 @@ def similar_pipeline(checkpoint: Path) -> HARTPipeline:
     return pipeline
 
 
-@pytest.fixture
-def pipeline(web_checkpoint) -> HARTPipeline:
+@pytest.fixture(scope="session")
+def loaded(web_checkpoint) -> HARTPipeline:
     return similar_pipeline(web_checkpoint)
+
+
+@pytest.fixture
+def pipeline(loaded) -> HARTPipeline:
+    """A pipeline of the test's own."""
+    return copy.deepcopy(loaded)
 
 
 @pytest.fixture
