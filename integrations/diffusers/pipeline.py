@@ -1,11 +1,17 @@
 """HART for programs that load their pipelines with ``diffusers``.
 
-    DiffusionPipeline.from_pretrained(CHECKPOINT, custom_pipeline="integrations/diffusers")
+    DiffusionPipeline.from_pretrained(
+        CHECKPOINT, custom_pipeline="integrations/diffusers", trust_remote_code=True
+    )
 
 for a checkpoint that ``HARTPipeline.save_pretrained`` has written. One without a
 ``model_index.json``, as HART's own are published, is named beside this folder:
 
-    DiffusionPipeline.from_pretrained("integrations/diffusers", checkpoint=CHECKPOINT)
+    DiffusionPipeline.from_pretrained(
+        "integrations/diffusers", checkpoint=CHECKPOINT, trust_remote_code=True
+    )
+
+``trust_remote_code`` says that this file may be run.
 
 ``precision`` and ``cache`` are taken too; ``torch_dtype`` does not arrive here, which ``diffusers``
 gives to parts that it loads itself.

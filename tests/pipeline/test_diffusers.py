@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +20,15 @@ FOLDER = str(Path(__file__).parents[2] / "integrations" / "diffusers")
 @pytest.fixture
 def from_pretrained(tmp_path, monkeypatch):
     diffusers = pytest.importorskip("diffusers")
-    modules = str(tmp_path / "modules")
-    monkeypatch.setattr(diffusers.utils.dynamic_modules_utils, "HF_MODULES_CACHE", modules)
-    monkeypatch.syspath_prepend(modules)
-    return diffusers.DiffusionPipeline.from_pretrained
+    modules = importlib.import_module("diffusers.utils.dynamic_modules_utils")
+    monkeypatch.setattr(modules, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return partial(diffusers.DiffusionPipeline.from_pretrained, trust_remote_code=True)
 
 
 def test_a_saved_checkpoint_is_loaded_with_the_custom_pipeline(from_pretrained, pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path / "saved")
-    loaded = from_pretrained(tmp_path / "saved", custom_pipeline=FOLDER, cache="original")
+    loaded = from_pretrained(str(tmp_path / "saved"), custom_pipeline=FOLDER, cache="original")
     assert loaded.hart.is_cache_enabled
     loaded.hart.disable_cache()
     loaded.set_progress_bar_config(disable=True)
