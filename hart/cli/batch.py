@@ -25,6 +25,7 @@ from hart.cli.arguments import generation_options
 from hart.cli.interrupts import INTERRUPTED
 from hart.cli.loading import load_pipeline, speaker
 from hart.cli.output import prepare_output_folder, save_result
+from hart.cli.prompts import say_what_is_unknown
 from hart.cli.report import similarity_entry
 from hart.cli.run import Run
 from hart.cli.similarity import keep_calibration, prepare_batch_similarity, say_calibration
@@ -68,6 +69,7 @@ def run_batch(args: argparse.Namespace) -> int:
         say = speaker(args.quiet or not processes.is_main)
         prompts = list(dict.fromkeys(job.prompt for job in found.jobs))
         run = Run(args, options, prompts, folder.path, load_pipeline(args, say), say)
+        say_what_is_unknown(args, prompts, say)
         try:
             BatchRun(run, folder, found, processes).draw()
         except KeyboardInterrupt:

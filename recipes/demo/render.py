@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from hart.demo.scene import Scene
 from recipes.demo.pictures import sprite
-from recipes.demo.scene import Scene
 
 RESOLUTION = 288
 
@@ -26,14 +26,19 @@ SHARE = {"small": 0.36, "medium": 0.56, "large": 0.80}
 """Side of the thing's box, as a share of the picture's."""
 
 MARGIN = 0.03  # of the picture, between a thing in a corner and the edge
-CONTRAST = (0.05, 0.14)  # half of a gradient's range of brightness
-TINT = 0.02  # largest random shift of each colour
+CONTRAST = 0.1  # half of a gradient's range of brightness
+LIGHT = (-3 * np.pi / 4, -np.pi / 4)
+"""Where a gradient is brightest, as an angle: at the upper left or at the upper right.
+
+Two and no more: with random directions, ranges and tints (1,536 pictures, 1,412 steps) the
+transformer learnt single pictures by heart: it drew colours and places right, things as blots.
+"""
 
 
 def render(
     scenes: list[Scene], rng: np.random.Generator, resolution: int = RESOLUTION
 ) -> torch.Tensor:
-    """Draw scenes as RGB float32 (B, 3, H, W) in [-1, 1]; gradients are random."""
+    """Draw scenes as RGB float32 (B, 3, H, W) in [-1, 1]; the light's side is random."""
     pictures = np.stack([_draw(scene, rng, resolution) for scene in scenes])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous() * 2 - 1
 
@@ -63,9 +68,9 @@ def corner_of(scene: Scene, resolution: int) -> tuple[int, int]:
 
 
 def _gradient(colour: str, rng: np.random.Generator, resolution: int) -> np.ndarray:
-    """(H, W, 3) float32: brightness falls along a random direction."""
-    angle, contrast = rng.uniform(0, 2 * np.pi), rng.uniform(*CONTRAST)
-    middle = np.array(RGB[colour], dtype=np.float32) / 255 + rng.uniform(-TINT, TINT, 3)
+    """(H, W, 3) float32: brightness falls from one of two corners."""
+    angle = LIGHT[rng.integers(len(LIGHT))]
+    middle = np.array(RGB[colour], dtype=np.float32) / 255
     axis = np.linspace(-1, 1, resolution)
     along = np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None]
-    return (middle * (1 + contrast * along[..., None] / np.sqrt(2))).astype(np.float32)
+    return (middle * (1 + CONTRAST * along[..., None] / np.sqrt(2))).astype(np.float32)

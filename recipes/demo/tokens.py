@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from hart.demo.captions import caption
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.utils.files import replacing
-from recipes.demo.captions import caption
 from recipes.demo.data import render_batch
 from recipes.demo.loop import image_layout, training_autocast
 

@@ -73,6 +73,7 @@ def train_transformer(
     quiet: bool = False,
     device: str = "cpu",
     compile_blocks: bool = False,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> tuple[HARTForT2I, PhaseReport]:
     """Train from nothing, or go on where ``folder`` left off.
 
@@ -81,6 +82,7 @@ def train_transformer(
         text_model, tokenizer: finished text encoder.
         scale: factor of step count and number of pictures (tests use a small one).
         compile_blocks: run the blocks through torch.compile, which needs a C++ compiler.
+        weights: to begin with in the place of fresh ones.
 
     Returns:
         The model in eval mode and what was done.
@@ -89,6 +91,8 @@ def train_transformer(
     torch.manual_seed(TRANSFORMER.seed)
     model = HARTForT2I(demo_transformer_config(vae, text_model.config.hidden_size))
     model.init_weights(init_std=-1)
+    if weights is not None:
+        model.load_state_dict(weights)
     model.attach_autoencoder(vae)
     model.to(device).train()
     supply = PICTURES
