@@ -43,4 +43,4 @@ def render_batch(
     rng = np.random.default_rng(rng_or_seed)
     scenes = [sample_scene(rng, held_out) for _ in range(n)]
     captions = [caption(scene, rng) for scene in scenes]
-    return DemoBatch(render(scenes, rng, resolution), captions, scenes, scene_labels(scenes))
+    return DemoBatch(render(scenes, resolution), captions, scenes, scene_labels(scenes))
