@@ -24,6 +24,7 @@ from hart.cli.arguments import generation_options
 from hart.cli.interrupts import INTERRUPTED
 from hart.cli.loading import draws_classes, load_pipeline, speaker
 from hart.cli.output import prepare_output_folder, save_result
+from hart.cli.prompts import say_what_is_unknown
 from hart.cli.report import similarity_entry
 from hart.cli.run import Run
 from hart.cli.similarity import keep_calibration, prepare_batch_similarity, say_calibration
@@ -73,6 +74,7 @@ def run_batch(args: argparse.Namespace) -> int:
         pipeline = load_pipeline(args, say)
         prompts = _conditions(pipeline, found, options)
         run = Run(args, options, prompts, folder.path, pipeline, say)
+        say_what_is_unknown(args, prompts, say)
         try:
             BatchRun(run, folder, found, processes).draw()
         except KeyboardInterrupt:

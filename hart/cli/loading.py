@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from hart import demo
 from hart.cli.arguments import check_combination, generation_options
 from hart.cli.output import prepare_output_folder
-from hart.cli.prompts import read_prompts_file, resolve_prompts
+from hart.cli.prompts import read_prompts_file, resolve_prompts, say_what_is_unknown
 from hart.cli.run import Run
 from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
@@ -54,6 +54,8 @@ def set_up(args: argparse.Namespace) -> Run:
     if for_classes:
         prompts = _classes(args, pipeline.model.num_classes)
         plan_classes(prompts, pipeline.model.num_classes, options)  # refuses unknown classes
+    else:
+        say_what_is_unknown(args, prompts, say)
     return Run(args, options, prompts, folder, pipeline, say)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hart.cli.loading import load_pipeline, speaker
-from hart.cli.prompts import DEMO_PROMPTS
+from hart.cli.prompts import DEMO_PROMPTS, draws_demo
+from hart.demo.captions import advice
 from hart.demo.evaluate import held_out_prompts
 from hart.modules.networks.caching.plan_files import StoredPlan
 from hart.modules.networks.caching.tuned_config import TunedConfig
@@ -46,7 +47,8 @@ def run_web(args: argparse.Namespace) -> int:
     judge = None if shield is None else load_judge(shield, pipeline.device)
     studio = Studio(pipeline, judge, args.max_waiting, plans_of(args, pipeline))
     name = args.model_path or "bundled demo checkpoint"
-    handlers = Handlers(studio, name, real_path(folder), args.max_images, keep)
+    advise = advice if draws_demo(args) else None
+    handlers = Handlers(studio, name, real_path(folder), args.max_images, keep, advise)
     page = build_page(handlers, page_options(args))
     with contextlib.closing(studio), serving(page, handlers, where) as address:
         say(
@@ -105,7 +107,7 @@ def page_options(args: argparse.Namespace) -> PageOptions:
     """The demo's prompts for the demo, else the library's."""
     examples: Sequence[str] = default_prompts[:4]
     measured = default_prompts[4 : 4 + NUM_CALIBRATION_PROMPTS]
-    if args.model_path is None:
+    if draws_demo(args):
         examples, measured = DEMO_PROMPTS, held_out_prompts(NUM_CALIBRATION_PROMPTS)[0]
     return PageOptions(
         examples, measured, max_waiting=args.max_waiting, calibration=args.visitors_calibrate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,22 @@ class Handlers:
         folder: where results go; ``results`` tells what may be fetched of it.
         max_images: images of one request.
         keep: how many results stay, and for how long.
+        advise: lines for the writer of such prompts, shown beside what is drawn.
     """
 
     def __init__(
-        self, studio: Studio, name: str, folder: Path, max_images: int, keep: Keep = KEEP
+        self,
+        studio: Studio,
+        name: str,
+        folder: Path,
+        max_images: int,
+        keep: Keep = KEEP,
+        advise: Callable[[Sequence[str]], list[str]] | None = None,
     ) -> None:
         self.studio, self.folder, self.max_images = studio, folder.resolve(), max_images
         self.results, self.visitors = Results(self.folder, keep), Visitors()
         self._writer = Worker(sys.maxsize)  # the studio bounds how many can wait for it
-        self._name = name
+        self._name, self._advise = name, advise or (lambda prompts: [])
 
     @property
     def _schedule(self):
@@ -102,7 +109,8 @@ class Handlers:
                 else:
                     yield view.update(event)
 
-            yield {**view.cleared(), "status": render.message("Waiting for the model …")}
+            notes = {"cards": render.notes(self._advise(request.prompts))}
+            yield {**view.cleared(), **notes, "status": render.message("Waiting for the model …")}
             yield from _each(self.studio.draw(request), show)
 
     def _finish(self, drawn: Drawn, view: DrawingView, folder: Path) -> Updates:
@@ -110,7 +118,8 @@ class Handlers:
         own = drawn.runs[0]
         config = str(drawn.request.config).removeprefix("CacheConfig(").removesuffix(")")
         reasons = no_reuse_lines(own.reasons, own.statistics["saved_share"] > 0)
-        lines = [*drawn.notes, *(line[0].upper() + line[1:] for line in reasons)]
+        lines = [*self._advise(drawn.request.prompts), *drawn.notes]
+        lines += [line[0].upper() + line[1:] for line in reasons]
         if drawn.request.compare and len(drawn.runs) == 1:
             lines.append("This is what the others are compared with.")
         elif drawn.request.compare:

@@ -10,7 +10,6 @@ from PIL import Image
 
 import hart.demo.reader
 from hart.demo.scene import ATTRIBUTES
-from hart.evaluation import learned_metrics
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from tests.demo_stand_in import Guessing
@@ -141,8 +140,7 @@ def test_no_cache_alone_needs_no_table(cli):
 
 @pytest.mark.slow
 def test_held_out_captions_are_read_back_from_the_images(cli, monkeypatch):
-    monkeypatch.setattr(hart.demo.reader, "IMAGE_SIZE", 16)  # what the tiny model draws
-    monkeypatch.setattr(learned_metrics, "load_reader", Guessing)
+    monkeypatch.setattr(hart.demo.reader, "load_reader", lambda: Guessing(16))
     arguments = ("--demo_prompts", "2", "--num_samples", "2", *QUICK)
     assert cli("--compare_configs", "original", *arguments, prompts=False) == 0
     report = results(cli)
@@ -155,9 +153,10 @@ def test_held_out_captions_are_read_back_from_the_images(cli, monkeypatch):
     assert "attributes right" in cli.stdout
 
 
-def test_the_reader_refuses_pictures_of_another_size(cli):
+def test_the_reader_refuses_pictures_of_another_size(cli, monkeypatch):
+    monkeypatch.setattr(hart.demo.reader, "load_reader", lambda: Guessing(288))
     line = cli.refuse("--compare_configs", "--demo_prompts", "2", *QUICK, prompts=False)
-    assert f"pictures of {hart.demo.reader.IMAGE_SIZE} pixels, this model draws 16" in line
+    assert "pictures of 288 pixels, this model draws 16" in line
 
 
 def test_held_out_captions_can_be_drawn_without_comparing(cli):

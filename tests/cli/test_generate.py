@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import hart
 import hart.demo
 from hart.cli.main import main
 from hart.cli.prompts import DEMO_PROMPTS
+from hart.demo.scene import ATTRIBUTES
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import HARTPipeline
 from hart.utils import default_prompts
@@ -190,6 +192,24 @@ def test_without_a_model_the_demo_draws_and_says_so_in_one_line(cli, monkeypatch
     assert cli(model=False, prompts=False) == 0
     assert [image["prompt"] for image in cli.results["images"]] == list(DEMO_PROMPTS)
     assert sum("demo checkpoint" in line for line in cli.stdout.splitlines()) == 1
+
+
+def test_the_demo_says_which_prompt_it_knows_nothing_of_and_what_it_knows(cli, monkeypatch):
+    monkeypatch.setattr(hart.demo, "DEMO_CHECKPOINT", cli.checkpoint)
+    asked = ("--prompts", "a fox", "two boats", "a lighthouse")
+    assert cli(*asked, model=False, prompts=False) == 0
+    lines = cli.stdout.splitlines()
+    number = lines.index("'two boats' and 1 more name nothing that the demo knows; it knows:")
+    listed = list(takewhile(lambda line: line.startswith("  "), lines[number + 1 :]))
+    assert max(map(len, listed)) <= 88
+    assert " ".join(line.strip() for line in listed).split(", ") == sorted(ATTRIBUTES["concept"])
+
+
+@pytest.mark.parametrize(("model", "prompts"), [(True, True), (False, False)])
+def test_other_checkpoints_and_what_the_demo_knows_need_no_advice(cli, monkeypatch, model, prompts):
+    monkeypatch.setattr(hart.demo, "DEMO_CHECKPOINT", cli.checkpoint)
+    assert cli(model=model, prompts=prompts) == 0
+    assert "knows" not in cli.stdout
 
 
 def test_the_autoencoder_in_harts_own_folder_layout_draws(cli, tmp_path):

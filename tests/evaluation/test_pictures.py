@@ -52,7 +52,7 @@ FONT = ImageFont.load_default(20)
 
 
 def test_long_prompts_are_wrapped_at_words():
-    prompt = "a large red star with white stripes on a green background"
+    prompt = "a large slice of watermelon in the top left corner of a green background"
     lines = wrap(prompt, FONT, 200, 10)
     assert len(lines) > 2
     assert " ".join(lines) == prompt

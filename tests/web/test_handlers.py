@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hart.demo.captions import advice
 from hart.modules.networks.caching.presets import CACHE_PRESETS
+from hart.web.handlers import Handlers
 from hart.web.requests import CUSTOM
 from tests.pipeline.checkpoint_folder import STAGES
 
@@ -66,6 +68,16 @@ def test_a_comparison_leaves_pictures_tables_and_a_report(handlers):
     assert report["runs"]["original"]["reused_by_layer"]["mlp"]["4"] == [None, None, None]
     with zipfile.ZipFile(files["all.zip"]) as archive:
         assert set(archive.namelist()) == set(files) - {"all.zip"}
+
+
+def test_advice_is_there_from_the_start_to_the_end_and_escaped(handlers):
+    advised = Handlers(handlers.studio, "a tiny model", handlers.folder, 3, advise=advice)
+    updates = draw(advised, prompts="a red fox\n<b>two</b> boats")
+    told = "&#x27;&lt;b&gt;two&lt;/b&gt; boats&#x27; names nothing that the demo knows; it knows:"
+    for cards in (updates[0]["cards"], updates[-1]["cards"]):
+        assert told in cards
+        assert "alarm clock, alien, apple, " in cards
+    assert "knows" not in draw(advised, prompts="a red fox")[-1]["cards"]
 
 
 def test_pictures_grow_stage_by_stage_and_the_table_of_stages_adds_up(handlers):

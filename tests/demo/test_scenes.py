@@ -1,4 +1,4 @@
-"""The new demo's scenes, captions and pictures say what their labels say."""
+"""The demo's scenes and captions say what their labels say, and prompts what it knows of them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ import re
 
 import numpy as np
 import pytest
-import torch
 
-from recipes.demo.captions import NAMES, all_words, caption, corpus, known_concepts, split_words
-from recipes.demo.concepts import CONCEPTS
-from recipes.demo.render import RGB, corner_of, render
-from recipes.demo.scene import (
+from hart.demo.captions import (
+    NAMES,
+    advice,
+    all_words,
+    canonical_caption,
+    caption,
+    corpus,
+    known_concepts,
+    split_words,
+)
+from hart.demo.concepts import CONCEPTS
+from hart.demo.scene import (
     ATTRIBUTES,
     BACKGROUNDS,
     POSITIONS,
@@ -21,23 +28,6 @@ from recipes.demo.scene import (
     is_held_out,
     sample_scene,
 )
-
-THING = (0.0, 0.0, 0.0)
-
-
-@pytest.fixture(autouse=True)
-def black_squares(monkeypatch):
-    """Opaque black boxes in place of the package's pictures."""
-
-    def sprite(name: str, side: int) -> np.ndarray:
-        return np.broadcast_to(np.float32([*THING, 1.0]), (side, side, 4))
-
-    monkeypatch.setattr("recipes.demo.render.sprite", sprite)
-
-
-def draw(*scenes: Scene, resolution: int = 72) -> torch.Tensor:
-    """Pictures in [0, 1]."""
-    return (render(list(scenes), np.random.default_rng(0), resolution) + 1) / 2
 
 
 def test_there_are_enough_concepts_and_no_name_stands_for_two():
@@ -67,40 +57,6 @@ def test_held_out_choice_is_stable_and_blind_to_the_size():
 def test_unknown_values_are_refused(field):
     with pytest.raises(ValueError, match=f"{field} is 'blob'"):
         Scene(**{"concept": "fox", "background": "blue"} | {field: "blob"})
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_things_lie_inside_the_picture_at_the_named_place(size):
-    for position in POSITIONS:
-        image = draw(Scene("fox", "yellow", size, position))[0]
-        rows, columns = ((image.amax(0) < 0.05).nonzero(as_tuple=True)[k].float() for k in (0, 1))
-        assert rows.min() > 0
-        assert rows.max() < 71
-        assert columns.min() > 0
-        assert columns.max() < 71
-        middle = (rows.mean().item(), columns.mean().item())
-        where = position.split() if position != "centre" else ("middle", "middle")
-        for value, low, high in zip(middle, ("top", "left"), ("bottom", "right"), strict=True):
-            assert (low in where) == (value < 34)
-            assert (high in where) == (value > 37)
-
-
-def test_sizes_grow_with_their_names():
-    areas = [(draw(Scene("fox", "pink", s)).amax(1) < 0.05).sum().item() for s in SIZES]
-    assert 1.5 * areas[0] < areas[1] < areas[2] / 1.5
-
-
-def test_every_background_is_nearest_to_the_colour_it_is_named_after():
-    rgb = {name: torch.tensor(value) / 255 for name, value in RGB.items()}
-    for background in BACKGROUNDS:
-        corner = draw(Scene("fox", background, "small"))[0, :, :9, :9].mean((1, 2))
-        assert min(rgb, key=lambda name: float((corner - rgb[name]).norm())) == background
-
-
-def test_pictures_do_not_repeat_exactly_but_with_the_same_seed():
-    one, other = draw(*[Scene("fox", "blue")] * 2)
-    assert not one.equal(other)
-    assert draw(Scene("fox", "blue")).equal(draw(Scene("fox", "blue")))
 
 
 def test_captions_are_short_varied_and_of_known_words():
@@ -133,10 +89,37 @@ def test_article_agrees_with_the_next_word():
             assert (article == "an") == expected, text
 
 
+def test_the_full_caption_names_every_attribute():
+    scene = Scene("umbrella", "grey", "large", "top left")
+    assert canonical_caption(scene) == (
+        "a large umbrella in the top left corner on a grey background"
+    )
+    assert canonical_caption(Scene("owl", "red")) == (
+        "a medium owl in the centre on a red background"
+    )
+
+
 def test_known_concepts_are_found_by_any_of_their_names():
     assert known_concepts("A Big DONUT beside a fox") == ["fox", "doughnut"]
     assert known_concepts("a foxtrot of submarines") == []
 
 
-def test_corners_keep_their_distance_from_the_edge():
-    assert corner_of(Scene("fox", "blue", "small", "top left"), 288) == (9, 9)
+def test_every_caption_names_its_concept_so_nothing_is_to_be_advised():
+    assert advice(corpus(300, seed=2)) == []
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        (["a fox", "a submarine"], "'a submarine' names"),
+        (
+            ["two\nfoxes", "?"],
+            r"'two\nfoxes' and 1 more name",
+        ),
+        (["red " * 99], f"'{'red ' * 14}r...' names"),
+    ],
+)
+def test_advice_names_the_prompt_in_one_line_and_all_concepts_in_another(prompts, told):
+    line, names = advice(prompts)
+    assert line == f"{told} nothing that the demo knows; it knows:"
+    assert names.split(", ") == sorted(ATTRIBUTES["concept"])
