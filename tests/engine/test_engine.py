@@ -12,9 +12,10 @@ from hart.engine import Engine, denoiser, streams, token_wise
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
+from tests.copies import copied
 from tests.engine.comparison import MAP_TOLERANCE, Recorded, assert_same_maps, assert_same_steps
 from tests.product import KINDS, PRESETS, product
-from tests.tiny_models import copied, fill, generators, text, tiny_model
+from tests.tiny_models import fill, generators, text, tiny_model
 
 FAMILIES = {
     "llama": {},

@@ -19,8 +19,8 @@ from hart.evaluation.timing import has_text_encoder
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.pipeline import HARTPipeline
+from tests.copies import copied
 from tests.golden_data import GOLDEN
-from tests.tiny_models import copied
 
 MANIFEST = GOLDEN / "manifest-0.7b"
 PROMPTS = ["a red fox", "two boats"]
