@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-
 import torch
 
 from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
+from tests.copies import copied
 
 HART_SIDES = (1, 2, 3, 4, 5, 7)
 """The first stages of the published schedule, up to the gap in its table (25 -> 49)."""
@@ -36,26 +34,6 @@ def tiny_config(**overrides) -> HARTForT2IConfig:
         "z_channels": 4,
     }
     return HARTForT2IConfig(**{**fields, **overrides})
-
-
-def copied(build):
-    """Build once per arguments and copy from then on, which is quicker.
-
-    The state of torch's global generator afterwards is that after building.
-    """
-
-    @functools.cache
-    def built(*args, **options):
-        with torch.inference_mode(False):
-            return build(*args, **options), torch.get_rng_state()
-
-    @functools.wraps(build)
-    def copy_of(*args, **options):
-        original, state = built(*args, **options)
-        torch.set_rng_state(state)
-        return copy.deepcopy(original)
-
-    return copy_of
 
 
 @copied

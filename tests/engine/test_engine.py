@@ -14,6 +14,7 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
 from hart.modules.networks.caching.similarity import SimilarityRecorder
+from tests.copies import copied
 from tests.engine.comparison import (
     MAP_TOLERANCE,
     Called,
@@ -23,7 +24,7 @@ from tests.engine.comparison import (
     assert_same_steps,
 )
 from tests.product import KINDS, PRESETS, product
-from tests.tiny_models import copied, fill, generators, text, tiny_model
+from tests.tiny_models import fill, generators, text, tiny_model
 
 FAMILIES = {
     "llama": {},

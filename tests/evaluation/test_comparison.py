@@ -13,7 +13,7 @@ from hart.evaluation.timing import rotated
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions, HARTPipeline
-from tests.tiny_models import copied
+from tests.copies import copied
 
 PROMPTS = ["a red fox", "two boats"]
 

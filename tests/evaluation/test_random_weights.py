@@ -20,8 +20,8 @@ from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConf
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from hart.pipeline import HARTPipeline
+from tests.copies import copied
 from tests.golden_data import GOLDEN
-from tests.tiny_models import copied
 
 MANIFEST = GOLDEN / "manifest-0.7b"
 PROMPTS = ["a red fox", "two boats"]

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
 
 from hart.pipeline import HARTPipeline
+from tests.copies import Original
 from tests.pipeline.checkpoint_folder import make_checkpoint
 
 
@@ -22,11 +22,11 @@ def checkpoint(tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def loaded(shared_checkpoint) -> HARTPipeline:
-    return HARTPipeline.from_pretrained(shared_checkpoint, device="cpu", system_prompt="")
+def loaded(shared_checkpoint) -> Original:
+    return Original(HARTPipeline.from_pretrained(shared_checkpoint, device="cpu", system_prompt=""))
 
 
 @pytest.fixture
 def pipeline(loaded) -> HARTPipeline:
     """A pipeline of the test's own."""
-    return copy.deepcopy(loaded)
+    return loaded.copy()

@@ -10,8 +10,8 @@ import torch
 
 from hart.modules.models.autoencoder.vqvae import VQVAE, vqvae_config
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
+from tests.copies import copied
 from tests.golden_data import GOLDEN, read_packed
-from tests.tiny_models import copied
 
 VAR, VAE = GOLDEN / "var-small", GOLDEN / "var-small-vae"
 PATCH_NUMS = (1, 2, 3, 4, 5, 6)

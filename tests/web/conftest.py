@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline import HARTPipeline
 from hart.web.handlers import Handlers
 from hart.web.studio import Studio
+from tests.copies import Original
 from tests.pipeline.checkpoint_folder import DEPTH, make_checkpoint
 
 MAX_IMAGES = 3
@@ -29,14 +29,14 @@ def similar_pipeline(checkpoint: Path) -> HARTPipeline:
 
 
 @pytest.fixture(scope="session")
-def loaded(web_checkpoint) -> HARTPipeline:
-    return similar_pipeline(web_checkpoint)
+def loaded(web_checkpoint) -> Original:
+    return Original(similar_pipeline(web_checkpoint))
 
 
 @pytest.fixture
 def pipeline(loaded) -> HARTPipeline:
     """A pipeline of the test's own."""
-    return copy.deepcopy(loaded)
+    return loaded.copy()
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.models.transformer.wrappers import innermost
+from tests.copies import copied
 from tests.engine.comparison import MAP_TOLERANCE
-from tests.tiny_models import copied, fill, generators, text, tiny_model, tiny_vae
+from tests.tiny_models import fill, generators, text, tiny_model, tiny_vae
 
 SIDES = (1, 2, 3, 4)
 HART = {
