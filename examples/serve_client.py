@@ -2,7 +2,7 @@
 
 hart serve
 pip install openai
-python examples/serve_client.py "a large red star on a green background" --output star.png
+python examples/serve_client.py "a fox on a blue background" --output fox.png
 """
 
 from __future__ import annotations
