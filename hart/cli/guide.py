@@ -16,7 +16,7 @@ hart draws pictures of prompts with HART, faster by reusing work between its sta
   hart web
       a page to try it on
 
-Without --model_path the bundled demo checkpoint draws; its prompts are of shapes and colours.
+Without --model_path the bundled demo checkpoint draws; it knows 72 things and eight colours.
 hart --help lists all commands, hart generate --help what a command takes."""
 
 
