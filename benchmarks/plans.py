@@ -21,6 +21,7 @@ from benchmarks.common import benchmark_parser, demo, save_results
 from benchmarks.methods import configurations
 from benchmarks.plans_report import plans_plot, plans_table, verdicts
 from hart.demo.evaluate import held_out_prompts
+from hart.demo.reader import load_reader
 from hart.evaluation.comparison import REFERENCE
 from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.figures import save_figure
@@ -68,7 +69,7 @@ class Comparison:
         self.sampling = {"seed": SEED, "batch_size": args.batch_size}
         self.tuning = held_out_prompts(args.tuning_prompts, seed=TUNING_SEED)[0]
         self.prompts, labels = held_out_prompts(args.prompts)
-        self.metrics = [AttributeAccuracy(labels)]
+        self.metrics = [AttributeAccuracy(load_reader(), labels)]
 
     def measured(self) -> Measurements:
         """The options' errors, and pictures of whole plans."""

@@ -163,7 +163,7 @@ class _Command:
                 known = known.merged(other)
             return known
         start = self._started() if self.processes.is_main else None
-        known = self.processes.from_main(start)
+        begun = self.processes.from_main(start)
         minutes = self.args.minutes
         if minutes is None and finds_plans:
             minutes = DEFAULT_MINUTES
@@ -171,7 +171,7 @@ class _Command:
         known = measure(
             self.pipeline,
             self.prompts,
-            measurements=known,
+            measurements=begun,
             processes=self.processes,
             save=lambda found: found.save(self._file),
             minutes=minutes,

@@ -37,7 +37,7 @@ def _seed(value: object, name: str) -> int:
     return seed
 
 
-def _seeds(value: object, name: str) -> int | tuple[int, ...] | None:
+def _seeds(value: Any, name: str) -> int | tuple[int, ...] | None:
     if value is None:
         return None
     value = plain(value)

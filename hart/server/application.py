@@ -191,7 +191,8 @@ async def _while_connected(request: Any, ticket: Ticket) -> list[ImageResult] | 
     drawn = asyncio.ensure_future(asyncio.wrap_future(ticket.future))
     gone = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({drawn, gone}, return_when=asyncio.FIRST_COMPLETED)
+        either: set[asyncio.Future] = {drawn, gone}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return drawn.result() if drawn.done() else None
     finally:
         gone.cancel()

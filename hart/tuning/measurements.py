@@ -57,8 +57,9 @@ class ErrorSum:
         self.squares += math.fsum(error * error for error in errors)
 
     def __add__(self, other: ErrorSum) -> ErrorSum:
-        pairs = zip(self.to_list(), other.to_list(), strict=True)
-        return ErrorSum(*(a + b for a, b in pairs))
+        return ErrorSum(
+            self.images + other.images, self.total + other.total, self.squares + other.squares
+        )
 
     @property
     def mean(self) -> float:

@@ -61,9 +61,8 @@ def pareto_plot(plans: Sequence[StoredPlan]):
         points = [(100 * each["saved_share"], each["ssim"]) for each in known]
         if points:
             spreads = [each.get("ssim_spread") or 0.0 for each in known]
-            axes.errorbar(
-                *zip(*points, strict=True), yerr=spreads, marker="o", color=colour, label=name
-            )
+            saved, ssim = zip(*points, strict=True)
+            axes.errorbar(saved, ssim, yerr=spreads, marker="o", color=colour, label=name)
     axes.set_xlabel("multiply-adds of the transformer saved, %")
     axes.set_ylabel("SSIM to the pictures without caching")
     axes.grid(alpha=0.3)

@@ -27,9 +27,9 @@ def progress_bar(total: int, unit: str, quiet: bool = False, **options: Any) -> 
 
 
 def _in_notebook() -> bool:
-    interactive = sys.modules.get("IPython")
-    shell = interactive and interactive.get_ipython()
-    return bool(shell) and "IPKernelApp" in shell.config
+    interactive: Any = sys.modules.get("IPython")
+    shell = interactive.get_ipython() if interactive else None
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 class _LogLines:

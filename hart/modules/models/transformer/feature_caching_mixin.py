@@ -231,10 +231,11 @@ class FeatureCachingMixin(SamplingTransformer):
               the ``calibrated`` and ``measured`` similarity and the ``effective`` threshold.
         """
         running = self.caching.running
+        counts = None if running is None else running.counts
         return {
             "cache_config": self.cache_config.to_dict(),
             "similarity_stats": similarity_stats(self.similarity),
-            **(statistics or self.cache_statistics).to_dict(running and running.counts),
+            **(statistics or self.cache_statistics).to_dict(counts),
         }
 
     def reset_cache_statistics(self) -> None:

@@ -137,7 +137,7 @@ class StoredPlan:
         config = config_from_dict(document["plan"])
         return cls(config, _origin(document["origin"]), document["predicted"], document["measured"])
 
-    def with_figures(self: Self, **figures: Mapping[str, Any]) -> Self:
+    def with_figures(self: Self, **figures: Any) -> Self:
         """With other ``predicted`` or ``measured`` figures."""
         return replace(self, **figures)
 
@@ -156,7 +156,7 @@ def plan_folder_of(checkpoint: Path) -> Path:
 
 
 def _origin(values: Any) -> PlanOrigin:
-    kinds = {
+    kinds: dict[str, Any] = {
         "fingerprint": (str, type(None)),
         "prompts": int,
         "seed": int,
