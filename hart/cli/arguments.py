@@ -153,6 +153,7 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     _add_server_arguments(parser.add_argument_group("server"))
     add_message_arguments(parser)
     add_cache_arguments(parser)
+    add_plan_arguments(parser)
 
 
 def add_model_arguments(group: argparse._ArgumentGroup) -> None:

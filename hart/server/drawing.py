@@ -10,7 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.modules.networks.caching.plan_files import StoredPlan
+from hart.modules.networks.caching.presets import (
+    CACHE_PRESETS,
+    QUALITY_LEVELS,
+    preset_config,
+    quality_preset,
+)
 from hart.pipeline import HARTPipeline, ImageResult
 from hart.pipeline.options import ImageRequest
 from hart.server import DEFAULT_MAX_IMAGES, DEFAULT_MAX_PROMPT
@@ -37,9 +43,21 @@ def served_model(
         size=model.patch_nums[-1] * autoencoder.downsample,
         config=model.cache_config if model.use_cache else NO_CACHE,
         presets={preset: preset_config(preset, model.patch_nums) for preset in CACHE_PRESETS},
+        levels=_levels(pipeline),
         max_images=max_images,
         max_prompt=max_prompt,
     )
+
+
+def _levels(pipeline: HARTPipeline) -> dict[str, CacheConfig]:
+    """Levels of quality: the checkpoint's own plans, and presets where it has none."""
+    model = pipeline.transformer
+    presets = {level: quality_preset(level) for level in QUALITY_LEVELS}
+    plans = pipeline.quality_files().items()
+    return {
+        **{level: preset_config(preset, model.patch_nums) for level, preset in presets.items()},
+        **{level: StoredPlan.load(file, model).config for level, file in plans},
+    }
 
 
 class PipelineDrawing:

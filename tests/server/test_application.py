@@ -69,13 +69,14 @@ def waited_for(condition) -> bool:
 # --- OpenAI's client --------------------------------------------------------------------------
 
 
-def test_its_pictures_are_the_pipelines(server, pipeline):
+@pytest.mark.parametrize("how", [{"cache_preset": "no-cache"}, {"quality": "lossless"}])
+def test_its_pictures_are_the_pipelines(server, pipeline, how):
     answer = client(server).images.generate(
         model=NAME,
         prompt="a red fox",
         n=2,
         size=f"{SIZE}x{SIZE}",
-        extra_body={"seed": 5, "guidance_scale": 3.0, "cache_preset": "no-cache"},
+        extra_body={"seed": 5, "guidance_scale": 3.0, **how},
     )
     assert abs(answer.created - time.time()) < PATIENCE_S
     pipeline.model.set_cache_config("no-cache")
