@@ -134,7 +134,12 @@ class Predictor:
             return {"map_error": 0.0, "ssim": 1.0, "psnr_db": None}
         sums = np.array([each.predicted_error for each in self.pictures])
         ratios = [each.map_error / each.predicted_error for each in self.pictures]
-        map_error = predicted * float(np.interp(predicted, sums, ratios))
+        return self.pictured(predicted * float(np.interp(predicted, sums, ratios)))
+
+    def pictured(self, map_error: float) -> dict[str, float | None]:
+        """What pictures are like whose final feature maps change so much; nothing if unknown."""
+        if not self.pictures:
+            return {"map_error": map_error}
         real = np.maximum.accumulate([each.map_error for each in self.pictures])
         ssims = np.minimum.accumulate([each.ssim for each in self.pictures])
         roots = np.sqrt([0.0, *real])

@@ -23,7 +23,7 @@ from hart.tuning.refine import Trial, refine
 from hart.tuning.replay import Replay, map_errors
 from hart.tuning.selection import Selection, most_reused
 from hart.tuning.solve import ErrorModel, Solver
-from hart.tuning.targets import Chooser, Target, planned
+from hart.tuning.targets import Chooser, Predictor, Target, planned
 from hart.tuning.verification import picture_figures, verify
 from hart.utils.images import to_pil
 
@@ -131,7 +131,8 @@ class Tuner:
         corrections = self.corrections(selection) if affine else []
         plan = planned(self.known, selection, target, corrections)
         error = self.real_error(plan.config)
-        return plan.with_figures(predicted={**plan.predicted, "map_error": error})
+        known = Predictor(self.known).pictured(error) if error else {}
+        return plan.with_figures(predicted={**plan.predicted, **known})
 
     def _by_cost(self, chooser: Chooser, target: Target, tries: int) -> Selection:
         chooser.best()  # complains about what cannot be reached
