@@ -63,7 +63,7 @@ def test_a_generator_decides_what_is_drawn_and_goes_on(pipeline):
         {"prompts": "a boat"},
         {"cfg_scale": 1.0, "guidance_scale": 1.0},
     ],
-    ids=str,
+    ids=" and ".join,
 )
 def test_nothing_is_given_twice(pipeline, given):
     with pytest.raises(TypeError, match=r"exclude each other|given twice"):
