@@ -116,9 +116,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"{PROMPT_FORMATS}: prompt and, for a row if wanted, seed and cache_preset"
     prompts.add_argument("--prompts_file", required=True, metavar="FILE", help=text)
     add_text_arguments(prompts)
-    hart, var = options_of(GenerationOptions), options_of(VARGenerationOptions)
-    group = parser.add_argument_group("sampling")
-    add_options(group, (each for name, each in hart.items() if name in var))
+    add_sampling_arguments(parser.add_argument_group("sampling"))
     _add_output_arguments(parser.add_argument_group("output"), "default: %(default)s")
     add_cache_arguments(parser)
     add_plan_arguments(parser)

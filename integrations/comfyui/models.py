@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hart.evaluation.savings import no_reuse_lines, savings_text
 
 from hart import CacheConfig, HARTPipeline
 from hart.demo import DEMO_CHECKPOINT
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.options import DEFAULT_BATCH_SIZE
+from hart.pipeline.savings import no_reuse_lines, savings_text
 from hart.utils.prompt_files import read_prompt_text
 
 DEMO = "bundled demo"

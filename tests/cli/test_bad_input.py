@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from hart.cli.main import generate_main, main
+from hart.cli.main import generate_main
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 
 
@@ -124,11 +124,6 @@ def test_debug_shows_where_an_error_came_from(cli, tmp_path):
         cli("--debug", "--model_path", tmp_path / "absent")
 
 
-def test_the_command_hart_alone_asks_for_a_subcommand(capsys):
-    assert main([]) == 2
-    assert "command" in capsys.readouterr().err
-
-
 def test_help_lists_every_documented_flag(capsys):
     with pytest.raises(SystemExit) as caught:
         generate_main(["--help"])
@@ -178,10 +173,3 @@ def test_a_loop_of_links_is_one_line_for_every_command(hart, loop, command):
     code, said = hart(*(word.format(loop) for word in command))
     assert code == 2
     assert said.splitlines() == [f"error: [Errno 40] Too many levels of symbolic links: '{loop}'"]
-
-
-def test_a_flag_of_var_is_unknown_to_the_batch(hart, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a cat\n")
-    code, said = hart("batch", "--prompts_file", "prompts.txt", "--top_k", "5")
-    assert code == 2
-    assert "unrecognized arguments: --top_k 5" in said

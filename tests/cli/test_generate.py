@@ -107,7 +107,7 @@ def test_what_pruning_and_guidance_save_is_not_called_nothing(cli):
     parts = summary["multiply_adds_saved_by"]
     assert sum(parts.values()) == pytest.approx(summary["multiply_adds_saved"])
     assert parts["reuse"] == 0 < min(parts["guidance"], parts["pruning"])
-    shares = {name: f"{100 * parts[name]:.0f} %" for name in ("guidance", "pruning")}
+    shares = {name: f"{100 * parts[name]:.2g} %" for name in ("guidance", "pruning")}
     words = f"{shares['guidance']} guidance ended, {shares['pruning']} tokens left out; 0 of"
     assert words in cli.stdout
     assert f"reuse saved nothing: {summary['reasons_for_no_reuse'][0]}" in cli.stdout

@@ -90,9 +90,10 @@ def test_several_runs_at_once_take_different_numbers(tmp_path):
     def save(own: int) -> None:
         ready.wait()
         for index in range(25):
-            file = tmp_path / f"{own}-{index}"
+            file = folder / f"{own}-{index}"
             file.write_text(file.name)
             _take_name(file, _next_numbers(folder))
+            file.unlink()
 
     threads = [threading.Thread(target=save, args=(own,)) for own in range(4)]
     for thread in threads:

@@ -312,7 +312,7 @@ def test_a_calibration_measures_what_a_hook_makes_of_an_output():
 
 def without_its_cache(block):
     original = block.forward
-    block.forward = lambda *args, cache=None, **kwargs: original(*args, **kwargs)
+    block.forward = lambda *args, output=None, **kwargs: original(*args, **kwargs)
 
 
 @pytest.mark.parametrize("engine", [False, True])

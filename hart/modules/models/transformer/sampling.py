@@ -8,7 +8,6 @@ residual that the codebook cannot express.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -40,7 +39,7 @@ from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
-from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
+from hart.modules.networks.utils import chunks_of, filter_top_k_top_p_, gumbel_softmax
 from hart.utils.adapted import at_hand
 from hart.utils.timing import Timeline
 
@@ -48,12 +47,6 @@ _offloaded_turn = threading.RLock()
 
 NO_GUIDANCE = 1.0
 """Guidance scale at which the diffusion head samples every row by itself."""
-
-
-def mask_by_order(mask_len: int, order: torch.Tensor, bsz: int, seq_len: int) -> torch.Tensor:
-    """(bsz, seq_len) bool, True at the first ``mask_len`` entries of each row of ``order``."""
-    mask = torch.zeros(bsz, seq_len, dtype=torch.bool, device=order.device)
-    return mask.scatter_(1, order[:, : int(mask_len)].long(), True)
 
 
 def default_top_k(si: int) -> int:
@@ -325,7 +318,7 @@ class SamplingTransformer(StageTransformer):
         bsz, positions, si = run.bsz, self.last_level_pns, self.num_stages_minus_1
         values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
         orders = run.random.orders(bsz, positions).to(x.device)
-        for chunk in _chunks(orders, run.options.num_maskgit_iters):
+        for chunk in chunks_of(orders, run.options.num_maskgit_iters):
             rows = positions_in(chunk.repeat(run.copies, 1))
             tokens = x[rows].view(run.copies * bsz, -1, self.C)
             drawn = self._draw_values(tokens, run, si, (si - 1) / si, steps, rows)
@@ -392,19 +385,3 @@ class SamplingTransformer(StageTransformer):
         """What the diffusion head is conditioned on: (rows, n, C), ids (B, n) to (rows, n, C)."""
         drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
         return self.decoder_norm(hidden + drawn.repeat(len(hidden) // len(ids), 1, 1))
-
-
-def _chunks(orders: torch.Tensor, iterations: int) -> Iterator[torch.Tensor]:
-    """(B, n) bool per chunk: the positions that it predicts, equally many per sample."""
-    bsz, positions = orders.shape
-    remaining = positions
-    masked = torch.ones(bsz, positions, dtype=torch.bool, device=orders.device)
-    for step in range(iterations):
-        if step == iterations - 1 or remaining <= 1:
-            yield masked
-            return
-        cosine = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / iterations))
-        remaining = max(1, min(remaining - 1, cosine))
-        still_masked = mask_by_order(remaining, orders, bsz, positions)
-        yield masked & ~still_masked
-        masked = still_masked
