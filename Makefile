@@ -27,7 +27,8 @@ test-slow: $(VENV)/.installed
 test-all: $(VENV)/.installed
 	$(PYTEST)
 
-# The oldest versions that are supported, on the oldest Python; the page and its tests are left out.
+# The oldest versions that are supported, on the oldest Python; the page, the server and their tests
+# are left out.
 OLDEST_PYTHON ?= python3.10
 OLDEST_VENV ?= .venv-oldest
 OLDEST_PACKAGES = accelerate hypothesis matplotlib pytest pytest-xdist scikit-image
@@ -39,7 +40,7 @@ $(OLDEST_VENV)/.installed: pyproject.toml constraints-oldest.txt
 	touch $@
 
 test-oldest: $(OLDEST_VENV)/.installed
-	$(OLDEST_VENV)/bin/python -m pytest -m "not slow and not gpu" --ignore tests/web \
+	$(OLDEST_VENV)/bin/python -m pytest -m "not slow and not gpu" --ignore tests/web --ignore tests/server \
 		--numprocesses auto --dist worksteal
 
 bench: $(VENV)/.installed

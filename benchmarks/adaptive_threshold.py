@@ -2,9 +2,9 @@
 
 Run ``python -m benchmarks.adaptive_threshold``. Two questions: does it reuse less on busy pictures
 than on calm ones, and, at equal mean reuse, are its pictures at least as close to the uncached
-ones as those of a fixed threshold? A busy picture is a calm one with a texture added to its
-caption, drawn with the same seed. Every picture is drawn alone, because a batch shares its
-threshold. Thresholds are swept; then the fixed rule is measured where it reuses as much as the
+ones as those of a fixed threshold? A busy picture shows a large thing where the calm one, drawn
+with the same seed, shows the same thing small. Every picture is drawn alone, because a batch shares
+its threshold. Thresholds are swept; then the fixed rule is measured where it reuses as much as the
 adaptive one did, to the next module, and its error is interpolated from there.
 """
 
@@ -12,30 +12,27 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import benchmark_parser, demo, progress, rank_correlation, save_results
 from hart.demo.captions import canonical_caption
-from hart.demo.scene import NO_COLOUR, Scene, sample_scene
+from hart.demo.scene import Scene, sample_scene
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import preset_config
 from hart.pipeline import HARTPipeline
 
 GROUPS = ("calm", "busy")
-PLAIN = "plain"
 SCENE_SEED, IMAGE_SEED = 5, 1000
 
 
 def scenes(n: int, seed: int = SCENE_SEED) -> dict[str, list[Scene]]:
-    """``n`` random plain shapes, and the same shapes with a texture."""
+    """``n`` random scenes with the thing small, and the same scenes with it large."""
     rng = np.random.default_rng(seed)
-    textured = (scene for scene in iter(lambda: sample_scene(rng), None) if scene.texture != PLAIN)
-    busy = list(islice(textured, n))
-    calm = [replace(scene, texture=PLAIN, texture_colour=NO_COLOUR) for scene in busy]
-    return {"calm": calm, "busy": busy}
+    drawn = [sample_scene(rng) for _ in range(n)]
+    sizes = zip(GROUPS, ("small", "large"), strict=True)
+    return {group: [replace(scene, size=size) for scene in drawn] for group, size in sizes}
 
 
 class Pictures:

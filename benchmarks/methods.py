@@ -19,6 +19,7 @@ from benchmarks.common import benchmark_parser, save_results
 from benchmarks.methods_plot import methods_plot
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.evaluate import held_out_prompts
+from hart.demo.reader import load_reader
 from hart.evaluation.comparison import REFERENCE, Comparer
 from hart.evaluation.comparison_report import comparison_report, finished, markdown_table
 from hart.evaluation.extras import MissingExtraError
@@ -70,7 +71,7 @@ def compare(
     """One pass over all configurations; ``judged`` reads the attributes back."""
     captions, labels = held_out_prompts(prompts)
     options = GenerationOptions(seed=SEED, batch_size=args.batch_size)
-    metrics = [AttributeAccuracy(labels)] if judged else []
+    metrics = [AttributeAccuracy(load_reader(), labels)] if judged else []
     comparer = Comparer(pipeline, chosen, captions, options, metrics)
     comparison = comparer.run(rounds, warmup=0 if judged else args.warmup, quiet=args.quiet)
     return comparison_report(comparison, pipeline, min(args.batch_size, prompts))

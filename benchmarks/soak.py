@@ -27,8 +27,8 @@ from hart.pipeline.options import ImageRequest
 
 CONFIGURATIONS: tuple[str | CacheConfig, ...] = (
     *CACHE_PRESETS,
-    CacheConfig([144, 256], [81, 144], threshold=0.3, interpolation_mode="nearest"),
-    CacheConfig([81, 256], [49, 144], enable_mlp_cache=False, adaptive_threshold=True),
+    CacheConfig([729, 1296], [441, 729], threshold=0.3, interpolation_mode="nearest"),
+    CacheConfig([441, 1296], [256, 729], enable_mlp_cache=False, adaptive_threshold=True),
 )
 BATCH_SIZES = (1, 2, 4, 3)
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -106,7 +106,7 @@ class Soak:
 
     def _image(self) -> bytes:
         self.model.set_cache_config("no-cache")
-        (result,) = self.pipeline.draw_together([ImageRequest(0, "a red star", 7)])
+        (result,) = self.pipeline.draw_together([ImageRequest(0, "a fox", 7)])
         return result.image.tobytes()
 
     def _fail(self, turn: Turn) -> None:

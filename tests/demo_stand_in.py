@@ -12,14 +12,16 @@ import hart.demo
 import hart.demo.reader
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.scene import ATTRIBUTES
-from hart.evaluation import learned_metrics
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from tests.pipeline.checkpoint_folder import CONTEXT_TOKEN, TEXT_MODEL, copy_model
 from tests.tiny_models import fill, tiny_model
 
 
 class Guessing:
-    """Reads the first class of every attribute off every picture."""
+    """Reads the first class of every attribute off every picture of ``image_size`` pixels."""
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
 
     def read(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {name: torch.zeros(len(images), dtype=torch.long) for name in ATTRIBUTES}
@@ -41,6 +43,6 @@ def put_in_the_demos_place(root: Path, patch: pytest.MonkeyPatch) -> Path:
     vae.save_pretrained(root / "tokenizer")
     copy_model(TEXT_MODEL, root / "text_model")
     patch.setattr(hart.demo, "DEMO_CHECKPOINT", root)
-    patch.setattr(hart.demo.reader, "IMAGE_SIZE", sides[-1] * vae.downsample)
-    patch.setattr(learned_metrics, "load_reader", Guessing)
+    reader = Guessing(sides[-1] * vae.downsample)
+    patch.setattr(hart.demo.reader, "load_reader", lambda: reader)
     return root

@@ -35,8 +35,19 @@ class GoldenCase:
     path: Path
     config: dict
     meta: dict
-    inputs: dict[str, torch.Tensor]
-    outputs: dict[str, torch.Tensor]
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        return self._tensors("inputs")
+
+    @functools.cached_property
+    def outputs(self) -> dict[str, torch.Tensor]:
+        return self._tensors("outputs")
+
+    def _tensors(self, part: str) -> dict[str, torch.Tensor]:
+        """Read when they are asked for: what is collected looks at ``meta`` only."""
+        file = self.path / f"{part}.safetensors.xz"
+        return read_packed(file) if file.is_file() else {}
 
     def weights(self, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
         """The case's state dict, with the key names of the public implementation."""
@@ -51,14 +62,4 @@ def load_case(name: str) -> GoldenCase:
     def read_json(file: str) -> dict:
         return json.loads((path / file).read_text()) if (path / file).is_file() else {}
 
-    def read_tensors(part: str) -> dict[str, torch.Tensor]:
-        file = path / f"{part}.safetensors.xz"
-        return read_packed(file) if file.is_file() else {}
-
-    return GoldenCase(
-        path,
-        read_json("config.json"),
-        read_json("meta.json"),
-        read_tensors("inputs"),
-        read_tensors("outputs"),
-    )
+    return GoldenCase(path, read_json("config.json"), read_json("meta.json"))

@@ -12,9 +12,11 @@ PACKAGE = ROOT / "hart"
 LEVELS = {
     "hart.cli": 0,
     "hart.web": 0,
+    "hart.server": 0,
     "benchmarks": 0,
     "hart.batch": 1,
     "hart.evaluation": 1,
+    "hart.tuning": 1,
     "hart.demo": 2,
     "hart.pipeline": 2,
     "hart.engine": 3,

@@ -8,6 +8,7 @@ from hart.modules.models.autoencoder.configuration import HARTAutoEncoderConfig
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.networks.caching.similarity import SimilarityTables
+from tests.copies import copied
 
 HART_SIDES = (1, 2, 3, 4, 5, 7)
 """The first stages of the published schedule, up to the gap in its table (25 -> 49)."""
@@ -35,6 +36,7 @@ def tiny_config(**overrides) -> HARTForT2IConfig:
     return HARTForT2IConfig(**{**fields, **overrides})
 
 
+@copied
 def tiny_vae(sides=HART_SIDES, seed: int = 7) -> HARTAutoEncoder:
     """16-fold smaller maps, 24 codes of width 4."""
     torch.manual_seed(seed)
@@ -49,6 +51,7 @@ def tiny_vae(sides=HART_SIDES, seed: int = 7) -> HARTAutoEncoder:
     return HARTAutoEncoder(config).eval()
 
 
+@copied
 def tiny_model(model_class, seed: int = 3, **overrides):
     """A model of ``model_class`` in eval mode with an autoencoder attached."""
     torch.manual_seed(seed)

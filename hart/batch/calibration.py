@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from hart.batch.processes import Processes
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.caching.similarity_formats import Provenance
 from hart.modules.networks.caching.similarity_io import StoredSimilarity
 from hart.modules.networks.caching.similarity_merge import merge_similarity
 from hart.pipeline import GenerationOptions, HARTPipeline
+from hart.pipeline.options import seeds_for
+from hart.utils.progress import progress_bar
 
 
 def tables_to_dict(tables: SimilarityTables) -> dict[str, Any]:
@@ -54,12 +54,15 @@ def calibrate_together(
     """
     fields = {**options.to_dict(), "num_images_per_prompt": 1}
     measured = []
-    hidden = True if quiet or not processes.is_main else None
+    seeds = seeds_for(len(prompts), options.seed)
     share = processes.split(list(enumerate(prompts)))
-    for number, prompt in tqdm(share, desc="calibrating", unit="image", disable=hidden):
-        pipeline.model.clear_similarity_data()  # every image stands alone
-        fields["seed"] = options.seed + number
-        tables = pipeline.calibrate([prompt], quiet=True, **fields)
-        measured.append((number, tables_to_dict(tables)))
+    with progress_bar(len(share), "image", quiet or not processes.is_main) as bar:
+        bar.set_description("calibrating")
+        for number, prompt in share:
+            pipeline.model.clear_similarity_data()  # every image stands alone
+            fields["seed"] = seeds[number]
+            tables = pipeline.calibrate([prompt], quiet=True, **fields)
+            measured.append((number, tables_to_dict(tables)))
+            bar.update()
     gathered = sorted(processes.gather(measured), key=lambda entry: entry[0])
     pipeline.transformer.similarity = merged_tables(pipeline, [tables for _, tables in gathered])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 
 from hart.batch.jobs import Job
 from hart.modules.networks.caching.config import CacheConfig
-from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
+from hart.pipeline import HARTPipeline, ImageResult
+from hart.pipeline.options import ImageRequest, SamplingChoices
+from hart.utils.prompt_files import class_index
 
 _CPU_TEXTS = ("can't allocate memory", "not enough memory", "out of memory")
 
@@ -30,7 +33,7 @@ class Drawer:
     def __init__(
         self,
         pipeline: HARTPipeline,
-        options: GenerationOptions,
+        options: SamplingChoices,
         batch_size: int,
         say: Callable[[str], None],
         prepare: Callable[[], None] = lambda: None,
@@ -61,11 +64,17 @@ class Drawer:
         """None if the memory is too small. The exception, which holds tensors, is gone then."""
         self._prepare()
         try:
-            return self._pipeline.draw_together([job.request for job in jobs], **self._options)
+            requests = [self._request(job) for job in jobs]
+            return self._pipeline.draw_together(requests, **self._options)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         return None
+
+    def _request(self, job: Job) -> ImageRequest:
+        if self._pipeline.draws == "prompts":
+            return job.request
+        return replace(job.request, prompt=class_index(job.prompt))
 
     def _halve(self, size: int) -> None:
         device = self._pipeline.device

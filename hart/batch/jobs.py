@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline.options import SEED_LIMIT, ImageRequest
 from hart.utils.errors import shown
-from hart.utils.prompt_files import read_prompt_file
+from hart.utils.names import suggestion
+from hart.utils.prompt_files import class_index, read_prompt_file
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Job:
     Attributes:
         index: place in the run, from 0; names the image.
         line: where in the file its line starts, from 1.
-        prompt, seed: what it is drawn from.
+        prompt, seed: what it is drawn from; for VAR the number of a class, as a text.
         cache_preset: None means the configuration of the whole run.
     """
 
@@ -57,11 +58,13 @@ class JobList(NamedTuple):
     bad: list[BadLine]
 
 
-def read_jobs(file: Path, seed: int = 0, images_per_prompt: int = 1) -> JobList:
+def read_jobs(
+    file: Path, seed: int = 0, images_per_prompt: int = 1, for_classes: bool = False
+) -> JobList:
     """Read a file of prompts, in the formats of :mod:`hart.utils.prompt_files`.
 
     The n-th image of a row takes the row's seed + n; without one, image ``i`` of the run takes
-    ``seed + i``.
+    ``seed + i``. For classes a prompt that is not a number is a bad line.
 
     Raises:
         OSError, ValueError: as :func:`read_prompt_file`.
@@ -72,6 +75,8 @@ def read_jobs(file: Path, seed: int = 0, images_per_prompt: int = 1) -> JobList:
         try:
             if row.error is not None:
                 raise ValueError(row.error)
+            if for_classes:
+                class_index(row.fields["prompt"])
             found.jobs.extend(_jobs_of(row.fields, row.line, first, seed, images_per_prompt))
         except ValueError as error:
             found.bad.append(BadLine(row.line, str(error)))
@@ -117,7 +122,9 @@ def _seed(value: object) -> int:
 def _preset(value: object) -> str | None:
     if value is None or (isinstance(value, str) and value in CACHE_PRESETS):
         return value
-    raise ValueError(f"cache_preset must be one of {', '.join(CACHE_PRESETS)}, got {shown(value)}")
+    hint = suggestion(value, CACHE_PRESETS)
+    known = ", ".join(CACHE_PRESETS)
+    raise ValueError(f"cache_preset must be one of {known}, got {shown(value)}{hint}")
 
 
 # --- what is left to draw -----------------------------------------------------------------

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from tqdm.auto import tqdm
 
 from hart.batch.calibration import merged_tables, tables_to_dict
 from hart.batch.drawing import Drawer
@@ -23,14 +22,18 @@ from hart.batch.jobs import Job, JobList, Task, plan_tasks, read_jobs, without_c
 from hart.batch.processes import Processes, joined_processes
 from hart.cli.arguments import generation_options
 from hart.cli.interrupts import INTERRUPTED
-from hart.cli.loading import load_pipeline, speaker
+from hart.cli.loading import draws_classes, load_pipeline, speaker
 from hart.cli.output import prepare_output_folder, save_result
+from hart.cli.prompts import say_what_is_unknown
 from hart.cli.report import similarity_entry
 from hart.cli.run import Run
 from hart.cli.similarity import keep_calibration, prepare_batch_similarity, say_calibration
 from hart.evaluation.environment import environment
 from hart.pipeline import ImageResult
+from hart.pipeline.options import plan_classes
 from hart.utils.files import file_sha256, regular_size, write_json
+from hart.utils.progress import progress_bar
+from hart.utils.prompt_files import class_index
 
 FAILED = 1
 REPORT_FILE = "batch_report.json"
@@ -50,8 +53,10 @@ def run_batch(args: argparse.Namespace) -> int:
         folder = BatchFolder(Path(args.output_dir))
         asked: Any = None
         if processes.is_main:
-            options = generation_options(args)
-            found = read_jobs(Path(args.prompts_file), args.seed, args.num_samples)
+            for_classes = draws_classes(args)
+            options = generation_options(args, for_classes)
+            file = Path(args.prompts_file)
+            found = read_jobs(file, args.seed, args.num_samples, for_classes)
             prepare_output_folder(folder.path)
             stack.enter_context(folder.locked())
             for line in found.bad:
@@ -66,14 +71,26 @@ def run_batch(args: argparse.Namespace) -> int:
         if processes.device is not None:
             args.device = str(processes.device)
         say = speaker(args.quiet or not processes.is_main)
-        prompts = list(dict.fromkeys(job.prompt for job in found.jobs))
-        run = Run(args, options, prompts, folder.path, load_pipeline(args, say), say)
+        pipeline = load_pipeline(args, say)
+        prompts = _conditions(pipeline, found, options)
+        run = Run(args, options, prompts, folder.path, pipeline, say)
+        say_what_is_unknown(args, prompts, say)
         try:
             BatchRun(run, folder, found, processes).draw()
         except KeyboardInterrupt:
             run.say("interrupted; the same command goes on")
             return INTERRUPTED
     return code
+
+
+def _conditions(pipeline: Any, found: JobList, options: Any) -> list[Any]:
+    """What is drawn: prompts, or classes that the model has; ValueError if it lacks one."""
+    prompts = list(dict.fromkeys(job.prompt for job in found.jobs))
+    if pipeline.draws == "prompts":
+        return prompts
+    classes = [class_index(prompt) for prompt in prompts]
+    plan_classes(classes, pipeline.model.num_classes, options)
+    return classes
 
 
 class BatchRun:
@@ -157,8 +174,9 @@ class BatchRun:
         run, model = self.run, self.run.pipeline.model
         options = run.options.to_dict()
         for name in ("seed", "max_token_length"):
-            del options[name]  # in the rows; can be nothing else
-        instruction = run.pipeline.system_prompt if run.options.use_llm_system_prompt else ""
+            options.pop(name, None)  # in the rows; can be nothing else
+        used = getattr(run.options, "use_llm_system_prompt", False)
+        instruction = run.pipeline.system_prompt if used else ""
         uses_table = self.similarity.origin != "none" and not self.calibrating
         return {
             **options,
@@ -183,8 +201,8 @@ class BatchRun:
     def _draw_share(self, todo: Sequence[Task]) -> None:
         total = sum(len(task.kept) for task in todo)
         before = self.folder.count_recorded() if self.is_main else 0
-        hidden = True if self.run.args.quiet or not self.is_main else None
-        with tqdm(total=total, unit="image", bar_format=_BAR, disable=hidden) as bar:
+        hidden = self.run.args.quiet or not self.is_main
+        with progress_bar(total, "image", hidden, bar_format=_BAR) as bar:
             for task in self.processes.split(todo):
                 for results, tables in self._drawn(task):
                     self._keep(results, task, tables)
@@ -287,8 +305,10 @@ class BatchRun:
         return None not in (before, row["sha256"]) and before != row["sha256"]
 
 
-def _weights_digest(module: nn.Module) -> str:
+def _weights_digest(module: nn.Module | None) -> str | None:
     """Identifies weights by the first values of each, whatever device they are on."""
+    if module is None:
+        return None
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         head = tensor.detach().flatten()[:_DIGEST_VALUES].float().cpu()

@@ -74,7 +74,7 @@ def _add_merge(commands: argparse._SubParsersAction) -> None:
     add("files", nargs="+", metavar="FILE", help=".json, .pt or .pkl")
     add("--output", required=True, metavar="FILE", help="the merged table")
     text = "images behind each file that does not say (.pt and .pkl never do)"
-    add("--images", type=integer_from(1), metavar="N", help=text)
+    add("--images", type=integer_from(1), metavar="NUMBER", help=text)
     _add_schedule(parser)
 
 
@@ -87,10 +87,10 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
         "Convert similarity data between .json (with provenance), VAR's .pt and HART's .pkl. "
         "Between different schedules the transitions are matched by stage size.",
     )
-    parser.add_argument("input", metavar="IN", help=".json, .pt or .pkl")
-    parser.add_argument("output", metavar="OUT", help="its suffix chooses the format")
+    parser.add_argument("input", metavar="INPUT", help=".json, .pt or .pkl")
+    parser.add_argument("output", metavar="OUTPUT", help="its suffix chooses the format")
     _add_schedule(parser)
-    text = "stages of OUT, named as for --schedule (default: those of IN)"
+    text = "stages of OUTPUT, named as for --schedule (default: those of INPUT)"
     parser.add_argument("--to-schedule", type=schedule_argument, metavar="SIDES", help=text)
 
 

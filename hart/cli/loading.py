@@ -14,21 +14,23 @@ from transformers.utils import logging as transformers_logging
 from hart import demo
 from hart.cli.arguments import check_combination, generation_options
 from hart.cli.output import prepare_output_folder
-from hart.cli.prompts import resolve_prompts
+from hart.cli.prompts import read_prompts_file, resolve_prompts, say_what_is_unknown
 from hart.cli.run import Run
+from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.evaluation.random_weights import assumed_similarity, random_config, random_pipeline
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.var_checkpoint import is_var_checkpoint
 from hart.modules.networks.caching.cache_options import resolve_cache_config, resolve_use_cache
 from hart.pipeline import HARTPipeline, VARPipeline, locate_checkpoint
 from hart.pipeline.options import plan_classes, plan_images
+from hart.utils.prompt_files import class_index
 from hart.utils.text_files import read_text
 
 NUM_DEFAULT_CLASSES = 4
 
 # Flags that one kind of checkpoint does not understand.
 ONLY_HART = (
-    *("--prompts", "--prompts_file", "--demo_prompts", "--max_token_length"),
+    *("--prompts", "--demo_prompts", "--max_token_length"),
     *("--system_prompt_file", "--text_model_path", "--tokenizer_path", "--use_ema", "--clip_path"),
 )
 ONLY_VAR = ("--classes", "--top_k")
@@ -52,6 +54,8 @@ def set_up(args: argparse.Namespace) -> Run:
     if for_classes:
         prompts = _classes(args, pipeline.model.num_classes)
         plan_classes(prompts, pipeline.model.num_classes, options)  # refuses unknown classes
+    else:
+        say_what_is_unknown(args, prompts, say)
     return Run(args, options, prompts, folder, pipeline, say)
 
 
@@ -66,24 +70,30 @@ def draws_classes(args: argparse.Namespace) -> bool:
     Raises:
         ValueError: a flag that its kind of checkpoint does not understand is given.
     """
+    shape = getattr(args, "random_weights", None)
     is_var = args.model_path is not None and is_var_checkpoint(args.model_path)
+    if shape is not None:
+        is_var = RANDOM_SHAPES[shape].draws == "classes"
+    name = args.model_path or shape or "this one"
     for flag in ONLY_HART if is_var else ONLY_VAR:
         if getattr(args, flag.removeprefix("--"), None) is None:
             continue
         if is_var:
             raise ValueError(
-                f"{flag}: {args.model_path} is a VAR checkpoint, which draws --classes and knows "
+                f"{flag}: {name} is a VAR checkpoint, which draws --classes and knows "
                 "neither text nor averaged weights"
             )
         raise ValueError(
             f"{flag}: only VAR checkpoints have classes and top_k, and "
-            f"{args.model_path or 'this one'} is none; HART draws --prompts"
+            f"{name} is none; HART draws --prompts"
         )
     return is_var
 
 
 def _classes(args: argparse.Namespace, num_classes: int) -> list[int]:
     """The classes asked for, else four drawn by the seed."""
+    if args.prompts_file is not None:
+        return [class_index(prompt) for prompt in read_prompts_file(Path(args.prompts_file))]
     if args.classes is not None:
         return args.classes
     count = min(NUM_DEFAULT_CLASSES, num_classes)
@@ -96,7 +106,12 @@ def load_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
     Raises:
         ValueError, OSError: the checkpoint, or what the arguments say about it, cannot be used.
     """
+    check_combination(args)
     pipeline = read_pipeline(args, say)
+    if args.plan is not None:
+        pipeline.set_plan(args.plan)
+    elif args.quality is not None:
+        pipeline.set_quality(args.quality)
     pipeline.use_engine, pipeline.compile = args.engine, args.compile
     pipeline.tiled_decode = args.tiled_decode
     assumed = getattr(args, "assume_similarity", None)
@@ -114,7 +129,7 @@ def read_pipeline(args: argparse.Namespace, say: Callable[[str], None]) -> HARTP
         config: PretrainedConfig = random_config(shape)
         cache = resolve_cache_config(args, config, config.patch_nums)
         pipeline = random_pipeline(shape, args.seed, args.device, args.dtype, cache)
-    elif draws_classes(args) and hasattr(args, "classes"):
+    elif draws_classes(args) and hasattr(args, "prompts_file"):
         pipeline = VARPipeline.from_pretrained(args.model_path, args.device, args.dtype)
         config = pipeline.model.config
         pipeline.model.set_cache_config(resolve_cache_config(args, config, config.patch_nums))

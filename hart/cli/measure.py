@@ -107,18 +107,18 @@ def _metrics_with_weights(args: argparse.Namespace) -> list[Metric]:
 
 def _attribute_accuracy(run: Run) -> Metric:
     from hart.demo.evaluate import held_out_prompts
-    from hart.demo.reader import IMAGE_SIZE
+    from hart.demo.reader import load_reader
     from hart.evaluation.learned_metrics import AttributeAccuracy
 
-    model = run.pipeline.model
+    reader, model = load_reader(), run.pipeline.model
     side = model.patch_nums[-1] * model.vae_proxy[0].downsample
-    if side != IMAGE_SIZE:
+    if side != reader.image_size:
         raise ValueError(
-            f"--demo_prompts: the attribute reader reads pictures of {IMAGE_SIZE} pixels, "
+            f"--demo_prompts: the attribute reader reads pictures of {reader.image_size} pixels, "
             f"this model draws {side}"
         )
     _, labels = held_out_prompts(run.args.demo_prompts)
-    return AttributeAccuracy(labels, run.options.num_images_per_prompt)
+    return AttributeAccuracy(reader, labels, run.options.num_images_per_prompt)
 
 
 def _report(run: Run, comparison: Comparison, similarity: SimilaritySource) -> dict[str, Any]:

@@ -6,12 +6,15 @@ and a report of an earlier run gets a number before a new one takes its name.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+from hart.cli.naming import stem
 from hart.cli.run import Run
 from hart.pipeline import ImageResult
 from hart.utils.files import PART_SUFFIX, make_folder
@@ -49,31 +52,40 @@ def save_result(result: ImageResult, run: Run) -> Path:
 
 
 def save_numbered(result: ImageResult, run: Run) -> Path:
-    """As :func:`save_result`, but under the number after the highest one in the folder."""
+    """As :func:`save_result`, but under a name that is free.
+
+    That is the number after the highest one in the folder, or what ``--name_template`` says.
+    """
+    template = run.args.name_template
     beside = run.folder / f".{uuid.uuid4().hex}{PART_SUFFIX}"
     try:
-        return _take_number(
-            save_png(result.image, beside, result.metadata, durable=True), run.folder
-        )
+        file = save_png(result.image, beside, result.metadata, durable=True)
+        if template is None:
+            return _take_name(file, _next_numbers(run.folder))
+        own = stem(template, result.index, result.prompt, result.seed)
+        return _take_name(file, (f"{own}_{n}" if n else own for n in itertools.count()))
     finally:
         beside.unlink(missing_ok=True)
 
 
-def _take_number(file: Path, folder: Path) -> Path:
-    """Give ``file`` the next number; replaces nothing, whatever other processes do meanwhile."""
+def _next_numbers(folder: Path) -> Iterator[str]:
     taken = [int(match[1]) for name in os.listdir(folder) if (match := _PICTURE.fullmatch(name))]
-    number = max(taken, default=-1) + 1
-    while True:
-        path = folder / f"{number:06d}.png"
+    return (f"{number:06d}" for number in itertools.count(max(taken, default=-1) + 1))
+
+
+def _take_name(file: Path, names: Iterator[str]) -> Path:
+    """Give ``file`` the first free name; replaces nothing, whatever others do meanwhile."""
+    for name in names:
+        path = file.with_name(f"{name}.png")
         try:
             os.link(file, path)  # unlike renaming it fails where the name is taken
             return path
         except FileExistsError:
-            number += 1
+            continue
         except OSError:  # a file system without links
             if not path.exists():
                 return file.rename(path)
-            number += 1
+    raise AssertionError("there is always another name")
 
 
 def keep_earlier(folder: Path, *names: str) -> None:

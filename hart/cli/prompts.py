@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import random
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hart.demo.captions import advice
 from hart.utils.constants import default_prompts
 from hart.utils.prompt_files import FIELDS, PromptRow, read_prompt_file
 
 NUM_DEFAULT_PROMPTS = 4
+_WIDTH = 88
 ROW_OPTIONS = tuple(name for name in FIELDS if name != "prompt")
 
 DEMO_PROMPTS = (
-    "a large red star on a green background",
-    "a blue circle with white dots on an orange background",
-    "a big yellow heart on a purple background",
-    "a black ring on a yellow background",
+    "a fox on a blue background",
+    "a large slice of pizza on a green background",
+    "a rocket in the top right corner of a purple background",
+    "a small panda in the bottom left corner of a pink background",
 )
 
 
@@ -35,9 +39,26 @@ def resolve_prompts(args: argparse.Namespace) -> list[str]:
         from hart.demo.evaluate import held_out_prompts
 
         return held_out_prompts(args.demo_prompts)[0]
-    if args.model_path is None and args.random_weights is None:
+    if draws_demo(args):
         return list(DEMO_PROMPTS)
     return random.Random(args.seed).sample(default_prompts, NUM_DEFAULT_PROMPTS)
+
+
+def draws_demo(args: argparse.Namespace) -> bool:
+    """Whether the bundled demo draws."""
+    return args.model_path is None and getattr(args, "random_weights", None) is None
+
+
+def say_what_is_unknown(
+    args: argparse.Namespace, prompts: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """If the demo is asked for what it does not know, say so, and what it knows."""
+    if not draws_demo(args):
+        return
+    if lines := advice(prompts):
+        first, names = lines
+        say(first)
+        say(textwrap.fill(names, _WIDTH, initial_indent="  ", subsequent_indent="  "))
 
 
 def read_prompts_file(file: Path) -> list[str]:

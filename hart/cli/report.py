@@ -10,10 +10,10 @@ from typing import Any
 from hart.cli.run import Run
 from hart.cli.similarity import SimilaritySource
 from hart.evaluation.environment import environment
-from hart.evaluation.savings import no_reuse_lines, savings_text
 from hart.modules.networks.caching.presets import preset_config, preset_name
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import HARTPipeline, ImageResult
+from hart.pipeline.savings import caching_lines, reasons_for_no_reuse
 from hart.utils.constants import is_hart_system_prompt
 
 PARTS = ("text", "transformer", "residual", "decode")
@@ -41,7 +41,6 @@ def summarise(pipeline: HARTPipeline, entries: Sequence[dict]) -> dict[str, Any]
     model = pipeline.model
     statistics = model.cache_statistics
     modules = statistics.modules()
-    reasons = [] if modules["reused"] or model.calibration else _reasons(pipeline)
     return {
         "images": len(entries),
         "seconds_per_image": {part: _mean_seconds(entries, part) for part in ("total", *PARTS)},
@@ -50,22 +49,12 @@ def summarise(pipeline: HARTPipeline, entries: Sequence[dict]) -> dict[str, Any]
         "modules_pruned": modules["pruned"],
         "multiply_adds_saved": statistics.saved_share,
         "multiply_adds_saved_by": statistics.saved_share_by,
-        "reasons_for_no_reuse": reasons,
+        "reasons_for_no_reuse": reasons_for_no_reuse(model),
     }
 
 
 def _mean_seconds(entries: Sequence[dict], part: str) -> float | None:
     return sum(entry["seconds"][part] for entry in entries) / len(entries) if entries else None
-
-
-def _reasons(pipeline: HARTPipeline) -> list[str]:
-    if not pipeline.model.use_cache:
-        return ["caching is switched off"]
-    config = pipeline.model.cache_config
-    if config.changes_anything and not config.skip_stages:
-        return []  # it does something else than reusing
-    reasons = pipeline.model.decision_plan().reasons
-    return list(reasons or ["the adaptive threshold accepted no transition in this run"])
 
 
 def summary_lines(pipeline: HARTPipeline, summary: dict[str, Any]) -> list[str]:
@@ -75,16 +64,7 @@ def summary_lines(pipeline: HARTPipeline, summary: dict[str, Any]) -> list[str]:
     if summary["images"]:
         parts = ", ".join(f"{part} {seconds[part]:.2f}" for part in PARTS)
         lines.append(f"{seconds['total']:.2f} s per image ({parts})")
-    config = pipeline.model.cache_config
-    reuses = config.enabled_sites and config.skip_stages
-    if not (pipeline.model.use_cache and (reuses or config.changes_anything)):
-        return [*lines, "caching: off"]
-    if pipeline.model.calibration:
-        return [*lines, "caching: off while calibrating"]
-    saved = savings_text(pipeline.model.cache_statistics.to_dict())
-    lines.append(f"caching: {saved}; {config}")
-    reasons = summary["reasons_for_no_reuse"]
-    return lines + no_reuse_lines(reasons, summary["multiply_adds_saved"] > 0)
+    return lines + caching_lines(pipeline.model)
 
 
 def report_head(run: Run, similarity: SimilaritySource, **settings: Any) -> dict[str, Any]:
@@ -101,6 +81,7 @@ def report_head(run: Run, similarity: SimilaritySource, **settings: Any) -> dict
             **run.options.to_dict(),
             **(model if folders is None else folders.parts),
             "cache_preset": run.args.cache_preset,
+            "plan": run.args.plan or run.args.quality,
             "cache_config": pipeline.model.cache_config.to_dict(),
             "calibration": bool(run.args.calibration),
             "assume_similarity": run.args.assume_similarity,
@@ -116,6 +97,8 @@ def configuration_name(run: Run) -> str:
     model, asked = run.pipeline.model, run.args.cache_preset
     if not (model.use_cache and model.cache_config.changes_anything):
         return "no-cache"
+    if run.args.plan or run.args.quality:
+        return run.args.quality or Path(run.args.plan).stem
     if asked is None:
         return preset_name(model.cache_config, model.patch_nums) or "own configuration"
     is_preset = model.cache_config == preset_config(asked, model.patch_nums)

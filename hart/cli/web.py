@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hart.cli.loading import load_pipeline, speaker
-from hart.cli.prompts import DEMO_PROMPTS
+from hart.cli.prompts import DEMO_PROMPTS, draws_demo
+from hart.demo.captions import advice
 from hart.demo.evaluate import held_out_prompts
+from hart.modules.networks.caching.plan_files import StoredPlan
+from hart.modules.networks.caching.tuned_config import TunedConfig
+from hart.pipeline import HARTPipeline
 from hart.utils.constants import default_prompts
 from hart.utils.files import real_path
 from hart.utils.safety_check import load_judge
@@ -41,9 +45,10 @@ def run_web(args: argparse.Namespace) -> int:
         pipeline.load_similarity(args.sim_path)
     shield = args.shield_model_path
     judge = None if shield is None else load_judge(shield, pipeline.device)
-    studio = Studio(pipeline, judge, args.max_waiting)
+    studio = Studio(pipeline, judge, args.max_waiting, plans_of(args, pipeline))
     name = args.model_path or "bundled demo checkpoint"
-    handlers = Handlers(studio, name, real_path(folder), args.max_images, keep)
+    advise = advice if draws_demo(args) else None
+    handlers = Handlers(studio, name, real_path(folder), args.max_images, keep, advise)
     page = build_page(handlers, page_options(args))
     with contextlib.closing(studio), serving(page, handlers, where) as address:
         say(
@@ -58,6 +63,21 @@ def run_web(args: argparse.Namespace) -> int:
                 threading.Event().wait(3600)
     say("stopped")
     return 0
+
+
+def plans_of(args: argparse.Namespace, pipeline: HARTPipeline) -> dict[str, TunedConfig]:
+    """The plan that was given, then the checkpoint's own ones by their level of quality.
+
+    Raises:
+        ValueError, OSError: one of them cannot be used.
+    """
+    given = pipeline.transformer.cache_config
+    plans = {}
+    if isinstance(given, TunedConfig):
+        plans[args.quality or Path(args.plan).stem] = given
+    for level, file in pipeline.quality_files().items():
+        plans.setdefault(level, StoredPlan.load(file, pipeline.transformer).config)
+    return plans
 
 
 def read_address(args: argparse.Namespace) -> Address:
@@ -87,7 +107,7 @@ def page_options(args: argparse.Namespace) -> PageOptions:
     """The demo's prompts for the demo, else the library's."""
     examples: Sequence[str] = default_prompts[:4]
     measured = default_prompts[4 : 4 + NUM_CALIBRATION_PROMPTS]
-    if args.model_path is None:
+    if draws_demo(args):
         examples, measured = DEMO_PROMPTS, held_out_prompts(NUM_CALIBRATION_PROMPTS)[0]
     return PageOptions(
         examples, measured, max_waiting=args.max_waiting, calibration=args.visitors_calibrate

@@ -1,4 +1,4 @@
-"""The bundled demo: a small HART of 128-pixel pictures, its data and its training recipe."""
+"""The bundled demo: a small HART of 288-pixel pictures, what it knows, and how it is measured."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,9 @@ from hart.utils.fields import Items, Text, Whole
 from hart.utils.json_files import read_json_object
 from hart.utils.weights import load_into, read_state_dict
 
-IMAGE_SIZE = 128
+IMAGE_SIZE = 288
 BUNDLED_READER = Path(__file__).parent / "assets" / "reader" / "model.safetensors"
+_POOLED_SIZE = 128  # at least; larger pictures are averaged down by a whole factor
 _WIDTHS = (32, 48, 64, 80)
 _HIDDEN = 96
 _CLASSES = Items(Text(1), 1, 1024)
@@ -32,7 +34,7 @@ class AttributeReader(nn.Module):
     """Four stride-2 convolutions, two wide-view layers, pooling, and one head per attribute.
 
     ``attributes`` maps each attribute to the names of its classes, in label order. Pictures have
-    ``image_size`` pixels a side; large ones are averaged down to between 128 and 255.
+    ``image_size`` pixels a side; from 256 on they are averaged down to between 128 and 255.
     """
 
     def __init__(
@@ -62,10 +64,10 @@ class AttributeReader(nn.Module):
             raise ValueError(
                 f"images have shape {tuple(images.shape)}, must be (B, 3, {side}, {side})"
             )
-        images = F.avg_pool2d(images, max(1, side // IMAGE_SIZE))
+        images = F.avg_pool2d(images, max(1, side // _POOLED_SIZE))
         fine = self.features(torch.cat([images, _contrast(images)], dim=1))
         coarse = self.view(self.place(torch.cat([fine, _coordinates(fine)], dim=1)))
-        # Texture is told by small patches, shape and size by the whole: both maps are pooled.
+        # Things are told apart by small patches and by the whole: both maps are pooled.
         pooled = [pool for x in (fine, coarse) for pool in (x.mean((2, 3)), x.amax((2, 3)))]
         hidden = self.trunk(torch.cat(pooled, dim=1))
         return {name: head(hidden) for name, head in self.heads.items()}
@@ -88,7 +90,7 @@ class AttributeReader(nn.Module):
 
 
 class _WideView(nn.Module):
-    """Residual depthwise 5x5 and pointwise convolution: on the last map it spans a large shape."""
+    """Residual depthwise 5x5 and pointwise convolution: on the last map it spans a large thing."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -135,7 +137,8 @@ def load_reader(path: str | Path = BUNDLED_READER) -> AttributeReader:
         if not file.is_file():
             raise FileNotFoundError(f"no attribute reader file at {file}")
     config = read_json_object(config_path)
-    attributes, image_size = config.get("attributes"), config.get("image_size", IMAGE_SIZE)
+    attributes: Any = config.get("attributes")
+    image_size: Any = config.get("image_size")
     if not isinstance(attributes, dict) or not all(map(_CLASSES.allows, attributes.values())):
         raise CheckpointError(f"{config_path}: attributes must map names to {_CLASSES}")
     if not _SIDE.allows(image_size):

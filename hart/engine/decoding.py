@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
-from hart.engine.bare import decoder_is_bare
 from hart.engine.decoder_copy import DecoderCopy
+from hart.modules.models.transformer.execution.bare import decoder_is_bare
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 
 TILE, OVERLAP = 32, 8
@@ -94,18 +94,6 @@ class EngineDecoder:
                     picture[:, rows, columns] += weight * self.decode(model, one[None])[0].float()
                 total[rows, columns] += weight
         return image / total
-
-
-def decode(model: StageTransformer, f_hat: torch.Tensor) -> torch.Tensor:
-    """:meth:`EngineDecoder.decode` with a copy for this call."""
-    return EngineDecoder().decode(model, f_hat)
-
-
-def decode_in_tiles(
-    model: StageTransformer, f_hat: torch.Tensor, tile: int = TILE, overlap: int = OVERLAP
-) -> torch.Tensor:
-    """:meth:`EngineDecoder.decode_in_tiles` with a copy for this call."""
-    return EngineDecoder().decode_in_tiles(model, f_hat, tile, overlap)
 
 
 def _starts(side: int, tile: int, overlap: int) -> Iterator[int]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from hart.engine.bare import blocks_are_bare, denoiser_is_bare, head_is_bare
 from hart.engine.denoiser import GuidedDenoiser
-from hart.engine.executor import Executor
-from hart.engine.token_wise import TokenWise, compiled
+from hart.modules.models.transformer.execution.bare import (
+    blocks_are_bare,
+    denoiser_is_bare,
+    head_is_bare,
+)
+from hart.modules.models.transformer.execution.executor import Executor
+from hart.modules.models.transformer.execution.token_wise import TokenWise, compiled
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.models.transformer.wrappers import innermost
@@ -17,7 +21,7 @@ from hart.modules.networks.rope import MaskIndex
 class Engine:
     """Executes the steps of one generation in the model's place; see ``GenerationSteps``.
 
-    If anything in the blocks is adapted, they are left to the model; the engine does the rest.
+    Adapted blocks are called; the engine does the rest.
     Calibration only looks on: it draws what the engine draws without caching, bit for bit.
 
     Args:
@@ -33,20 +37,20 @@ class Engine:
 
     def begin(self, run: Generation) -> None:
         """See ``GenerationSteps``."""
+        self._head_is_bare = head_is_bare(self.model)
         if blocks_are_bare(self.model):
             run.executor = Executor(self.model, run, self._token_wise)
+            run.executor.merge()
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """See ``GenerationSteps``; may change ``x``. Of the text, only the last position."""
-        if run.executor is None:
-            return self.model.run_blocks(x, run, si, m_maskgit)
-        return run.executor.stage(x, si, m_maskgit)
+        """See ``GenerationSteps``."""
+        return self.model.run_blocks(x, run, si, m_maskgit)
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:
         """See ``GenerationSteps``. Guidance is linear, and so is the head: one half is enough."""
-        if not run.guided or not head_is_bare(self.model):
+        if not (run.guided and self._head_is_bare):
             return self.model.guided_logits(hidden, run, t)
         with_text, without = self.model.head_nm(hidden.float(), run.cond).chunk(2)
         guided = (1 + t) * with_text - t * without

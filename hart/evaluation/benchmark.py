@@ -8,7 +8,6 @@ from typing import Any
 
 from hart.evaluation import DEFAULT_RUNS, DEFAULT_WARMUP
 from hart.evaluation.memory import MemoryWatch
-from hart.evaluation.savings import savings_text
 from hart.evaluation.timing import (
     has_text_encoder,
     mean_seconds,
@@ -19,6 +18,7 @@ from hart.evaluation.timing import (
 )
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
 from hart.pipeline.results import PartSeconds
+from hart.pipeline.savings import savings_text
 
 NO_TEXT_ENCODER = "random features or classes: there is no text encoder and no time for one"
 _OWN, _PLAIN = "as configured", "no-cache"

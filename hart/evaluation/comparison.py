@@ -19,6 +19,7 @@ from hart.evaluation.image_metrics import Metric, import_ssim, quality
 from hart.evaluation.memory import device_memory
 from hart.evaluation.timing import has_text_encoder, mean_seconds, take_turns
 from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.plan_files import MAX_FILE_BYTES, StoredPlan
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import (
     GenerationOptions,
@@ -82,7 +83,7 @@ class Comparison:
 
 
 def named_configurations(names: Sequence[str] = ()) -> dict[str, CacheConfig | str]:
-    """Configurations by name: preset names, and JSON files of CacheConfig fields by their stem.
+    """Configurations by name: preset names, and JSON files of plans or CacheConfig fields by stem.
 
     The reference comes first and is always there; without names all presets are taken.
 
@@ -101,15 +102,20 @@ def named_configurations(names: Sequence[str] = ()) -> dict[str, CacheConfig | s
 
 
 def read_configuration(file: str) -> CacheConfig:
-    """A JSON file of CacheConfig fields; ValueError if it is none."""
+    """A JSON file of CacheConfig fields, or a plan; ValueError if it is neither."""
     path = Path(file)
     if path.suffix != ".json" or not path.is_file():
         raise ValueError(
             f"unknown configuration {file!r}; known are {', '.join(CACHE_PRESETS)}, "
-            "and JSON files of CacheConfig fields"
+            "and JSON files of plans or CacheConfig fields"
         )
     try:
-        return CacheConfig.from_dict(read_json_object(path))
+        values = read_json_object(path, MAX_FILE_BYTES)
+        return (
+            StoredPlan.from_dict(values).config
+            if "plan" in values
+            else CacheConfig.from_dict(values)
+        )
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file}: not a cache configuration ({error})") from error
 

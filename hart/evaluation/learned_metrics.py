@@ -14,8 +14,8 @@ from transformers import AutoModel, CLIPModel
 from transformers.image_utils import OPENAI_CLIP_MEAN as CLIP_MEAN
 from transformers.image_utils import OPENAI_CLIP_STD as CLIP_STD
 
-from hart.demo.evaluate import attribute_accuracy, pictures_to_tensor
-from hart.demo.reader import load_reader
+from hart.demo.evaluate import pictures_to_tensor, read_pictures
+from hart.demo.reader import AttributeReader, accuracy
 from hart.evaluation.extras import import_extra
 from hart.evaluation.image_metrics import Images
 from hart.utils.errors import CheckpointError, one_line
@@ -145,18 +145,24 @@ def _clip_pixels(image: Pictures.Image, side: int) -> torch.Tensor:
 
 
 class AttributeAccuracy:
-    """How much of its caption a demo picture shows, told by the bundled attribute reader.
+    """How much of its caption a demo picture shows.
 
     Args:
+        reader: tells the attributes of a picture, from ``load_reader``.
         labels: class index of every attribute, (prompts,), from ``held_out_prompts``.
         images_per_prompt: pictures of each prompt, which follow one another.
     """
 
-    def __init__(self, labels: Mapping[str, torch.Tensor], images_per_prompt: int = 1) -> None:
+    def __init__(
+        self,
+        reader: AttributeReader,
+        labels: Mapping[str, torch.Tensor],
+        images_per_prompt: int = 1,
+    ) -> None:
+        self._reader = reader
         self._labels = {k: v.repeat_interleave(images_per_prompt) for k, v in labels.items()}
-        self._reader = load_reader()
 
     def __call__(self, images: Images, reference: Images, prompts: Sequence[str]) -> dict[str, Any]:
         """``attribute_accuracy``, the mean over the ``attributes`` in [0, 1], which follow."""
-        shares = attribute_accuracy(list(images), self._labels, self._reader)
+        shares = accuracy(read_pictures(list(images), self._reader), self._labels)
         return {"attribute_accuracy": sum(shares.values()) / len(shares), "attributes": shares}

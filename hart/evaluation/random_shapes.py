@@ -11,6 +11,7 @@ class RandomShape(NamedTuple):
 
     transformer: Mapping[str, Any]
     autoencoder: Mapping[str, Any]
+    draws: str = "prompts"
 
 
 _LLAMA = {
@@ -22,10 +23,10 @@ _PUBLISHED = {
     "patch_nums": (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64), "vocab_size": 4096,
     "z_channels": 32,
 }  # fmt: skip
+_CODES = {"vocab_size": 24, "z_channels": 4}
 _TINY = {
     "context_token": 6, "context_dim": 12, "depth": 3, "embed_dim": 32, "num_heads": 2,
-    "patch_nums": (1, 2, 3, 4, 5, 7), "vocab_size": 24, "z_channels": 4, "diff_width": 32,
-    "diff_depth": 1,
+    "patch_nums": (1, 2, 3, 4, 5, 7), "diff_width": 32, "diff_depth": 1, **_CODES,
 }  # fmt: skip
 
 RANDOM_SHAPES: dict[str, RandomShape] = {
@@ -34,4 +35,12 @@ RANDOM_SHAPES: dict[str, RandomShape] = {
     "0.7b-1024": RandomShape({**_LLAMA, **_PUBLISHED}, {}),
     # Draws 14-pixel images in a moment, to try a command.
     "tiny": RandomShape({**_LLAMA, **_TINY}, {"ch": 32, "ch_mult": (1, 1)}),
+    # VAR's var_d16.pth and vae_ch160v4096z32.pth, whose sizes are the defaults.
+    "var-d16-256": RandomShape({}, {}, "classes"),
+    # The same in small, for 12-pixel images.
+    "var-tiny": RandomShape(
+        {"depth": 2, "embed_dim": 32, "num_heads": 2, "patch_nums": (1, 2, 3, 4, 5, 6), **_CODES},
+        {"ch": 32, "ch_mult": (1, 1)},
+        "classes",
+    ),
 }

@@ -16,23 +16,32 @@ from torch import nn
 
 from hart.evaluation.random_shapes import RANDOM_SHAPES
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
+from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
+from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from hart.modules.models.transformer.stage_transformer import StageTransformer
+from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.caching.similarity import SimilarityTables, is_similarity
-from hart.pipeline import HARTPipeline
-from hart.pipeline.loading import resolve_device
-from hart.utils.device import resolve_dtype
+from hart.pipeline import HARTPipeline, VARPipeline
+from hart.pipeline.loading import resolve_place
 
 TEXT_VOCABULARY = 512
+_CLASSES: dict[type, tuple[Any, Any]] = {
+    HARTForT2IConfig: (HARTForT2IEnhanced, HARTAutoEncoder),
+    VARForC2IConfig: (VARForC2IEnhanced, VQVAE),
+}
 
 
-def random_config(shape: str) -> HARTForT2IConfig:
+def random_config(shape: str) -> HARTForT2IConfig | VARForC2IConfig:
     """The transformer's configuration; ValueError for an unknown shape."""
     if shape not in RANDOM_SHAPES:
         raise ValueError(f"unknown shape {shape!r}; known are {', '.join(RANDOM_SHAPES)}")
-    return HARTForT2IConfig(**RANDOM_SHAPES[shape].transformer)
+    sizes = RANDOM_SHAPES[shape]
+    config_class = VARForC2IConfig if sizes.draws == "classes" else HARTForT2IConfig
+    return config_class(**sizes.transformer)
 
 
 def random_pipeline(
@@ -41,7 +50,7 @@ def random_pipeline(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     cache: str | CacheConfig | None = None,
-) -> HARTPipeline:
+) -> Any:
     """A pipeline of a known shape with random weights and random text features.
 
     The weights are made in ``dtype`` on ``device``, one copy of them. The same seed gives the same
@@ -52,24 +61,29 @@ def random_pipeline(
         seed: of the weights and the text features.
         device, dtype, cache: as for :meth:`HARTPipeline.from_pretrained`.
 
+    Returns:
+        A :class:`HARTPipeline` or, for a shape of VAR's, a :class:`VARPipeline`.
+
     Raises:
         ValueError: unknown shape, device or preset, or a dtype that the device cannot compute in.
     """
     config = random_config(shape)
-    device = resolve_device(device)
-    dtype = resolve_dtype("auto" if dtype is None else dtype, device)
+    device, dtype = resolve_place(device, dtype)
     generator = torch.Generator("cpu").manual_seed(integer("seed", seed))
     sizes: dict[str, Any] = {"vocab_size": config.vocab_size, "z_channels": config.z_channels}
     autoencoder_config = HARTAutoEncoderConfig(
         v_patch_nums=config.patch_nums,
-        quantizer_type="var_hybrid",
+        quantizer_type="var" if isinstance(config, VARForC2IConfig) else "var_hybrid",
         **sizes,
         **RANDOM_SHAPES[shape].autoencoder,
     )
-    model = _build(HARTForT2IEnhanced, config, device, dtype, generator)
-    model.attach_autoencoder(_build(HARTAutoEncoder, autoencoder_config, device, dtype, generator))
+    model_class, vae_class = _CLASSES[type(config)]
+    model = _build(model_class, config, device, dtype, generator)
+    model.attach_autoencoder(_build(vae_class, autoencoder_config, device, dtype, generator))
     if cache is not None:
         model.set_cache_config(cache)
+    if isinstance(config, VARForC2IConfig):
+        return VARPipeline(model)
     text_model = RandomTextEncoder(config.context_dim, generator).to(device)
     return HARTPipeline(model, text_model, WordTokenizer(), system_prompt="")
 
@@ -98,7 +112,7 @@ def _fill(model, generator: torch.Generator) -> None:
             parameter.fill_(1.0 if name.endswith("weight") else 0.0)
     for buffer in model.buffers():
         buffer.zero_()
-    if isinstance(model, HARTForT2IEnhanced):
+    if isinstance(model, StageTransformer):
         model._init_weights(model)  # the constants of its geometry
 
 

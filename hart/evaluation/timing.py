@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hart.pipeline import HARTPipeline, ImageResult
 from hart.pipeline.results import PartSeconds
+from hart.utils.progress import progress_bar
 
 Item = TypeVar("Item")
 
@@ -67,7 +67,7 @@ def take_turns(
     if warmup < 0:
         raise ValueError(f"warmup is {warmup}, must not be negative")
     total = (warmup + rounds) * len(names)
-    with tqdm(total=total, unit="run", disable=True if quiet else None) as bar:
+    with progress_bar(total, "run", quiet) as bar:
         try:
             for turn in range(warmup + rounds):
                 for name in rotated(names, turn):

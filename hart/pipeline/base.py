@@ -4,41 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from PIL.Image import Image
-from tqdm.auto import tqdm
 
-from hart.engine import Engine, EngineDecoder
+from hart.engine import EngineDecoder
 from hart.modules.models.transformer.feature_caching_mixin import warn_about_missing
+from hart.modules.models.transformer.generation_state import GenerationSteps, StageCallback
 from hart.modules.models.transformer.wrappers import innermost
-from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.pipeline.by_plan import DrawsByPlan
+from hart.pipeline.caching import CachingNames
+from hart.pipeline.drawing import BatchDrawing, Onlooker, PreviewCallback, StepCallback
 from hart.pipeline.folders import PathLike
+from hart.pipeline.keywords import known_options, take_generator, take_prompt
+from hart.pipeline.loading import DTYPE_NAMES, convert_weights, resolve_device
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
-from hart.pipeline.recipe import recipe_of, redraw
-from hart.pipeline.results import (
-    DECODE_PART,
-    PREVIEW_PART,
-    TEXT_PART,
-    HARTPipelineOutput,
-    ImageResult,
-    StagePreview,
-    calls_of,
-    image_results,
-    part_seconds,
-)
-from hart.utils.images import png_texts, to_pil
-from hart.utils.timing import Timeline
+from hart.pipeline.recipe import redraw
+from hart.pipeline.results import HARTPipelineOutput, ImageResult, together
+from hart.utils.device import resolve_dtype
+from hart.utils.images import png_texts
+from hart.utils.progress import progress_bar
 
-StageCallback = Callable[[int, int], None]
-PreviewCallback = Callable[[StagePreview], None]
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
-class Pipeline:
+class Pipeline(CachingNames, DrawsByPlan):
     """A transformer with feature caching and an image decoder as one callable.
 
     :class:`HARTPipeline` draws prompts, :class:`VARPipeline` classes; "prompts" stands for both.
@@ -55,7 +51,7 @@ class Pipeline:
             what it wraps.
         text_model, text_tokenizer, system_prompt: of prompts; None and empty for classes.
         use_engine: whether the engine executes the model, which is faster and the same up to
-            rounding; otherwise the model's own, plain path does.
+            rounding; otherwise its own steps are taken.
         compile: let the engine compile what the blocks do token by token; the first image of every
             batch size waits for it.
         tiled_decode: decode large feature maps in overlapping tiles, which needs less memory and
@@ -73,6 +69,8 @@ class Pipeline:
         self.system_prompt = ""
         self.use_engine, self.compile, self.tiled_decode = True, False, False
         self._decoder = EngineDecoder()
+        self._interrupt = False
+        self._bar_options: dict[str, Any] = {}
 
     @property
     def model(self) -> Any:
@@ -94,6 +92,38 @@ class Pipeline:
         return innermost(self.model)
 
     @property
+    def vae(self) -> Any:
+        """The image autoencoder, which belongs to the transformer."""
+        return self.transformer.vae_proxy[0]
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """What the class is made of, by the names of its arguments: ``type(p)(**p.components)``."""
+        return {"model": self.model}
+
+    def to(self, *place: Any, device: Any = None, dtype: Any = None) -> Self:
+        """Move all parts to a device, to another number format, or both; returns the pipeline.
+
+        Args:
+            place: a device, a dtype or both in any order, as in ``torch``: ``to("cuda", "bf16")``.
+            device, dtype: the same by name, see :meth:`from_pretrained`.
+
+        Raises:
+            ValueError: unknown device or dtype, or one that cannot compute in the other.
+        """
+        for each in place:
+            if isinstance(each, torch.dtype) or each in DTYPE_NAMES:
+                dtype = each
+            else:
+                device = each
+        device = self.device if device is None else resolve_device(device)
+        dtype = resolve_dtype(self.dtype if dtype is None else dtype, device)
+        self.transformer.to(device=device, dtype=dtype)  # its autoencoder goes with it
+        if self.text_model is not None:
+            convert_weights(self.text_model.to(device), dtype)
+        return self
+
+    @property
     def device(self) -> torch.device:
         """Where the transformer computes."""
         return self.transformer.device
@@ -102,42 +132,64 @@ class Pipeline:
     def dtype(self) -> torch.dtype:
         return self.transformer.dtype
 
-    def __call__(self, prompts: Any, **arguments: Any) -> HARTPipelineOutput:
+    def __call__(self, prompt: Any = None, **arguments: Any) -> HARTPipelineOutput:
         """Draw images; arguments as for :meth:`stream`."""
-        results = [result for batch in self.stream(prompts, **arguments) for result in batch]
-        images = [result.image for result in results]
-        return HARTPipelineOutput(images, results, self.transformer.get_cache_statistics())
+        counted = CacheStatistics(self.transformer.transformer_shape)
+        stream = self.stream(prompt, statistics=counted, **arguments)
+        results = [result for batch in stream for result in batch]
+        images = together([result.image for result in results])
+        return HARTPipelineOutput(images, results, self.transformer.get_cache_statistics(counted))
 
     def stream(
         self,
-        prompts: Any,
+        prompt: Any = None,
         *,
-        quiet: bool = False,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = (),
         callback: StageCallback | None = None,
         preview: PreviewCallback | None = None,
+        statistics: CacheStatistics | None = None,
+        quiet: bool = False,
         **options: Any,
     ) -> Iterator[list[ImageResult]]:
         """Draw images; yields every batch of them as soon as it is finished.
 
-        The arguments are checked at once. The model's cache statistics start anew with the first
-        batch.
+        The arguments are checked at once. With the first batch the model's cache statistics become
+        those of this run; a run that is not finished yet goes on with its own.
 
         Args:
-            prompts: one prompt or class, or several.
-            quiet: no progress bar; there is none without a terminal either.
+            prompt: one prompt or class, or several.
+            generator: in the place of ``seed`` something that seeds are drawn from: of the first
+                image, or a list with one for every image.
+            output_type: "pil", "np" or "pt": see :func:`hart.utils.images.in_form`.
+            callback_on_step_end: called after every stage with the pipeline, the stage's index, its
+                number of tokens, and the tensors named by ``callback_on_step_end_tensor_inputs``
+                ("f_hat", the feature map (B, Z, P, P)). What it returns is not looked at. Once it
+                or anybody sets ``pipeline._interrupt`` nothing more is drawn: the images are
+                decoded as they are, and their files do not say how to draw them again.
             callback: called after every stage with its index and the number of stages.
             preview: sees the decoded pictures after every stage but the last, whose pictures are
                 the results; its decoding is in none of the results' times.
-            options: fields of ``options_class`` by name.
+            statistics: where the run counts; new ones by default.
+            quiet: no progress bar, nor the line each minute that is in its place in a log.
+            <options>
 
         Raises:
             ValueError: no prompts, an empty prompt, or an option that is not allowed.
+            TypeError: an argument is unknown, or given twice.
 
         Warns:
             UserWarning: for a prompt that is cut to the text context.
         """
+        prompt = take_prompt(prompt, options)
+        take_generator(generator, options)
         checked = self._checked(options)
-        return self._run(self._plan(prompts, checked), checked, quiet, callback, preview)
+        onlooker = Onlooker(
+            callback, preview, callback_on_step_end, callback_on_step_end_tensor_inputs, output_type
+        )
+        return self._run(self._plan(prompt, checked), checked, quiet, onlooker, statistics)
 
     def draw_together(
         self,
@@ -151,7 +203,7 @@ class Pipeline:
         Options as for calling the pipeline; ``seed``, ``num_images_per_prompt`` and ``batch_size``
         mean nothing here. Adds to the model's cache statistics.
         """
-        return self._generate(requests, self._checked(options), callback)
+        return self._generate(requests, self._checked(options), Onlooker(callback))
 
     def redraw(self, picture: str | os.PathLike | Image | Mapping[str, str]) -> Image:
         """Draw a picture again, from what its file says.
@@ -180,6 +232,10 @@ class Pipeline:
             return self._decoder.decode(self.transformer, f_hat)
         return self.model.decode_feature_map(f_hat)
 
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of ``tqdm`` for the progress bar, such as ``disable=True``."""
+        self._bar_options = options
+
     @property
     def decoder_copy_bytes(self) -> int:
         """Memory of the engine's copy of the image decoder; 0 before it has decoded."""
@@ -187,13 +243,13 @@ class Pipeline:
 
     # --- similarity data ----------------------------------------------------------------------
 
-    def calibrate(self, prompts: Any, **arguments: Any) -> SimilarityTables:
-        """Measure similarities on images of ``prompts`` and merge them into the model's tables.
+    def calibrate(self, prompt: Any = None, **arguments: Any) -> SimilarityTables:
+        """Measure similarities on images of prompts and merge them into the model's tables.
 
         Arguments as for :meth:`stream`; the images are dropped.
         """
         with self.calibrating():
-            for _ in self.stream(prompts, **arguments):
+            for _ in self.stream(prompt, **arguments):
                 pass
         return self.transformer.similarity
 
@@ -228,11 +284,21 @@ class Pipeline:
     def similarity_path(self, path: Path | None) -> None:
         self.transformer.similarity_path = path
 
+    def __repr__(self) -> str:
+        model = self.transformer
+        source = "" if self.folders is None else f"{self.folders.llm}, "
+        millions = sum(p.numel() for p in model.parameters()) / 1e6
+        cache = model.cache_config if model.use_cache else "caching switched off"
+        return (
+            f"{type(self).__name__}({source}{millions:.3g} million weights, "
+            f"{str(self.dtype).removeprefix('torch.')} on {self.device}, {cache})"
+        )
+
     # --- what a kind of model has of its own --------------------------------------------------
 
     def _checked(self, options: Mapping[str, Any]) -> Any:
         """Options by name, checked against the model."""
-        return self.options_class(**options)
+        return self.options_class(**known_options(self.options_class, options))
 
     def _plan(self, prompts: Any, options: Any) -> list[ImageRequest]:
         """Every image of a run."""
@@ -253,63 +319,65 @@ class Pipeline:
         requests: list[ImageRequest],
         options: SamplingChoices,
         quiet: bool,
-        callback: StageCallback | None,
-        preview: PreviewCallback | None,
+        onlooker: Onlooker,
+        statistics: CacheStatistics | None,
     ) -> Iterator[list[ImageResult]]:
-        self.transformer.reset_cache_statistics()
+        self._interrupt = False
+        transformer = self.transformer
+        counted = statistics or CacheStatistics(transformer.transformer_shape)
+        transformer.cache_statistics = counted
         pieces = list(batches(requests, options.batch_size))
         total = len(pieces) * self._num_stages(options)
-        hidden = True if quiet else None  # None hides the bar where there is no terminal
-        with tqdm(total=total, unit="stage", disable=hidden) as bar:
-
-            def on_stage(si: int, num_stages: int) -> None:
-                bar.update()
-                if callback is not None:
-                    callback(si, num_stages)
-
+        with progress_bar(total, "stage", quiet, **self._bar_options) as bar:
             for batch in pieces:
                 bar.set_description(f"image {batch[-1].index + 1}/{len(requests)}")
-                yield self._generate(batch, options, on_stage, preview)
+                yield self._generate(batch, options, onlooker.also(bar.update), counted)
+                if self._interrupt:
+                    return
 
     def _generate(
         self,
         batch: Sequence[ImageRequest],
         options: SamplingChoices,
-        callback: StageCallback | None,
-        preview: PreviewCallback | None = None,
+        onlooker: Onlooker,
+        statistics: CacheStatistics | None = None,
     ) -> list[ImageResult]:
-        recipe = recipe_of(self, options)
-        timeline = Timeline(self.device)
-        condition = self._condition(batch, options)
-        timeline.mark(TEXT_PART)
-        stages = self._num_stages(options)
-        counts: GenerationCounts | None = None
+        return BatchDrawing(self, batch, options, onlooker, statistics).draw()
 
-        def on_stage(si: int, num_stages: int) -> None:
-            nonlocal counts
-            running = self.transformer.caching.running
-            counts = running and running.counts
-            if callback is not None:
-                callback(si, num_stages)
-
-        def show(si: int, f_hat: torch.Tensor) -> None:
-            if preview is not None and si < stages - 1:
-                preview(StagePreview(si, stages, batch, to_pil(self.decode(f_hat))))
-                timeline.mark(PREVIEW_PART)
-
-        f_hat = self.model.generate_feature_map(
+    def _feature_map(
+        self,
+        batch: Sequence[ImageRequest],
+        options: SamplingChoices,
+        condition: Mapping[str, Any],
+        **watched: Any,
+    ) -> torch.Tensor:
+        """(B, Z, P, P), watched and executed as arguments of ``generate_feature_map`` say."""
+        return self.model.generate_feature_map(
             len(batch),
             **condition,
             cfg=options.cfg_scale,
             top_p=options.top_p,
             more_smooth=options.more_smooth,
             generator=[torch.Generator(self.device).manual_seed(each.seed) for each in batch],
-            callback=on_stage,
-            timeline=timeline,
-            steps=Engine(self.transformer, self.compile) if self.use_engine else None,
-            on_feature_map=None if preview is None else show,
+            **watched,
         )
-        images = to_pil(self.decode(f_hat))
-        timeline.mark(DECODE_PART)
-        seconds = part_seconds(timeline, len(self.transformer.patch_nums))
-        return image_results(batch, images, seconds, calls_of(counts), recipe)
+
+    def feature_map(
+        self, batch: Sequence[ImageRequest], steps: GenerationSteps, **options: Any
+    ) -> torch.Tensor:
+        """The feature maps (B, Z, P, P) of images, not decoded, for those who measure.
+
+        Args:
+            steps: executes the expensive steps and may watch them.
+            options: fields of ``options_class`` by name.
+        """
+        checked = self._checked(options)
+        return self._feature_map(batch, checked, self._condition(batch, checked), steps=steps)
+
+    def requests(self, prompts: Any, **options: Any) -> list[ImageRequest]:
+        """Every image that the pipeline would draw of prompts, with its seed.
+
+        Raises:
+            ValueError: see :meth:`stream`.
+        """
+        return self._plan(prompts, self._checked(options))

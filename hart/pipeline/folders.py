@@ -19,6 +19,7 @@ from hart.modules.models.transformer.checkpoint import (
 )
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.var_checkpoint import VARFiles, is_var_checkpoint
+from hart.modules.networks.caching.plan_files import plan_folder_of
 from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.utils.checked_config import read_config
 from hart.utils.constants import llm_system_prompt
@@ -56,6 +57,11 @@ class CheckpointFolders:
     def similarity_files(self) -> tuple[Path, ...]:
         """Where the checkpoint's own similarity table may be; a new one goes to the first place."""
         return tuple(similarity_file_of(folder) for folder in (self.llm, self.root))
+
+    @property
+    def plan_folders(self) -> tuple[Path, ...]:
+        """Where the checkpoint's own plans may be; new ones go to the first place."""
+        return tuple(plan_folder_of(folder) for folder in (self.llm, self.root))
 
     @property
     def parts(self) -> dict[str, str]:

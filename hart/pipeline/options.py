@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,9 +22,11 @@ from hart.utils.options import (
 
 DEFAULT_BATCH_SIZE = 4
 DEFAULT_SEED = 1
-"""Of the first image, here, at the command line and on the page; HART's own scripts' default."""
+"""Of the first image, here, at the command line and on the page; HART's own scripts' default. As
+everywhere nothing is cached unless somebody asks for it or the checkpoint's configuration does."""
 
 SEED_LIMIT = 2**63
+_RANDOM_SEEDS = 2**32  # short enough to be typed again
 _TOO_LARGE = 2.0**1000  # for a float; comparing does not convert integers
 
 
@@ -32,6 +35,15 @@ def _seed(value: object, name: str) -> int:
     if seed >= SEED_LIMIT:
         raise ValueError(f"{name} must be below 2**63, got {seed}")
     return seed
+
+
+def _seeds(value: Any, name: str) -> int | tuple[int, ...] | None:
+    if value is None:
+        return None
+    value = plain(value)
+    if hasattr(value, "__len__") and not isinstance(value, str | bytes | Mapping):
+        return tuple(_seed(each, f"{name}[{i}]") for i, each in enumerate(value))
+    return _seed(value, name)
 
 
 def _whole(least: int, may_be_none: bool = False) -> Kind:
@@ -56,7 +68,7 @@ def _number(most: float) -> Kind:
 
 
 _FLAG = Kind(partial(truth_value, error=ValueError), "true or false", {"action": Either})
-_SEED = Kind(_seed, "a whole number below 2**63", {"type": integer_from(0), "metavar": "NUMBER"})
+_SEED = Kind(_seeds, "a whole number below 2**63", {"type": integer_from(0), "metavar": "NUMBER"})
 
 
 @document_options
@@ -64,7 +76,8 @@ _SEED = Kind(_seed, "a whole number below 2**63", {"type": integer_from(0), "met
 class SamplingChoices:
     """How images are drawn, whatever they are drawn from.
 
-    On a CPU torch takes the lowest 32 bits of a seed. ``batch_size`` None means at most 4.
+    ``seed`` may also be a list with one for every image, or None: a random one, which the results
+    tell. On a CPU torch takes the lowest 32 bits of a seed. ``batch_size`` None means at most 4.
 
     Attributes:
         <options>
@@ -76,7 +89,9 @@ class SamplingChoices:
     num_images_per_prompt: int = option(
         1, _whole(1), "images of each prompt or class", "--num_samples"
     )
-    seed: int = option(DEFAULT_SEED, _SEED, "image i of the run draws with seed + i", "--seed")
+    seed: int | Sequence[int] | None = option(
+        DEFAULT_SEED, _SEED, "image i of the run draws with seed + i", "--seed"
+    )
     cfg_scale: float = option(4.5, _number(math.inf), "guidance scale", "--cfg_scale", "--cfg")
     top_p: float = option(0.0, _number(1), "nucleus mass, 0 means off", "--top_p")
     more_smooth: bool = option(
@@ -170,7 +185,8 @@ def plan_images(prompts: str | Sequence[str], options: GenerationOptions) -> lis
     """Every image of a run in order: all images of the first prompt, then of the second, ...
 
     Raises:
-        ValueError: there is no prompt, or one is empty or not Unicode text.
+        ValueError: there is no prompt, or one is empty or not Unicode text, or the number of seeds
+            is not that of the images.
         TypeError: a prompt is not a string.
     """
     several = isinstance(prompts, Iterable) and not isinstance(prompts, str | bytes | Mapping)
@@ -211,7 +227,26 @@ def plan_classes(
 
 def _requests(conditions: Sequence[str | int], options: SamplingChoices) -> list[ImageRequest]:
     repeated = [each for each in conditions for _ in range(options.num_images_per_prompt)]
-    return [ImageRequest(i, condition, options.seed + i) for i, condition in enumerate(repeated)]
+    seeds = seeds_for(len(repeated), options.seed)
+    return [
+        ImageRequest(i, condition, seed)
+        for i, (condition, seed) in enumerate(zip(repeated, seeds, strict=True))
+    ]
+
+
+def seeds_for(images: int, seed: int | Sequence[int] | None) -> Sequence[int]:
+    """The seed of every image of a run.
+
+    Raises:
+        ValueError: there is a list of another number of them.
+    """
+    if seed is None:
+        seed = secrets.randbelow(_RANDOM_SEEDS)
+    if isinstance(seed, int):
+        return range(seed, seed + images)
+    if len(seed) != images:
+        raise ValueError(f"seed must have one entry per image, {images}; got {len(seed)}")
+    return seed
 
 
 def _check_text(index: int, prompt: str) -> None:

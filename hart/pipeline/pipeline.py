@@ -20,7 +20,8 @@ from hart.pipeline.folders import (
     resolve_system_prompt,
     resolve_use_ema,
 )
-from hart.pipeline.loading import resolve_place
+from hart.pipeline.keywords import takes_options
+from hart.pipeline.loading import offload_in_turns, resolve_device, resolve_place
 from hart.pipeline.options import GenerationOptions, ImageRequest, plan_images
 from hart.pipeline.saving import save_hart
 from hart.pipeline.text import encode_unique, load_text_encoder
@@ -39,6 +40,8 @@ class HARTPipeline(Pipeline):
 
     draws = "prompts"
     options_class = GenerationOptions
+    stream = takes_options(Pipeline.stream, GenerationOptions)
+    __call__ = takes_options(Pipeline.__call__, GenerationOptions)
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class HARTPipeline(Pipeline):
         cache: str | CacheConfig | None = None,
         use_ema: bool | None = None,
         system_prompt: str | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         **hub_options: Any,
     ) -> HARTPipeline:
         """Load a checkpoint, with the ``cache_similarity.json`` in it if there is one.
@@ -71,11 +75,9 @@ class HARTPipeline(Pipeline):
         Args:
             model_path: the checkpoint's root or its ``llm`` folder, or a name on the hub.
             text_model_path: the text encoder; by default ``text_model`` in the root.
-            tokenizer_path: the text tokenizer, by default the text encoder's; an image
-                autoencoder's folder is taken as that.
+            tokenizer_path: the text tokenizer, by default the text encoder's, or an autoencoder.
             device: by default CUDA, else MPS, else the CPU.
-            dtype: of all weights, see :func:`resolve_dtype`; by default float16 on CUDA and float32
-                elsewhere.
+            dtype, torch_dtype: of all weights, see :func:`resolve_dtype`; None is "auto".
             cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
             use_ema: True requires the averaged weights, False ignores them, None uses any.
             system_prompt: instruction put before every prompt; by default the checkpoint's
@@ -90,7 +92,7 @@ class HARTPipeline(Pipeline):
         Warns:
             UserWarning: the checkpoint's similarity data cannot be used or lack transitions.
         """
-        device, dtype = resolve_place(device, dtype)
+        device, dtype = resolve_place(device, dtype, torch_dtype)
         folders = locate_checkpoint(model_path, text_model_path, tokenizer_path, **hub_options)
         system_prompt = resolve_system_prompt(folders, system_prompt)
         use_ema = resolve_use_ema(folders, use_ema)
@@ -111,6 +113,25 @@ class HARTPipeline(Pipeline):
             model.load_own_similarity(file)
         return cls(model, text_model, tokenizer, system_prompt, folders)
 
+    @property
+    def components(self) -> dict[str, Any]:
+        names = ("model", "text_model", "text_tokenizer", "system_prompt")
+        return {name: getattr(self, name) for name in names}
+
+    def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
+        """Have either the text encoder or the transformer with its autoencoder on ``device``.
+
+        The other one is on the CPU. It needs less of the device's memory and is slower.
+
+        Args:
+            device: by default CUDA, else MPS, else the CPU.
+
+        Raises:
+            ValueError: not the name of a device.
+            ImportError: ``accelerate`` is not installed.
+        """
+        offload_in_turns(self.text_model, self.transformer, resolve_device(device))
+
     def save_pretrained(self, folder: PathLike) -> None:
         """Write everything as a checkpoint that :meth:`from_pretrained` loads.
 
@@ -126,7 +147,7 @@ class HARTPipeline(Pipeline):
         save_hart(self, folder)
 
     def _checked(self, options: Mapping[str, Any]) -> GenerationOptions:
-        checked, expected = GenerationOptions(**options), self.transformer.context_token
+        checked, expected = super()._checked(options), self.transformer.context_token
         if checked.max_token_length not in (None, expected):
             raise ValueError(
                 f"max_token_length is {checked.max_token_length}, but this transformer was trained "

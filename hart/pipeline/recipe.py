@@ -13,6 +13,7 @@ import torch
 
 from hart.modules.networks.caching.cache_options import OPTION_NAMES
 from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.caching.plan_format import any_config_from_dict
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline.options import ImageRequest, SamplingChoices
 from hart.version import __version__
@@ -139,7 +140,7 @@ def _options(pipeline: Pipeline, texts: _Texts) -> dict[str, Any]:
 def _as_drawn(pipeline: Pipeline, texts: _Texts) -> Iterator[None]:
     """The pipeline as it was then, for a moment."""
     model = pipeline.transformer
-    config = CacheConfig.from_dict(texts.value("cache_config"))
+    config = any_config_from_dict(texts.value("cache_config"))
     similarity = model.similarity
     if config.caches_anything:
         similarity = SimilarityTables(**texts.value("similarity"))

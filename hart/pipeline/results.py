@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import html
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from PIL.Image import Image
 
 from hart.modules.models.transformer.generation_state import GenerationSeconds
@@ -13,6 +17,7 @@ from hart.modules.networks.caching.config import SITES
 from hart.modules.networks.caching.generation_counts import CALLS, GenerationCounts
 from hart.pipeline.options import ImageRequest
 from hart.pipeline.recipe import batch_texts
+from hart.utils.errors import shown
 from hart.utils.timing import Timeline
 
 CallsPerStage = dict[str, dict[str, dict[str, int]]]
@@ -87,7 +92,7 @@ class ImageResult(PartSeconds):
     Attributes:
         index: place in the run, from 0.
         prompt, seed: what it was drawn from; VAR's prompt is the index of a class.
-        image: the picture.
+        image: the picture in the form that was asked for, a PIL image by default.
         batch_size: images in its batch.
         stages: its module calls per stage and site, see :meth:`CacheStatistics.calls`. Empty if
             the model collects no statistics.
@@ -97,30 +102,84 @@ class ImageResult(PartSeconds):
     index: int
     prompt: str | int
     seed: int
-    image: Image
+    image: Any
     batch_size: int
-    stages: CallsPerStage
-    metadata: dict[str, str] = field(default_factory=dict)
+    stages: CallsPerStage = field(repr=False)
+    metadata: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def condition(self) -> dict[str, str | int]:
         """The prompt or the class under its name."""
         return {"prompt" if isinstance(self.prompt, str) else "class": self.prompt}
 
+    def _repr_png_(self) -> bytes | None:
+        """The picture, for notebooks."""
+        show = getattr(self.image, "_repr_png_", None)
+        return show and show()
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class HARTPipelineOutput:
     """The result of a run.
 
     Attributes:
-        images: the pictures in order.
+        images: the pictures in order: a list of PIL images, for "np" one array (B, H, W, 3), for
+            "pt" one tensor (B, 3, H, W).
         results: the same with prompt, seed, seconds and reuse counts.
         statistics: cache statistics of the whole run, from ``model.get_cache_statistics()``.
+
+    As a sequence it is its images.
     """
 
-    images: list[Image]
+    images: Any
     results: list[ImageResult]
     statistics: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.images)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.images[index]
+
+    @property
+    def seeds(self) -> list[int]:
+        """With which every image was drawn."""
+        return [result.seed for result in self.results]
+
+    def __repr__(self) -> str:
+        if not self.results:
+            return f"{type(self).__name__}(no images)"
+        mean = sum(result.total_s for result in self.results) / len(self.results)
+        seeds = shown(self.seeds, 40)
+        saved = 100 * self.statistics["saved_share"]
+        return (
+            f"{type(self).__name__}({len(self)} images, seeds {seeds}, {mean:.2g} s each, "
+            f"{saved:.2g} % of the transformer's work saved)"
+        )
+
+    def _repr_html_(self) -> str:
+        """The pictures side by side, for notebooks."""
+        return "".join(map(_figure, self.results))
+
+
+def _figure(result: ImageResult) -> str:
+    caption = html.escape(f"{result.prompt}, seed {result.seed}")
+    png = result._repr_png_()
+    picture = png and f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+    return (
+        '<figure style="display:inline-block;max-width:18em;margin:0.3em">'
+        f"{picture or ''}<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def together(images: list[Any]) -> Any:
+    """Images in one of their forms as the output has them: (B, H, W, 3) or (B, 3, H, W)."""
+    if images and isinstance(images[0], np.ndarray):
+        return np.stack(images)
+    return torch.stack(images) if images and isinstance(images[0], torch.Tensor) else images
 
 
 def part_seconds(timeline: Timeline, num_stages: int) -> PartSeconds:
@@ -133,7 +192,7 @@ def part_seconds(timeline: Timeline, num_stages: int) -> PartSeconds:
 
 def image_results(
     batch: Sequence[ImageRequest],
-    images: Sequence[Image],
+    images: Sequence[Any],
     seconds: PartSeconds,
     stages: CallsPerStage,
     recipe: Mapping[str, str],

@@ -14,11 +14,14 @@ from hart.modules.models.transformer.checkpoint import EMA_FILE
 from hart.modules.models.transformer.var_checkpoint import SUFFIX, TRAINING_PATTERN, var_config
 from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.pipeline.folders import SYSTEM_PROMPT_FILE, PathLike
-from hart.utils.files import replacing
+from hart.utils.files import replacing, write_json
 from hart.utils.weights import CheckpointError, check_fit
 
 if TYPE_CHECKING:
     from hart.pipeline.base import Pipeline
+
+MODEL_INDEX = "model_index.json"
+"""By which ``diffusers`` knows the folder of a pipeline, see ``integrations/diffusers``."""
 
 # What the weights of VAR's files tell about a transformer and an autoencoder, and what they do not.
 _TOLD = (
@@ -57,6 +60,7 @@ def save_hart(pipeline: Pipeline, folder: PathLike) -> None:
     pipeline.text_tokenizer.save_pretrained(folder / "text_model")
     with replacing(folder / "llm" / SYSTEM_PROMPT_FILE) as beside:
         beside.write_bytes(pipeline.system_prompt.encode("utf-8"))
+    write_json(folder / MODEL_INDEX, {"_class_name": "HARTPipeline"})
 
 
 def _check_at_hand(part: torch.nn.Module) -> None:

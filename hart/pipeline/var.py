@@ -12,6 +12,7 @@ from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline.base import Pipeline
 from hart.pipeline.folders import PathLike
+from hart.pipeline.keywords import takes_options
 from hart.pipeline.loading import resolve_place
 from hart.pipeline.options import ImageRequest, VARGenerationOptions, plan_classes
 from hart.pipeline.saving import save_var
@@ -28,6 +29,8 @@ class VARPipeline(Pipeline):
 
     draws = "classes"
     options_class = VARGenerationOptions
+    stream = takes_options(Pipeline.stream, VARGenerationOptions)
+    __call__ = takes_options(Pipeline.__call__, VARGenerationOptions)
 
     @classmethod
     def from_pretrained(
@@ -36,6 +39,7 @@ class VARPipeline(Pipeline):
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
         cache: str | CacheConfig | None = None,
+        torch_dtype: str | torch.dtype | None = None,
         **hub_options: Any,
     ) -> VARPipeline:
         """Load a checkpoint, with the similarity table beside it if there is one.
@@ -44,14 +48,14 @@ class VARPipeline(Pipeline):
             model_path: the transformer's ``.pth`` file, or a folder with one; the autoencoder's
                 file is beside it. On the Hugging Face hub ``organisation/model``, or
                 ``organisation/model/file.pth`` where there are several.
-            device, dtype, hub_options: as for :class:`HARTPipeline`.
+            device, dtype, torch_dtype, hub_options: as for :class:`HARTPipeline`.
             cache: a preset's name or a configuration; None means no caching.
 
         Raises:
             CheckpointError: a file is missing, damaged or of another kind.
             ValueError: unknown device or preset, or a dtype that the device cannot compute in.
         """
-        device, dtype = resolve_place(device, dtype)
+        device, dtype = resolve_place(device, dtype, torch_dtype)
         files = locate_var_files(local_path(model_path, **hub_options))
         if files.autoencoder is None:
             raise CheckpointError(

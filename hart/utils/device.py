@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from hart.utils.names import SHORT_DTYPES, suggestion
+
 _DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -35,7 +37,8 @@ def resolve_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch
     """Check a number format against a device.
 
     Args:
-        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``, the torch dtype of one of these,
+        dtype: ``"float32"``, ``"bfloat16"`` or ``"float16"``, short ``"fp32"``, ``"bf16"`` or
+            ``"fp16"``, the torch dtype of one of these,
             ``"auto"``: float16 on CUDA, as in HART's own scripts, and float32 elsewhere, or
             ``"fast"``: as auto, but bfloat16 on a CPU that a short probe finds quick at it.
         device: Where the format will be used.
@@ -52,9 +55,12 @@ def resolve_dtype(dtype: str | torch.dtype, device: str | torch.device) -> torch
         dtype = "bfloat16"
     if dtype in ("auto", "fast"):
         dtype = "float16" if device.type == "cuda" else "float32"
-    resolved = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    resolved = _DTYPES.get(SHORT_DTYPES.get(dtype, dtype)) if isinstance(dtype, str) else dtype
     if resolved is None or resolved not in _DTYPES.values():
-        raise ValueError(f"dtype is {dtype!r}; allowed are {', '.join(_DTYPES)}, auto and fast")
+        hint = suggestion(dtype, (*_DTYPES, *SHORT_DTYPES, "auto", "fast"))
+        raise ValueError(
+            f"dtype is {dtype!r}; allowed are {', '.join(_DTYPES)}, auto and fast{hint}"
+        )
     _probe(resolved, device)
     return resolved
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hart.utils.errors import CheckpointError, one_line
+from hart.utils.names import suggestion
 
 HUB_OPTIONS = ("revision", "cache_dir", "token", "force_download", "local_files_only")
 """How a model is fetched, named as in ``transformers``; a local checkpoint needs none of them."""
@@ -36,8 +37,9 @@ def local_path(path: str | os.PathLike, *, subfolder: str | None = None, **optio
     """
     unknown = sorted(set(options) - set(HUB_OPTIONS))
     if unknown:
-        known = ", ".join(("subfolder", *HUB_OPTIONS))
-        raise TypeError(f"unknown option {unknown[0]!r}; known are {known}")
+        known = ("subfolder", *HUB_OPTIONS)
+        hint = suggestion(unknown[0], known)
+        raise TypeError(f"unknown option {unknown[0]!r}; known are {', '.join(known)}{hint}")
     place = Path(path).expanduser()
     match = _HUB_NAME.fullmatch(os.fspath(path))
     if match and is_hub_name(path):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +48,24 @@ def to_uint8(images: Tensor) -> np.ndarray:
 def to_pil(images: Tensor) -> list[Image.Image]:
     """One RGB image per row of ``images``; see :func:`to_uint8`."""
     return [Image.fromarray(np.ascontiguousarray(array)) for array in to_uint8(images)]
+
+
+OUTPUT_TYPES = ("pil", "np", "pt")
+"""What :func:`in_form` gives: PIL images, numpy arrays or tensors."""
+
+
+def in_form(images: Tensor, output_type: str) -> list[Any]:
+    """Images (B, 3, H, W) in [0, 1] one by one, as ``diffusers`` names the forms.
+
+    ``"pil"``: RGB images, see :func:`to_pil`. ``"np"``: float32 arrays (H, W, 3). ``"pt"``: tensors
+    (3, H, W) on the same device. The last two are clamped to [0, 1].
+    """
+    if output_type == "pil":
+        return to_pil(images)
+    images = images.detach().clamp(0, 1)
+    if output_type == "np":
+        return list(images.permute(0, 2, 3, 1).float().cpu().numpy())
+    return list(images)
 
 
 def make_grid(images: Tensor, columns: int = GRID_COLUMNS, padding: int = 2) -> Tensor:
@@ -134,13 +154,24 @@ def save_png(
         metadata: Keyword (1 to 79 printable Latin-1 characters) to text.
         durable: see ``replacing``.
     """
+    path = Path(path)
+    with replacing(path, durable) as beside:
+        image.save(beside, format="PNG", pnginfo=_png_info(metadata))
+    return path
+
+
+def png_bytes(image: Image.Image, metadata: Mapping[str, str] | None = None) -> bytes:
+    """What :func:`save_png` would write."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=_png_info(metadata))
+    return buffer.getvalue()
+
+
+def _png_info(metadata: Mapping[str, str] | None) -> PngInfo:
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
         info.add_text(keyword, text, zip=len(text) > _LONG_TEXT)
-    path = Path(path)
-    with replacing(path, durable) as beside:
-        image.save(beside, format="PNG", pnginfo=info)
-    return path
+    return info
 
 
 def png_texts(picture: str | os.PathLike[str] | Image.Image) -> dict[str, str]:

@@ -85,12 +85,17 @@ def check_options(instance: Any) -> None:
 def document_options(cls: type) -> type:
     """Class decorator: write the options where the docstring says ``<options>``."""
     if cls.__doc__:
-        lines = [
-            f"{name}: {each.help} ({each.kind.text}; default {getattr(cls, name)!r})."
-            for name, each in options_of(cls).items()
-        ]
-        cls.__doc__ = cls.__doc__.replace("<options>", "\n        ".join(lines))
+        cls.__doc__ = cls.__doc__.replace("<options>", "\n        ".join(option_lines(cls)))
     return cls
+
+
+def option_lines(cls: type, shown: Mapping[str, str] | None = None) -> list[str]:
+    """A line of a docstring per option; ``shown`` gives some of them another name."""
+    return [
+        f"{(shown or {}).get(name, name)}: {each.help} "
+        f"({each.kind.text}; default {getattr(cls, name)!r})."
+        for name, each in options_of(cls).items()
+    ]
 
 
 def add_options(

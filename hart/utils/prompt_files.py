@@ -88,6 +88,13 @@ def read_prompt_text(text: str) -> Iterator[PromptRow]:
     return _text_rows(Text.of(text))
 
 
+def class_index(prompt: str) -> int:
+    """The number of a class, in a file whose prompts are these; ValueError if it is none."""
+    if not (prompt.isascii() and prompt.isdigit() and len(prompt) < 10):
+        raise ValueError(f"prompt must be the number of a class, got {shown(prompt)}")
+    return int(prompt)
+
+
 def _row(line: int, parse: Callable[[Any], dict[str, Any]], content: Any) -> PromptRow:
     try:
         fields = parse(content)

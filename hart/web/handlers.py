@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hart.evaluation.savings import no_reuse_lines
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.pipeline.savings import no_reuse_lines
 from hart.web import render
 from hart.web.events import Calibrated, Drawn
 from hart.web.files import save_calibration, save_drawing
@@ -50,15 +50,22 @@ class Handlers:
         folder: where results go; ``results`` tells what may be fetched of it.
         max_images: images of one request.
         keep: how many results stay, and for how long.
+        advise: lines for the writer of such prompts, shown beside what is drawn.
     """
 
     def __init__(
-        self, studio: Studio, name: str, folder: Path, max_images: int, keep: Keep = KEEP
+        self,
+        studio: Studio,
+        name: str,
+        folder: Path,
+        max_images: int,
+        keep: Keep = KEEP,
+        advise: Callable[[Sequence[str]], list[str]] | None = None,
     ) -> None:
         self.studio, self.folder, self.max_images = studio, folder.resolve(), max_images
         self.results, self.visitors = Results(self.folder, keep), Visitors()
         self._writer = Worker(sys.maxsize)  # the studio bounds how many can wait for it
-        self._name = name
+        self._name, self._advise = name, advise or (lambda prompts: [])
 
     @property
     def _schedule(self):
@@ -77,12 +84,13 @@ class Handlers:
         """
 
         def updates() -> Iterator[Updates]:
+            plan = self.studio.plans.get(preset) if isinstance(preset, str) else None
             custom = (stages, sites, threshold, adaptive, interpolation, base)
             request = DrawRequest(
                 read_prompts(prompts, self.max_images),
                 read_options(seed, cfg_scale),
                 str(preset),
-                read_config(preset, self._schedule, *custom),
+                plan or read_config(preset, self._schedule, *custom),
                 compare=read_switch("Comparing", compare),
                 previews=read_switch("Showing every stage", previews),
             )
@@ -101,7 +109,8 @@ class Handlers:
                 else:
                     yield view.update(event)
 
-            yield {**view.cleared(), "status": render.message("Waiting for the model …")}
+            notes = {"cards": render.notes(self._advise(request.prompts))}
+            yield {**view.cleared(), **notes, "status": render.message("Waiting for the model …")}
             yield from _each(self.studio.draw(request), show)
 
     def _finish(self, drawn: Drawn, view: DrawingView, folder: Path) -> Updates:
@@ -109,7 +118,8 @@ class Handlers:
         own = drawn.runs[0]
         config = str(drawn.request.config).removeprefix("CacheConfig(").removesuffix(")")
         reasons = no_reuse_lines(own.reasons, own.statistics["saved_share"] > 0)
-        lines = [*drawn.notes, *(line[0].upper() + line[1:] for line in reasons)]
+        lines = [*self._advise(drawn.request.prompts), *drawn.notes]
+        lines += [line[0].upper() + line[1:] for line in reasons]
         if drawn.request.compare and len(drawn.runs) == 1:
             lines.append("This is what the others are compared with.")
         elif drawn.request.compare:
@@ -199,7 +209,12 @@ class Handlers:
         )
 
     def preset_choices(self) -> list[str]:
-        return [*CACHE_PRESETS, CUSTOM]
+        return [*self.studio.plans, *CACHE_PRESETS, CUSTOM]
+
+    @property
+    def first_preset(self) -> str:
+        """The one that is chosen in the beginning."""
+        return next(iter(self.studio.plans), DEFAULT_PRESET)
 
     def about(self) -> str:
         """One line about the model and its similarity table."""

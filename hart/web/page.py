@@ -15,6 +15,7 @@ from hart.evaluation.image_metrics import import_ssim
 from hart.modules.networks.caching.interpolate import INTERPOLATION_MODES
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions
+from hart.pipeline.options import DEFAULT_SEED
 from hart.web import DEFAULT_MAX_WAITING, render
 from hart.web.handlers import Handlers
 from hart.web.requests import CUSTOM, DEFAULT_PRESET
@@ -52,7 +53,7 @@ class PageOptions:
 
     prompts: Sequence[str]
     calibration_prompts: Sequence[str]
-    seed: int = GenerationOptions.seed
+    seed: int = DEFAULT_SEED
     max_waiting: int = DEFAULT_MAX_WAITING
     calibration: bool = True
 
@@ -145,9 +146,10 @@ def _cache_fields(gr: ModuleType, handlers: Handlers) -> list[Any]:
     labels = {CUSTOM: "custom: as set below"} | {
         name: f"{name}: {preset.description}" for name, preset in CACHE_PRESETS.items()
     }
+    labels |= {name: f"{name}: {config}" for name, config in handlers.studio.plans.items()}
     preset = gr.Dropdown(
         [(labels[name], name) for name in handlers.preset_choices()],
-        value=DEFAULT_PRESET,
+        value=handlers.first_preset,
         label="Cache preset",
         filterable=False,
         elem_id="preset",

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +13,7 @@ from hart.utils.files import real_path
 from hart.web import DEFAULT_PORT, LOOPBACK
 from hart.web.guard import AllowedHosts, Guard
 from hart.web.handlers import Handlers
+from hart.web.listening import listening, running, url_of
 from hart.web.page import STYLE_FILE, gradio_module, page_theme
 from hart.web.results import swept
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 MAX_SESSIONS = 50
 """Visitors whose page's state the server keeps; older ones start anew with their next click."""
 
-_START_S, _STOP_S = 30.0, 5.0
+_STOP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -64,17 +62,21 @@ def serving(page: gradio.Blocks, handlers: Handlers, where: Address = Address())
     Raises:
         OSError: the address cannot be bound.
     """
-    with _listening(where) as listener, swept(handlers.results):
-        server = _server(_application(page, handlers, where))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
+    with (
+        listening(where.host, where.port, "the page") as listener,
+        swept(handlers.results),
+        running(
+            _application(page, handlers, where),
+            listener,
+            grace_s=1,
+            wait_s=_STOP_S,
+            limit_concurrency=1000,
+        ),
+    ):
         try:
-            _wait_until_started(server, thread)
-            yield _address(where)
+            yield url_of(where.host, where.port)
         finally:
             page.close(verbose=False)
-            server.should_exit = True
-            thread.join(_STOP_S)
 
 
 def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any:
@@ -111,41 +113,3 @@ def _application(page: gradio.Blocks, handlers: Handlers, where: Address) -> Any
         **look,
         **off,
     )
-
-
-def _server(application: Any) -> Any:
-    import uvicorn  # comes with gradio
-
-    options: dict[str, Any] = {"log_level": "warning", "ws": "none", "timeout_graceful_shutdown": 1}
-    return uvicorn.Server(uvicorn.Config(application, limit_concurrency=1000, **options))
-
-
-@contextlib.contextmanager
-def _listening(where: Address) -> Iterator[socket.socket]:
-    try:
-        host = where.host.strip("[]")
-        found = socket.getaddrinfo(host, where.port, type=socket.SOCK_STREAM)
-        family, _, _, _, address = found[0]
-        listener = socket.create_server(address[:2], family=family, backlog=128)
-    except OSError as error:
-        raise OSError(
-            f"the page cannot be served at {where.host}, port {where.port} "
-            f"({error.strerror or error}); choose another address with --host or --port"
-        ) from error
-    with listener:
-        yield listener
-
-
-def _wait_until_started(server: Any, thread: threading.Thread) -> None:
-    end = time.monotonic() + _START_S
-    while not server.started:
-        if not thread.is_alive() or time.monotonic() > end:
-            raise OSError("the server behind the page did not start")
-        time.sleep(0.01)
-
-
-def _address(where: Address) -> str:
-    host = where.host.strip("[]")
-    if host in ("0.0.0.0", "::"):
-        host = "localhost"
-    return f"http://{f'[{host}]' if ':' in host else host}:{where.port}/"

@@ -7,7 +7,7 @@ import copy
 import math
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from hart.evaluation.timing import rotated
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
 from hart.pipeline.options import ImageRequest
 from hart.web import DEFAULT_MAX_WAITING
@@ -50,6 +51,7 @@ class Studio:
         pipeline: the model. Its cache configuration is left as it was after every request; a
             calibration replaces its similarity table for everybody.
         is_unsafe: judges prompts; None lets all of them pass.
+        plans: what can be drawn with beside presets, by name.
         max_waiting: requests that may wait; further ones end with
             :class:`hart.web.worker.BusyError`.
     """
@@ -59,8 +61,9 @@ class Studio:
         pipeline: HARTPipeline,
         is_unsafe: Judge | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
+        plans: Mapping[str, TunedConfig] | None = None,
     ) -> None:
-        self.pipeline = pipeline
+        self.pipeline, self.plans = pipeline, dict(plans or {})
         self._is_unsafe = is_unsafe
         self._worker = Worker(max_waiting)
         self._own_tables = copy.deepcopy(pipeline.transformer.similarity)
@@ -202,7 +205,8 @@ class _Run:
     def stream(self, request: DrawRequest, tracker: Tracker) -> Iterator[list[ImageResult]]:
         how = {"quiet": True, "callback": tracker.on_stage, **request.options.to_dict()}
         preview = tracker.on_preview if request.previews else None
-        return self._pipeline.stream(request.prompts, preview=preview, **how)
+        how |= {"preview": preview, "statistics": self._statistics}
+        return self._pipeline.stream(request.prompts, **how)
 
     def draw_batch(
         self, stream: Iterator[list[ImageResult]], tracker: Tracker

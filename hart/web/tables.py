@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hart.evaluation.image_metrics import psnr_db, ssim
-from hart.evaluation.savings import SAVED_BY
 from hart.modules.networks.caching.config import SITES
+from hart.pipeline.savings import SAVED_BY
 from hart.web.events import Drawn
 
 

@@ -48,8 +48,8 @@ DECODED_SHARES = (0.4, 0.4, 0.2)
 # Residuals beyond 0.6 cannot be expressed by the diffusion head; this share of them may be.
 RESIDUAL_LIMIT, RESIDUAL_QUANTILE = 0.6, 0.998
 
-CROPS = Phase("crops", steps=400, learning_rate=2e-3, seed=11)
-WHOLE = Phase("whole", steps=40, learning_rate=8e-4, seed=14)
+CROPS = Phase("crops", steps=900, learning_rate=2e-3, seed=11)
+WHOLE = Phase("whole", steps=60, learning_rate=8e-4, seed=14)
 MUON_SHARE = 2.0  # its rate, as a multiple of AdamW's
 CODEBOOK = Phase("codebook", steps=400, learning_rate=3e-3, seed=12)
 DECODER = Phase("decoder", steps=300, learning_rate=8e-4, seed=13)
@@ -71,21 +71,15 @@ def demo_autoencoder_config() -> HARTAutoEncoderConfig:
 
 
 def train_encoder(
-    folder: Path,
-    scale: float = 1.0,
-    quiet: bool = False,
-    device: str = "cpu",
-    start: HARTAutoEncoder | None = None,
+    folder: Path, scale: float = 1.0, quiet: bool = False, device: str = "cpu"
 ) -> tuple[HARTAutoEncoder, dict[str, PhaseReport]]:
     """Encoder, codebook and a first decoder: all that tokens depend on.
 
     Goes on where ``folder`` left off. ``scale`` is a factor of all step counts (tests use a small
-    one). ``start`` gives encoder and decoder their first weights; its codebook is not used.
+    one).
     """
     torch.manual_seed(CROPS.seed)
     vae = HARTAutoEncoder(demo_autoencoder_config()).to(device)
-    if start is not None:
-        start_from(vae, start, _images(np.random.default_rng(CROPS.seed), 4, device))
     finished = folder / "encoder-finished.pt"
     if finished.is_file():
         state = torch.load(finished, weights_only=True)
@@ -139,17 +133,6 @@ def train_decoder(
     report = run_phase(_scaled(DECODER, scale), vae, loss, folder, quiet, optimizers)
     vae.requires_grad_(False).eval()
     return report
-
-
-@torch.no_grad()
-def start_from(vae: HARTAutoEncoder, other: HARTAutoEncoder, images: torch.Tensor) -> None:
-    """Take the other's convolutions, its latents scaled to a deviation of one on the images."""
-    for name in ("encoder", "decoder", "quant_conv", "post_quant_conv"):
-        getattr(vae, name).load_state_dict(getattr(other, name).state_dict())
-    std = _encode(vae, images).std(dim=(0, 2, 3))
-    vae.quant_conv.weight.div_(std[:, None, None, None])
-    vae.quant_conv.bias.div_(std)
-    vae.post_quant_conv.weight.mul_(std[None, :, None, None])
 
 
 def _scaled(phase: Phase, scale: float) -> Phase:

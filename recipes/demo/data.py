@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
-from hart.demo.data import DemoBatch
-from recipes.demo.captions import caption
+from hart.demo.captions import caption
+from hart.demo.scene import Scene, sample_scene, scene_labels
 from recipes.demo.render import RESOLUTION, render
-from recipes.demo.scene import ATTRIBUTES, Scene, sample_scene
+
+
+@dataclass(frozen=True)
+class DemoBatch:
+    """Pictures with what is known about them; every field has one entry per picture.
+
+    ``images`` is RGB float32 (B, 3, H, W) in [-1, 1]; ``labels`` maps each attribute of
+    :data:`hart.demo.scene.ATTRIBUTES` to class indices, int64 (B,).
+    """
+
+    images: torch.Tensor
+    captions: list[str]
+    scenes: list[Scene]
+    labels: dict[str, torch.Tensor]
 
 
 def render_batch(
@@ -20,18 +35,12 @@ def render_batch(
     """Draw ``n`` random scenes with captions and labels, on the CPU.
 
     An integer seed gives the same batch every time; a generator is advanced. ``held_out``
-    draws only (concept, background, position) triples that training never sees.
-    Raises ``ValueError`` when ``n`` is below 1 or ``resolution`` below 8.
+    draws only combinations of concept, background and position that training never sees. Raises
+    ``ValueError`` when ``n`` is below 1.
     """
     if n < 1:
         raise ValueError(f"n is {n}, must be at least 1")
     rng = np.random.default_rng(rng_or_seed)
     scenes = [sample_scene(rng, held_out) for _ in range(n)]
     captions = [caption(scene, rng) for scene in scenes]
-    return DemoBatch(render(scenes, rng, resolution), captions, scenes, scene_labels(scenes))
-
-
-def scene_labels(scenes: list[Scene]) -> dict[str, torch.Tensor]:
-    """Class indices of the scenes, int64 (B,), by attribute name."""
-    rows = [scene.labels() for scene in scenes]
-    return {name: torch.tensor([row[name] for row in rows]) for name in ATTRIBUTES}
+    return DemoBatch(render(scenes, resolution), captions, scenes, scene_labels(scenes))

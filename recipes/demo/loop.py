@@ -72,6 +72,7 @@ def run_phase(
         folder: where ``<phase.name>.pt`` (the state) and ``<phase.name>.jsonl`` (the log) live.
         optimizers: instead of AdamW over everything; their rates are peaks of the schedule.
     """
+    torch.set_flush_denormal(True)  # a CPU takes many times as long for them
     parameters = [p for p in module.parameters() if p.requires_grad]
     if optimizers is None:
         optimizers = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recipes.demo.concepts import CONCEPTS
+from hart.demo.concepts import CONCEPTS
 
 PACKAGE = "@lobehub/fluent-emoji-3d@1.1.0"
 PICTURES = Path(__file__).resolve().parents[2] / "runs" / "pictures"

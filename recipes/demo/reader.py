@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 
 from hart.demo.reader import AttributeReader, accuracy, save_reader
+from hart.demo.scene import ATTRIBUTES
 from recipes.demo.data import DemoBatch, render_batch
 from recipes.demo.loop import training_autocast
 from recipes.demo.render import RESOLUTION
-from recipes.demo.scene import ATTRIBUTES
 
 _BATCH = 32
 _HELD_OUT_EVERY = 10  # the held-out combinations' natural share

@@ -17,13 +17,12 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2Model
 
+from hart.demo.captions import all_words, canonical_caption, caption, corpus
 from hart.demo.reader import accuracy
+from hart.demo.scene import ATTRIBUTES, Scene, sample_scene, scene_labels
 from hart.utils.files import write_json
 from hart.utils.prompts import encode_prompts, tokenize_fn
-from recipes.demo.captions import all_words, canonical_caption, caption, corpus
-from recipes.demo.data import scene_labels
 from recipes.demo.loop import Phase, run_phase
-from recipes.demo.scene import ATTRIBUTES, Scene, sample_scene
 
 CONTEXT_TOKENS = 32
 """Text positions of the demo."""

@@ -19,12 +19,12 @@ import torch
 from torch import nn
 
 from hart.demo import DEMO_ASSETS
+from hart.demo.captions import corpus
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.caching.similarity_io import SIMILARITY_FILE
 from hart.pipeline import HARTPipeline
 from recipes.demo.autoencoder import train_decoder, train_encoder
-from recipes.demo.captions import corpus
 from recipes.demo.loop import PhaseReport
 from recipes.demo.reader import train_reader
 from recipes.demo.text import DEMO_SYSTEM_PROMPT, save_text_model, train_text
@@ -42,6 +42,7 @@ def train_demo(
     quiet: bool = False,
     device: str = "cpu",
     compile_blocks: bool = False,
+    start: Path | None = None,
 ) -> dict:
     """Train every part and write the assets; returns the manifest.
 
@@ -50,11 +51,21 @@ def train_demo(
         out: asset folder; gets ``checkpoint`` and ``reader``.
         scale: factor of all step counts (tests use a small one).
         compile_blocks: faster transformer steps, see :func:`train_transformer`.
+        start: checkpoint of this recipe to train further: its text encoder, image encoder and
+            codebook stay, its transformer and decoder go on.
     """
-    text_model, tokenizer, text_report = train_text(run_dir / "text", scale, quiet, device)
-    vae, reports = train_encoder(run_dir / "autoencoder", scale, quiet, device)
+    if start is None:
+        text_model, tokenizer, text_report = train_text(run_dir / "text", scale, quiet, device)
+        vae, reports = train_encoder(run_dir / "autoencoder", scale, quiet, device)
+        reports, weights = {"text": text_report, **reports}, None
+    else:
+        begun = HARTPipeline.from_pretrained(start, device=device, dtype="float32")
+        text_model, tokenizer = begun.text_model, begun.text_tokenizer
+        vae = begun.transformer.vae_proxy[0].requires_grad_(False).eval()
+        reports, weights = {}, begun.transformer.state_dict()
     model, reports["transformer"] = train_transformer(
-        vae, text_model, tokenizer, run_dir / "transformer", scale, quiet, device, compile_blocks
+        *(vae, text_model, tokenizer, run_dir / "transformer"),
+        *(scale, quiet, device, compile_blocks, weights),
     )
     reports["decoder"] = train_decoder(vae, run_dir / "autoencoder", scale, quiet, device)
     reader_file = out / "reader" / "model.safetensors"
@@ -63,7 +74,7 @@ def train_demo(
     checkpoint = out / "checkpoint"
     save_checkpoint(model, vae, text_model, tokenizer, checkpoint)
     calibrate_checkpoint(checkpoint, max(1, round(CALIBRATION_PROMPTS * min(1.0, scale))), quiet)
-    return write_manifest(out, {"text": text_report, **reports}, scale, device)
+    return write_manifest(out, reports, scale, device)
 
 
 def save_checkpoint(
@@ -130,9 +141,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile the blocks; needs a C++ compiler"
     )
+    parser.add_argument(
+        "--start-from", type=Path, metavar="CHECKPOINT", help="train this checkpoint further"
+    )
     parser.add_argument("--quiet", action="store_true")
     args = parser.parse_args(argv)
-    train_demo(args.run_dir, args.out, args.scale, args.quiet, args.device, args.compile)
+    train_demo(
+        args.run_dir, args.out, args.scale, args.quiet, args.device, args.compile, args.start_from
+    )
     return 0
 
 

@@ -1,7 +1,7 @@
 """Training the demo's transformer and residual diffusion head, teacher-forced.
 
-The pictures' tokens are computed once by the finished encoder; captions are drawn anew for
-every picture several times, and the frozen text model encodes them in every step.
+The finished encoder maps every training scene once. Each step quantizes some of the maps, with
+mistakes, words captions for them, and has the frozen text model encode these.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hart.demo.captions import caption
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.utils.prompts import encode_prompts
 from recipes.demo.autoencoder import PATCH_NUMS
+from recipes.demo.latents import LatentData, tokens_with_mistakes, training_scenes
 from recipes.demo.loop import Phase, PhaseReport, run_phase, training_autocast
 from recipes.demo.muon import muon_and_adamw
 from recipes.demo.teacher_forcing import TeacherForcedPass, keep_tokens
 from recipes.demo.text import CONTEXT_TOKENS, DEMO_SYSTEM_PROMPT
-from recipes.demo.tokens import Supply, TokenData
 
 EMPTY_TEXTS = 0.2
 WITHOUT_SYSTEM_PROMPT = 0.15
 
 EARLY_STEPS = 0.6
 """Share of the steps that see the first stages only, of a larger batch."""
-EARLY_BATCH, EARLY_SHARES = 48, (1.0,) * 7
-BATCH = 12
+EARLY_BATCH, EARLY_SHARES = 24, (1.0,) * 8
+BATCH = 10
 SHARES = (1.0,) * 8 + (0.6, 0.4, 0.25, 0.17)
 """Of the tokens of every stage, what a step of all stages sees."""
 
 TRANSFORMER = Phase("transformer", steps=9000, learning_rate=2e-3, seed=21, warmup=0.02)
 MUON_LEARNING_RATE = 0.02
-PICTURES = Supply(seed=21, chunk=256, chunks=24)
+MISTAKES = 0.4
+"""Largest noise of a picture's tokens; see :func:`tokens_with_mistakes`."""
 
 
 def demo_transformer_config(vae: HARTAutoEncoder, context_dim: int) -> HARTForT2IConfig:
@@ -73,14 +75,16 @@ def train_transformer(
     quiet: bool = False,
     device: str = "cpu",
     compile_blocks: bool = False,
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> tuple[HARTForT2I, PhaseReport]:
     """Train from nothing, or go on where ``folder`` left off.
 
     Args:
         vae: finished encoder and codebook, in eval mode.
         text_model, tokenizer: finished text encoder.
-        scale: factor of step count and number of pictures (tests use a small one).
+        scale: factor of step count and number of scenes (tests use a small one).
         compile_blocks: run the blocks through torch.compile, which needs a C++ compiler.
+        weights: to begin with in the place of fresh ones.
 
     Returns:
         The model in eval mode and what was done.
@@ -89,13 +93,15 @@ def train_transformer(
     torch.manual_seed(TRANSFORMER.seed)
     model = HARTForT2I(demo_transformer_config(vae, text_model.config.hidden_size))
     model.init_weights(init_std=-1)
+    if weights is not None:
+        model.load_state_dict(weights)
     model.attach_autoencoder(vae)
     model.to(device).train()
-    supply = PICTURES
+    scenes = training_scenes(TRANSFORMER.seed)
     if scale < 1:
-        supply = replace(supply, chunk=max(BATCH, round(supply.chunk * scale)), chunks=1)
+        scenes = scenes[: max(BATCH, round(len(scenes) * scale))]
     phase = replace(TRANSFORMER, steps=max(2, round(TRANSFORMER.steps * scale)))
-    data = TokenData(vae, folder, supply, quiet, device)
+    data = LatentData(vae, folder, scenes, quiet, device)
     loss = TeacherForcing(model, data, text_model, tokenizer, compile_blocks)
     matrices = [p for p in model.blocks.parameters() if p.ndim == 2]
     optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
@@ -113,7 +119,7 @@ class TeacherForcing:
     def __init__(
         self,
         model: HARTForT2I,
-        data: TokenData,
+        data: LatentData,
         text_model,
         tokenizer,
         compile_blocks: bool = False,
@@ -125,12 +131,12 @@ class TeacherForcing:
     def __call__(self, step: int, rng: np.random.Generator):
         early = rng.random() < EARLY_STEPS
         n, shares = (EARLY_BATCH, EARLY_SHARES) if early else (BATCH, SHARES)
-        ids, rest, text, maps = self._sample(rng, n)
+        tokens, text = self._sample(rng, n, len(shares))
         kept = keep_tokens(PATCH_NUMS, shares, self.model.context_token)
-        hidden, cond = self.forward(text.context, text.positions, maps, kept)
+        hidden, cond = self.forward(text.context, text.positions, tokens.inputs, kept)
         with training_autocast(self.device):
             logits = self.model.get_logits(hidden, cond)
-        wanted = [ids[si][:, tokens] for si, tokens in enumerate(kept.of_stage)]
+        wanted = [ids[:, places] for ids, places in zip(tokens.wanted, kept.of_stage, strict=True)]
         per_stage = self._per_stage(logits, wanted)
         loss = self._weighted(per_stage)
         if early:
@@ -138,7 +144,7 @@ class TeacherForcing:
         last = kept.of_stage[-1]
         with training_autocast(self.device):
             diff_loss = self.model._residual_loss(
-                hidden[:, -len(last) :], logits[:, -len(last) :], rest[:, last], wanted[-1]
+                hidden[:, -len(last) :], logits[:, -len(last) :], tokens.rest[:, last], wanted[-1]
             )
         shown = {
             "ce": loss.item(),
@@ -149,8 +155,12 @@ class TeacherForcing:
         return loss + 0.5 * diff_loss, shown
 
     @torch.no_grad()
-    def _sample(self, rng: np.random.Generator, n: int):
-        ids, rest, captions = self.data.sample(rng, n)
+    def _sample(self, rng: np.random.Generator, n: int, stages: int):
+        f, scenes = self.data.sample(rng, n)
+        noise = torch.from_numpy(rng.random(n, dtype=np.float32) * MISTAKES)
+        quantizer = self.model.vae_quant_proxy[0]
+        tokens = tokens_with_mistakes(quantizer, f, stages, noise.to(self.device))
+        captions = [caption(scene, rng) for scene in scenes]
         _, mask, positions, context = encode_prompts(
             captions,
             self.text_model,
@@ -161,8 +171,7 @@ class TeacherForcing:
         )
         dropped = rng.random(n) < EMPTY_TEXTS
         text = EncodedText(context, positions, mask).emptied(torch.from_numpy(dropped))
-        maps = self.model.vae_quant_proxy[0].idxBl_to_var_input(ids)
-        return ids, rest, text, maps
+        return tokens, text
 
     @staticmethod
     def _per_stage(logits: torch.Tensor, wanted: list[torch.Tensor]) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from hart.pipeline import HARTPipeline
 from tests.batch.batches import outcome, rows, write_prompts
-from tests.product import KINDS, PRESETS, product
+from tests.product import PRESETS, product
 
 SIX = tuple(json.dumps({"prompt": f"a fox {n}"}) for n in range(6))
 
@@ -69,7 +69,7 @@ FAULTS = {
 }
 
 
-@product(4, fault=[*FAULTS])
+@product(2, fault=[*FAULTS])
 def test_a_lost_picture_is_found_and_its_whole_batch_drawn(batch, drawn, fault):
     write_prompts(batch.prompts, SIX)
     assert batch("--batch_size", "4") == 0
@@ -109,7 +109,7 @@ def test_size_and_digest_are_those_of_the_file(batch):
     assert [row["batch"] for row in rows(batch.output)] == [[0, 3], [1, 4], [0, 3], [1, 4], [5]]
 
 
-@product(len(KINDS), preset=PRESETS)
+@product(1, preset=PRESETS)
 def test_lost_pictures_come_out_as_before_with_every_preset(batch, preset):
     write_prompts(batch.prompts, SIX)
     options = ("--batch_size", "3", "--cache-preset", preset)
@@ -274,8 +274,7 @@ def test_the_engine_is_chosen_as_the_flags_say(batch, loaded):
 # --- a folder that vanishes -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("again", [False, True], ids=["gone", "made anew by somebody else"])
-@pytest.mark.parametrize("after", [1, 2, 3])
+@product(2, after=[1, 2, 3], again=[False, True])  # again: somebody else makes one
 def test_a_folder_that_vanishes_ends_the_run_and_is_not_made_anew(batch, monkeypatch, after, again):
     write_prompts(batch.prompts, SIX)
     draw, calls = HARTPipeline.draw_together, []
@@ -403,8 +402,10 @@ def record(**changes):
     return {"rows": [{**ROW, **changes}], "extra": None}
 
 
-@pytest.mark.parametrize("value", [None, 3, "x", [], [1], True, 1e300, "\0"])
-@pytest.mark.parametrize("name", ["batch.json", "results.jsonl", *OWN_FILES[3:]])
+@product(
+    value=[None, 3, "x", [], [1], True, 1e300, "\0"],
+    name=["batch.json", "results.jsonl", *OWN_FILES[3:]],
+)
 def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
     assert_damaged(batch, name, json.dumps(value).encode())
 
@@ -413,27 +414,20 @@ def test_an_own_file_with_json_of_another_type_is_named(batch, name, value):
     ("name", "value"),
     [
         *(("records/000000x1.json", record(**{field: [[]]})) for field in ROW if field != "index"),
-        ("records/000000x1.json", record(index=1)),
         ("records/000000x1.json", record(index=-1)),
-        ("records/000000x1.json", record(index=False)),
         ("records/000000x1.json", record(batch=[1])),
-        ("records/000000x1.json", record(batch=[0, [1]])),
         ("records/000000x1.json", record(batch=[0, 1, 0])),
         ("records/000000x1.json", record(seed=-1)),
-        ("records/000000x1.json", record(seed=2**63)),
         ("records/000000x1.json", record(cache_preset="fast")),
         ("records/000000x1.json", record(prompt="\ud800")),
         ("results.jsonl", {**ROW, "seconds": "\ud800"}),
         ("results.jsonl", {**ROW, "seconds": [float("nan")]}),
         ("records/000000x1.json", record(seconds={"text": float("inf")})),
         ("records/000000x1.json", {"rows": [], "extra": None}),
-        ("records/000000x1.json", {"rows": {}, "extra": None}),
         ("records/000000x1.json", {"rows": [ROW], "extra": []}),
         ("records/000000x1.json", {"rows": [ROW], "extra": {**TABLE, "images": 10**400}}),
-        ("records/000000x1.json", {"rows": [ROW], "extra": {**TABLE, "images": True}}),
         ("records/000000x1.json", {"rows": [ROW], "extra": {**TABLE, "attn": [[2.0]]}}),
         ("records/000000x1.json", {"rows": [ROW], "extra": {**TABLE, "mlp": [[0.1], []]}}),
-        ("records/000000x1.json", {"rows": [ROW], "extra": {**TABLE, "mlp": {}}}),
         ("records/000000x1.json", {"rows": [ROW]}),
         ("records/000000x2.json", record()),
         ("records/000000x0.json", {"rows": [], "extra": None}),
@@ -446,7 +440,9 @@ def test_an_own_file_with_other_fields_is_named(batch, name, value):
     assert_damaged(batch, name, json.dumps(value).encode())
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000, b"\0" * 100])
-@pytest.mark.parametrize("name", ["batch.json", *OWN_FILES[3:]])
+@product(
+    content=[b"", b"{", b"\xff", b"[" * 100_000, b"\0" * 100],
+    name=["batch.json", *OWN_FILES[3:]],
+)
 def test_an_own_file_that_is_no_json_is_named(batch, name, content):
     assert_damaged(batch, name, content)

@@ -13,7 +13,7 @@ from hart.modules.networks.caching.plan import (
     decide_all,
     decide_module,
     is_eligible,
-    is_probed,
+    measured_stages,
     probed_stages,
 )
 from hart.modules.networks.caching.similarity import SimilarityTables
@@ -190,11 +190,8 @@ def test_what_the_table_does_not_know_is_not_measured():
     known = [0.9] * 15
 
     def measured(site, layer, similarities):
-        return [
-            HART_1024.lengths[si]
-            for si in range(1, 14)
-            if is_probed(adaptive, HART_1024, site, si, layer, similarities)
-        ]
+        stages = measured_stages(adaptive, HART_1024, site, layer, similarities)
+        return [HART_1024.lengths[si] for si in stages]
 
     assert measured("attn", 0, known) == [4, 144]
     assert measured("attn", 0, [0.0] * 15) == []

@@ -105,14 +105,6 @@ def test_a_var_file_serves_the_stages_that_hart_shares(tmp_path):
     assert loaded.tables.attn[0][4:] == [0.0] * 11
 
 
-def test_the_other_direction_lands_in_ordinal_columns(tmp_path):
-    path = tmp_path / "table.json"
-    save_similarity(path, filled(HART_1024), HART_1024)
-    loaded = load_similarity(path, DEPTH, VAR_256)
-    assert (loaded.matched, loaded.total) == (4, 9)
-    assert loaded.tables.attn[0] == pytest.approx([0.01, 0.02, 0.03, 0.04] + [0.0] * 11)
-
-
 # Without a model
 
 
@@ -133,11 +125,6 @@ def test_the_stages_of_a_pt_are_those_of_var_or_have_to_be_said(tmp_path):
         read_similarity(tmp_path / "short.pt")
     short = read_similarity(tmp_path / "short.pt", HART_SHORT)
     assert short.tables.attn[1] == pytest.approx(filled(HART_SHORT).attn[1])
-
-
-def test_a_pkl_has_the_published_stages(tmp_path):
-    save_similarity(tmp_path / "table.pkl", filled(HART_1024), HART_1024)
-    assert read_similarity(tmp_path / "table.pkl").schedule == HART_1024
 
 
 @pytest.mark.parametrize("name", ["table.json", "table.pt", "table.pkl"])

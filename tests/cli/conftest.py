@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from hart.cli.main import generate_main, main
+from hart.pipeline.text import load_text_encoder
 from tests.pipeline.checkpoint_folder import make_checkpoint
 
 PROMPTS = ("a red fox", "two boats")
@@ -46,6 +47,24 @@ class CommandLine:
     @property
     def pictures(self) -> list[str]:
         return sorted(file.name for file in self.output.glob("*.png"))
+
+
+_encoders: dict[tuple, tuple] = {}
+
+
+@pytest.fixture(autouse=True)
+def _same_text_encoder_for_same_files(monkeypatch):
+    """The files of most tests' checkpoints are the same: their text encoder is loaded once."""
+
+    def load(folders, *place):
+        parts = (folders.text_model, folders.text_tokenizer)
+        files = [file for part in parts for file in sorted(part.iterdir()) if file.is_file()]
+        key = (*(file.read_bytes() for file in files), *place)
+        if key not in _encoders:
+            _encoders[key] = load_text_encoder(folders, *place)
+        return _encoders[key]
+
+    monkeypatch.setattr("hart.pipeline.pipeline.load_text_encoder", load)
 
 
 @pytest.fixture

@@ -6,9 +6,8 @@ import json
 import shutil
 
 import pytest
-import torch
 
-from hart.cli.main import generate_main, main
+from hart.cli.main import generate_main
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 
 
@@ -16,13 +15,8 @@ from hart.modules.networks.caching.presets import CACHE_PRESETS
     "arguments",
     [
         ["--num_samples", "0"],
-        ["--num_samples", "-1"],
-        ["--batch_size", "0"],
-        ["--seed", "-1"],
         ["--seed", "soon"],
-        ["--max_token_length", "0"],
         ["--cfg_scale", "nan"],
-        ["--cfg_scale", "-1"],
         ["--top_p", "1.5"],
         ["--dtype", "int8"],
     ],
@@ -43,9 +37,6 @@ def test_an_unknown_preset_lists_the_known_ones(cli):
     ("arguments", "said"),
     [
         (["--cache-skip-stages", "63", "--cache-cache-stages", "36"], "square maps"),
-        (["--cache-skip-stages", "0"], "square maps"),
-        (["--cache-threshold", "1.01"], "within [0, 1]"),
-        (["--cache-threshold", "-0.1"], "within [0, 1]"),
         (["--cache-preset", "original", "--threshold", "nan"], "within [0, 1]"),
         (["--cache-interpolation-mode", "cubic"], "bicubic"),
     ],
@@ -83,17 +74,15 @@ def test_prompts_and_a_file_of_prompts_exclude_each_other(cli, tmp_path):
     assert "not allowed with" in cli.refuse("--prompts_file", tmp_path / "prompts.txt")
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [(b"# nothing\n\n", "no prompt in this file"), (b"\xff\xfe", "not UTF-8"), (None, "No such")],
-)
-def test_a_bad_file_of_prompts_is_named(cli, tmp_path, content, said):
+def test_a_bad_file_of_prompts_is_named(cli, tmp_path):
     file = tmp_path / "prompts.txt"
-    if content is not None:
-        file.write_bytes(content)
-    line = cli.refuse("--prompts_file", file, prompts=False)
-    assert said in line
-    assert str(file) in line
+    missing = cli.refuse("--prompts_file", file, prompts=False)
+    file.write_text("# nothing\n\n")
+    empty = cli.refuse("--prompts_file", file, prompts=False)
+    assert str(file) in missing
+    assert str(file) in empty
+    assert "No such" in missing
+    assert "no prompt in this file" in empty
 
 
 def test_a_missing_system_prompt_file_is_named(cli, tmp_path):
@@ -113,44 +102,10 @@ def test_a_missing_folder_is_named(cli, tmp_path, flag):
     assert f"{tmp_path / 'absent'}: no such folder" in cli.refuse(flag, tmp_path / "absent")
 
 
-def test_a_folder_without_a_checkpoint_is_named(cli, tmp_path):
-    assert "not a HART checkpoint" in cli.refuse("--model_path", tmp_path)
-
-
-def test_a_checkpoint_of_another_model_type_is_refused(cli):
-    (cli.checkpoint / "llm" / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    assert "model_type is 'llama'" in cli.refuse()
-
-
-@pytest.mark.parametrize("part", ["llm", "tokenizer", "text_model"])
-def test_truncated_weights_are_named(cli, part):
-    file = cli.checkpoint / part / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
-    assert str(cli.checkpoint / part) in cli.refuse()
-
-
 def test_weights_that_do_not_fit_the_configuration_are_refused(cli):
     file = cli.checkpoint / "llm" / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "depth": 4}))
     assert "blocks.3." in cli.refuse()
-
-
-def test_averaged_weights_that_are_not_there_are_refused(cli):
-    assert "ema_model.bin" in cli.refuse("--use_ema")
-
-
-def test_another_context_length_is_refused_with_the_models(cli):
-    assert "12 text positions" in cli.refuse("--max_token_length", "300")
-
-
-def test_an_unknown_device_is_refused(cli):
-    assert "'abacus'" in cli.refuse("--device", "abacus")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-def test_a_device_that_cannot_compute_in_the_dtype_is_refused(cli):
-    line = cli.refuse("--device", "cuda", "--dtype", "float16")
-    assert "device cuda cannot compute in torch.float16" in line
 
 
 def test_a_similarity_file_that_is_missing_or_damaged_is_refused(cli, tmp_path):
@@ -167,11 +122,6 @@ def test_an_abbreviated_or_unknown_flag_is_refused(cli):
 def test_debug_shows_where_an_error_came_from(cli, tmp_path):
     with pytest.raises(ValueError, match="no such folder"):
         cli("--debug", "--model_path", tmp_path / "absent")
-
-
-def test_the_command_hart_alone_asks_for_a_subcommand(capsys):
-    assert main([]) == 2
-    assert "command" in capsys.readouterr().err
 
 
 def test_help_lists_every_documented_flag(capsys):
@@ -223,10 +173,3 @@ def test_a_loop_of_links_is_one_line_for_every_command(hart, loop, command):
     code, said = hart(*(word.format(loop) for word in command))
     assert code == 2
     assert said.splitlines() == [f"error: [Errno 40] Too many levels of symbolic links: '{loop}'"]
-
-
-def test_a_flag_of_var_is_refused_by_the_batch_too(hart, tmp_path):
-    (tmp_path / "prompts.txt").write_text("a cat\n")
-    code, said = hart("batch", "--prompts_file", "prompts.txt", "--top_k", "5")
-    assert code == 2
-    assert "--top_k: only VAR checkpoints have classes and top_k" in said

@@ -10,7 +10,6 @@ from PIL import Image
 
 import hart.demo.reader
 from hart.demo.scene import ATTRIBUTES
-from hart.evaluation import learned_metrics
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from tests.demo_stand_in import Guessing
@@ -80,16 +79,13 @@ def test_all_presets_are_compared_in_four_files(cli):
     assert report["environment"]["device"] == "cpu"
 
 
-def test_the_table_is_printed_and_written(cli):
+def test_the_table_is_printed_and_written_and_the_pictures_can_be_opened(cli):
     assert cli("--compare_configs", "original", *QUICK) == 0
     table = (cli.output / FILES[1]).read_text()
     assert table in cli.stdout
     assert "| original |" in table
     assert cli.stderr == ""  # no progress bar without a terminal
-
-
-def test_the_pictures_can_be_opened(cli):
-    assert cli("--compare_configs", "original", *QUICK) == 0
+    assert "attribute_accuracy" not in configurations(cli)["original"]["quality"]
     for name in FILES[2:]:
         with Image.open(cli.output / name) as image:
             image.load()
@@ -98,7 +94,8 @@ def test_the_pictures_can_be_opened(cli):
 
 def test_random_weights_are_compared_too(cli):
     arguments = ("--random-weights", "tiny", "--compare_configs", "original", *QUICK)
-    assert cli(*arguments, model=False) == 0
+    assert cli(*arguments, "--quiet", model=False) == 0
+    assert (cli.stdout, cli.stderr) == ("", "")
     assert configurations(cli)["original"]["quality"]["ssim"] < 1
 
 
@@ -138,18 +135,12 @@ def test_no_cache_alone_needs_no_table(cli):
     assert results(cli)["similarity"]["origin"] == "none"
 
 
-def test_quiet_prints_nothing(cli):
-    assert cli("--compare_configs", "original", *QUICK, "--quiet") == 0
-    assert (cli.stdout, cli.stderr) == ("", "")
-
-
 # --- held-out captions of the demo ----------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_held_out_captions_are_read_back_from_the_images(cli, monkeypatch):
-    monkeypatch.setattr(hart.demo.reader, "IMAGE_SIZE", 16)  # what the tiny model draws
-    monkeypatch.setattr(learned_metrics, "load_reader", Guessing)
+    monkeypatch.setattr(hart.demo.reader, "load_reader", lambda: Guessing(16))
     arguments = ("--demo_prompts", "2", "--num_samples", "2", *QUICK)
     assert cli("--compare_configs", "original", *arguments, prompts=False) == 0
     report = results(cli)
@@ -162,14 +153,10 @@ def test_held_out_captions_are_read_back_from_the_images(cli, monkeypatch):
     assert "attributes right" in cli.stdout
 
 
-def test_other_prompts_have_no_attributes_to_be_right(cli):
-    assert cli("--compare_configs", "original", *QUICK) == 0
-    assert "attribute_accuracy" not in configurations(cli)["original"]["quality"]
-
-
-def test_the_reader_refuses_pictures_of_another_size(cli):
+def test_the_reader_refuses_pictures_of_another_size(cli, monkeypatch):
+    monkeypatch.setattr(hart.demo.reader, "load_reader", lambda: Guessing(288))
     line = cli.refuse("--compare_configs", "--demo_prompts", "2", *QUICK, prompts=False)
-    assert f"pictures of {hart.demo.reader.IMAGE_SIZE} pixels, this model draws 16" in line
+    assert "pictures of 288 pixels, this model draws 16" in line
 
 
 def test_held_out_captions_can_be_drawn_without_comparing(cli):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,14 @@ import hart
 import hart.demo
 from hart.cli.main import main
 from hart.cli.prompts import DEMO_PROMPTS
+from hart.demo.scene import ATTRIBUTES
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import HARTPipeline
 from hart.utils import default_prompts
 from tests.cli.conftest import PROMPTS
 from tests.golden_data import GOLDEN
 from tests.pipeline.checkpoint_folder import DEPTH, PATCH_NUMS, STAGES, copy_model
-from tests.product import KINDS, PRESETS, product
+from tests.product import PRESETS, product
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +84,8 @@ def test_the_summary_counts_what_the_decisions_say(cli):
             "not_eligible": 0,
         }
     assert f"{plan_reuse} of {modules} modules reused" in cli.stdout
-    assert f"{summary['multiply_adds_saved']:.1%} of the transformer" in cli.stdout
+    share = f"{100 * summary['multiply_adds_saved']:.0f} %"
+    assert f"caching: {share} of the transformer's work saved: {share} reuse; " in cli.stdout
     assert "s per image" in cli.stdout
     assert f"residual {summary['seconds_per_image']['residual']:.2f}" in cli.stdout
 
@@ -104,7 +107,9 @@ def test_what_pruning_and_guidance_save_is_not_called_nothing(cli):
     parts = summary["multiply_adds_saved_by"]
     assert sum(parts.values()) == pytest.approx(summary["multiply_adds_saved"])
     assert parts["reuse"] == 0 < min(parts["guidance"], parts["pruning"])
-    assert f"(ended guidance {parts['guidance']:.1%}, pruning {parts['pruning']:.1%})" in cli.stdout
+    shares = {name: f"{100 * parts[name]:.2g} %" for name in ("guidance", "pruning")}
+    words = f"{shares['guidance']} guidance ended, {shares['pruning']} tokens left out; 0 of"
+    assert words in cli.stdout
     assert f"reuse saved nothing: {summary['reasons_for_no_reuse'][0]}" in cli.stdout
     assert "nothing was reused" not in cli.stdout
 
@@ -133,7 +138,7 @@ def test_caching_that_is_off_is_called_off(cli, arguments):
         assert [image["modules"][str(n)]["attn"]["computed"] for n in STAGES] == [DEPTH] * 6
 
 
-@product(len(KINDS), preset=PRESETS)
+@product(2, preset=PRESETS)
 def test_every_preset_runs_and_its_report_holds_its_configuration(cli, preset):
     assert cli("--cache-preset", preset) == 0
     expected = preset_config(preset, PATCH_NUMS)
@@ -158,15 +163,11 @@ def test_the_report_says_whether_the_system_prompt_is_harts(cli, tmp_path):
     assert cli.results["system_prompt"]["used"] is False
 
 
-def test_without_save_images_only_the_report_is_written(cli):
-    assert cli("--no-save_images") == 0
+def test_without_save_images_only_the_report_is_written_and_quiet_prints_nothing(cli):
+    assert cli("--no-save_images", "--quiet") == 0
+    assert (cli.stdout, cli.stderr) == ("", "")
     assert [file.name for file in cli.output.iterdir()] == ["generation_results.json"]
     assert cli.results["images"][0]["file"] is None
-
-
-def test_quiet_prints_nothing(cli):
-    assert cli("--quiet") == 0
-    assert (cli.stdout, cli.stderr) == ("", "")
 
 
 def test_prompts_come_from_a_file_without_blank_lines_and_comments(cli, tmp_path):
@@ -191,6 +192,24 @@ def test_without_a_model_the_demo_draws_and_says_so_in_one_line(cli, monkeypatch
     assert cli(model=False, prompts=False) == 0
     assert [image["prompt"] for image in cli.results["images"]] == list(DEMO_PROMPTS)
     assert sum("demo checkpoint" in line for line in cli.stdout.splitlines()) == 1
+
+
+def test_the_demo_says_which_prompt_it_knows_nothing_of_and_what_it_knows(cli, monkeypatch):
+    monkeypatch.setattr(hart.demo, "DEMO_CHECKPOINT", cli.checkpoint)
+    asked = ("--prompts", "a fox", "two boats", "a lighthouse")
+    assert cli(*asked, model=False, prompts=False) == 0
+    lines = cli.stdout.splitlines()
+    number = lines.index("'two boats' and 1 more name nothing that the demo knows; it knows:")
+    listed = list(takewhile(lambda line: line.startswith("  "), lines[number + 1 :]))
+    assert max(map(len, listed)) <= 88
+    assert " ".join(line.strip() for line in listed).split(", ") == sorted(ATTRIBUTES["concept"])
+
+
+@pytest.mark.parametrize(("model", "prompts"), [(True, True), (False, False)])
+def test_other_checkpoints_and_what_the_demo_knows_need_no_advice(cli, monkeypatch, model, prompts):
+    monkeypatch.setattr(hart.demo, "DEMO_CHECKPOINT", cli.checkpoint)
+    assert cli(model=model, prompts=prompts) == 0
+    assert "knows" not in cli.stdout
 
 
 def test_the_autoencoder_in_harts_own_folder_layout_draws(cli, tmp_path):

@@ -9,8 +9,10 @@ import threading
 import pytest
 from PIL import Image
 
-from hart.cli.output import _take_number, keep_earlier
+from hart.cli.naming import stem
+from hart.cli.output import _next_numbers, _take_name, keep_earlier
 from hart.pipeline import HARTPipeline
+from tests.cli.conftest import PROMPTS
 
 QUICK = ("--benchmark_runs", "1", "--benchmark_warmup", "0")
 
@@ -88,9 +90,10 @@ def test_several_runs_at_once_take_different_numbers(tmp_path):
     def save(own: int) -> None:
         ready.wait()
         for index in range(25):
-            file = tmp_path / f"{own}-{index}"
+            file = folder / f"{own}-{index}"
             file.write_text(file.name)
-            _take_number(file, folder)
+            _take_name(file, _next_numbers(folder))
+            file.unlink()
 
     threads = [threading.Thread(target=save, args=(own,)) for own in range(4)]
     for thread in threads:
@@ -108,7 +111,7 @@ def test_a_file_system_without_links_will_do(tmp_path, monkeypatch):
     monkeypatch.setattr("os.link", refuse)
     (tmp_path / "000009.png").write_text("earlier")
     (tmp_path / "new").write_text("new")
-    assert _take_number(tmp_path / "new", tmp_path) == tmp_path / "000010.png"
+    assert _take_name(tmp_path / "new", _next_numbers(tmp_path)) == tmp_path / "000010.png"
     assert content(tmp_path) == {"000009.png": b"earlier", "000010.png": b"new"}
 
 
@@ -118,3 +121,26 @@ def test_help_says_what_becomes_of_earlier_files(capsys):
     with pytest.raises(SystemExit):
         main(["generate", "--help"])
     assert "nothing there is overwritten" in " ".join(capsys.readouterr().out.split())
+
+
+def test_pictures_are_named_by_a_template(cli):
+    named = ("--name_template", "{prompt}-{seed:03d}")
+    how = ("--seed", 7, "--store_seperately", "--dtype", "fp32")
+    assert cli(*named, *how, "--prompt", "a 9/10: fox?", *PROMPTS) == 0
+    names = ["a_9_10_fox-007.png", "a_red_fox-008.png", "two_boats-009.png"]
+    assert cli.pictures == names
+    assert [image["file"] for image in cli.results["images"]] == names
+    assert cli(*named, "--seed", 8, "--prompt", PROMPTS[0]) == 0
+    assert set(cli.pictures) == {*names, "a_red_fox-008_1.png"}
+
+
+def test_a_long_prompt_makes_a_name_that_fits():
+    assert len(f"{stem('{prompt}-{seed}', 0, 'ü' * 400, 2**63)}.png".encode()) < 255
+
+
+@pytest.mark.parametrize(
+    "template", ["", "{sed}", "{seed", "a/{seed}", "{prompt:d}", ".{seed}", "{0}"]
+)
+def test_a_template_that_names_no_file_is_refused(cli, template):
+    fields = "{index}, {prompt}, {seed}, such as {prompt}-{seed}"
+    assert f"made of {fields}, got {template!r}" in cli.refuse("--name_template", template)

@@ -13,7 +13,7 @@ from PIL import Image
 from hart.modules.networks.caching.similarity_io import save_similarity
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import HARTPipeline
-from tests.caching.similarity_files import DEPTH, HART_1024, VAR_256, filled
+from tests.caching.similarity_files import DEPTH, HART_1024, filled
 
 pytest.importorskip("matplotlib")
 
@@ -82,7 +82,6 @@ def test_formats_without_stages_take_a_schedule(hart):
     assert code == 2
     assert "found 2: name the stages" in said
     assert hart("plot-similarity", "short.pt", "--schedule", "1,2,3") == (0, "short.png\n")
-    assert hart("plot-similarity", table("var.pt", VAR_256)) == (0, "var.png\n")
 
 
 @pytest.mark.parametrize(

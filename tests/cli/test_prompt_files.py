@@ -13,7 +13,6 @@ from hart.web.requests import read_prompts
 TEXTS = ["a fox", "a\u2028b", "狐狸, red"]
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 @pytest.mark.parametrize(
     ("ending", "content"),
     [
@@ -25,9 +24,9 @@ TEXTS = ["a fox", "a\u2028b", "狐狸, red"]
         (".tsv", "prompt\tseed\na fox\t\na\u2028b\t\n狐狸, red\t\n"),
     ],
 )
-def test_all_commands_read_the_same_prompts(tmp_path, ending, content, encoding):
+def test_all_commands_read_the_same_prompts(tmp_path, ending, content):
     file = tmp_path / f"prompts{ending}"
-    file.write_bytes(content.encode(encoding))
+    file.write_bytes(content.encode("utf-16"))
     assert read_prompts_file(file) == TEXTS
     assert [job.prompt for job in read_jobs(file).jobs] == TEXTS
     if ending in ("", ".txt"):

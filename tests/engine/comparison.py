@@ -9,6 +9,40 @@ import torch
 HIDDEN_TOLERANCE, LOGIT_TOLERANCE, MAP_TOLERANCE = 1e-5, 5e-5, 2e-4
 
 
+class Called:
+    """The model's own steps, with its blocks called; the executor is compared with them."""
+
+    def __init__(self, model) -> None:
+        self.model = model
+        self.guided_logits, self.residual = model.guided_logits, model.residual
+
+    def begin(self, run) -> None:
+        """No executor."""
+
+    def run_blocks(self, x, run, si, m_maskgit=None):
+        return self.model.run_blocks(x, run, si, m_maskgit)
+
+
+class Documented(Called):
+    """Blocks that are called with lists and tables, as documented: the small reference.
+
+    Args:
+        tables: by site a similarity table or a recorder.
+    """
+
+    def __init__(self, model, tables) -> None:
+        super().__init__(model)
+        self.lists = {f"cache_{site}": [None] * model.depth for site in tables}
+        self.lists |= {f"cache_similarity_{site}": table for site, table in tables.items()}
+
+    def run_blocks(self, x, run, si, m_maskgit=None):
+        cond = self.model.shared_ada_lin(run.cond)
+        where = (None, si, run.context_position_ids, run.context_mask, m_maskgit)
+        for block, kv_cache in zip(self.model.blocks, run.kv, strict=True):
+            x = block(x, cond, *where, kv_cache=kv_cache, **self.lists)
+        return x
+
+
 class Recorded:
     """Steps that note what the blocks and the guided logits were."""
 

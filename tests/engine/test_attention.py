@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hart.engine import attention
-from hart.engine.attention import attend, attend_in_pieces
+from hart.modules.models.transformer.execution import attention
+from hart.modules.models.transformer.execution.attention import attend, attend_in_pieces
 from hart.modules.networks.basic_vae import AttnBlock
 
 

@@ -10,10 +10,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hart.engine import EngineDecoder, decode, decode_in_tiles, decoder_copy
+from hart.engine import EngineDecoder, decoder_copy
 from hart.engine.decoder_copy import DecoderCopy, Precision, fit_precision, typical_map
 from hart.engine.decoding import _starts
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
+from tests.product import product
 from tests.tiny_models import tiny_model
 
 
@@ -41,7 +42,7 @@ def test_a_half_precision_decoder_stays_near_float32_or_is_copied_to_it(monkeypa
     vae, maps = half(model, dtype), smooth_maps(model, 2, 7).to(dtype)
     weights = {name: p.clone() for name, p in vae.decoder.named_parameters()}
     monkeypatch.setattr(decoder_copy, "HALF_PRECISION_LIMIT", limit)
-    image = decode(model, maps)
+    image = EngineDecoder().decode(model, maps)
     assert image.dtype is (dtype if limit else torch.float32)
     assert all(p.equal(weights[name]) for name, p in vae.decoder.named_parameters())
     vae.float()
@@ -59,7 +60,7 @@ def test_the_last_level_alone_is_in_half_precision_where_all_is_too_far(monkeypa
     furthest = (pictures[0].clamp(-1, 1) - pictures[1].clamp(-1, 1)).abs().max() / 2
     monkeypatch.setattr(decoder_copy, "HALF_PRECISION_LIMIT", furthest * 0.9)
     assert fit_precision(vae) == (torch.float32, dtype)
-    mixed, all_half = decode(model, maps), model.decode_feature_map(maps).float()
+    mixed, all_half = EngineDecoder().decode(model, maps), model.decode_feature_map(maps).float()
     assert mixed.dtype is torch.float32
     exact = model.double().decode_feature_map(maps)
     assert 0 < (mixed - exact).abs().mean() < (all_half - exact).abs().mean()
@@ -74,7 +75,7 @@ def test_a_decoder_that_overflows_half_precision_is_copied_to_float32():
     vae.to(torch.float16)
     maps = 10 * smooth_maps(model, 1, 7).half()
     assert not model.decode_feature_map(maps).isfinite().all()
-    assert decode(model, maps).isfinite().all()
+    assert EngineDecoder().decode(model, maps).isfinite().all()
     assert vae.decoder.conv_in.weight.dtype is torch.float16
 
 
@@ -83,7 +84,7 @@ def test_the_precision_is_that_of_the_weights_whatever_was_decoded_before():
     model = tiny_model(HARTForT2IEnhanced)
     half(model, torch.bfloat16)
     maps = smooth_maps(model, 2, 7).bfloat16()
-    expected = decode(model, maps)
+    expected = EngineDecoder().decode(model, maps)
     for other in (torch.zeros_like(maps), 1e4 * maps, torch.full_like(maps, torch.nan)):
         decoder = EngineDecoder()
         decoder.decode(model, other)
@@ -99,8 +100,7 @@ CHANGES = {
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@product(change=[*CHANGES], mode=[torch.no_grad, torch.inference_mode])
 def test_the_copy_follows_every_change_of_the_weights(change, mode):
     model, decoder = tiny_model(HARTForT2IEnhanced), EngineDecoder()
     maps = smooth_maps(model, 1, 7)
@@ -110,7 +110,7 @@ def test_the_copy_follows_every_change_of_the_weights(change, mode):
     decoder.decode(model, maps)
     assert decoder._copy is kept  # nothing has changed
     CHANGES[change](model.vae_proxy[0].decoder.mid.block_1.conv1.weight)
-    assert decoder.decode(model, maps).equal(decode(model, maps))
+    assert decoder.decode(model, maps).equal(EngineDecoder().decode(model, maps))
     assert decoder._copy is not kept
 
 
@@ -121,7 +121,7 @@ def test_the_copy_follows_a_change_of_a_setting():
     before = decoder.decode(model, maps)
     model.vae_proxy[0].decoder.norm_out.eps = 1.0
     changed = decoder.decode(model, maps)
-    assert changed.equal(decode(model, maps))
+    assert changed.equal(EngineDecoder().decode(model, maps))
     assert not changed.equal(before)
 
 
@@ -133,7 +133,7 @@ def test_weights_that_were_made_in_inference_mode_may_change_there():
         before = decoder.decode(model, maps)
         model.vae_proxy[0].decoder.conv_out.weight.mul_(-1)
         assert not decoder.decode(model, maps).equal(before)
-        assert decoder.decode(model, maps).equal(decode(model, maps))
+        assert decoder.decode(model, maps).equal(EngineDecoder().decode(model, maps))
 
 
 @torch.no_grad()
@@ -142,7 +142,7 @@ def test_the_copy_is_of_the_model_at_hand_and_freed_with_its_owner():
     models[1].vae_proxy[0].decoder.conv_out.bias.add_(0.3)
     maps, decoder = smooth_maps(models[0], 1, 7), EngineDecoder()
     for model in (*models, *models):
-        assert decoder.decode(model, maps).equal(decode(model, maps))
+        assert decoder.decode(model, maps).equal(EngineDecoder().decode(model, maps))
     parts = [weakref.ref(decoder._copy._decoder), weakref.ref(models[0].vae_proxy[0])]
     for twin in (copy.copy(decoder), copy.deepcopy(decoder), pickle.loads(pickle.dumps(decoder))):
         assert twin.size_bytes == 0
@@ -157,7 +157,9 @@ def test_the_copy_is_of_the_model_at_hand_and_freed_with_its_owner():
 @torch.no_grad()
 def test_small_maps_are_decoded_at_once(model):
     maps = smooth_maps(model, 2, 7)
-    torch.testing.assert_close(decode_in_tiles(model, maps), decode(model, maps))
+    torch.testing.assert_close(
+        EngineDecoder().decode_in_tiles(model, maps), EngineDecoder().decode(model, maps)
+    )
 
 
 @torch.no_grad()
@@ -172,7 +174,7 @@ def test_tiles_stand_where_their_part_of_the_image_is(model, monkeypatch, side, 
 
     monkeypatch.setattr(EngineDecoder, "decode", decode_positions)
     maps = smooth_maps(model, 2, side)
-    image = decode_in_tiles(model, maps, tile, overlap)
+    image = EngineDecoder().decode_in_tiles(model, maps, tile, overlap)
     torch.testing.assert_close(image, decode_positions(maps))
 
 
@@ -187,10 +189,13 @@ def test_neighbours_share_what_they_must_and_nothing_is_left_out(side):
 @torch.no_grad()
 def test_no_step_at_the_seams_is_larger_than_the_image_has_anyway(model):
     maps = smooth_maps(model, 1, 24)
-    whole, tiled = decode(model, maps), decode_in_tiles(model, maps, 12, 6)
+    whole, tiled = (
+        EngineDecoder().decode(model, maps),
+        EngineDecoder().decode_in_tiles(model, maps, 12, 6),
+    )
     assert tiled.diff(dim=-1).abs().max() < 1.5 * whole.diff(dim=-1).abs().max()
 
 
 def test_an_overlap_of_a_whole_tile_is_refused(model):
     with pytest.raises(ValueError, match=r"overlap must be within 0 \.\. 7 for tiles of 8: 8"):
-        decode_in_tiles(model, smooth_maps(model, 1, 9), 8, 8)
+        EngineDecoder().decode_in_tiles(model, smooth_maps(model, 1, 9), 8, 8)

@@ -1,17 +1,28 @@
-"""The engine against the plain path: the same images, whatever is cached."""
+"""The executor, the model's and the engine's, against called blocks: the same images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
 
-from hart.engine import Engine, denoiser, streams, token_wise
+from hart.engine import Engine, denoiser
+from hart.modules.models.transformer.execution import streams, token_wise
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from hart.modules.networks.caching.config import CacheConfig
-from tests.engine.comparison import Recorded, assert_same_maps, assert_same_steps
+from hart.modules.networks.caching.config import SITES, CacheConfig
+from hart.modules.networks.caching.similarity import SimilarityRecorder
+from tests.copies import copied
+from tests.engine.comparison import (
+    MAP_TOLERANCE,
+    Called,
+    Documented,
+    Recorded,
+    assert_same_maps,
+    assert_same_steps,
+)
 from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import fill, generators, text, tiny_model
 
@@ -26,6 +37,7 @@ FAMILIES = {
 }
 
 
+@copied
 def lively_model(model_class=HARTForT2IEnhanced, **overrides):
     """A model whose diffusion head and cross-attention do something."""
     model = tiny_model(model_class, **overrides)
@@ -48,16 +60,17 @@ def draw_map(model, steps, bsz: int, **options) -> tuple[torch.Tensor, Recorded]
 
 
 def assert_same(model, bsz: int, **options) -> None:
-    plain, by_model = draw_map(model, model, bsz, **options)
-    fast, by_engine = draw_map(model, Engine(model), bsz, **options)
-    assert_same_steps(by_engine, by_model)
-    assert_same_maps(fast, plain)
+    plain, by_blocks = draw_map(model, Called(model), bsz, **options)
+    for steps in (model, Engine(model)):
+        fast, by_executor = draw_map(model, steps, bsz, **options)
+        assert_same_steps(by_executor, by_blocks)
+        assert_same_maps(fast, plain)
 
 
 def statistics_of_both(model, **options) -> list[dict]:
-    """What the model's blocks and the engine count while they draw two images."""
+    """What called blocks and the engine count while they draw two images."""
     found = []
-    for steps in (model, Engine(model)):
+    for steps in (Called(model), Engine(model)):
         model.reset_cache_statistics()
         draw_map(model, steps, 2, **options)
         found.append(model.get_cache_statistics())
@@ -72,11 +85,37 @@ def test_every_family_draws_the_same(family, bsz):
         assert_same(model, bsz)
 
 
-@product(2 * len(KINDS), preset=PRESETS, family=["llama", "gpt2"], iterations=[1, 3])
+@product(len(KINDS), preset=PRESETS, family=["llama", "gpt2"], iterations=[1, 3])
 def test_every_preset_draws_the_same(family, preset, iterations):
     model = lively_model(**FAMILIES[family])
     model.set_cache_config(preset)
     assert_same(model, 2, num_maskgit_iters=iterations, more_smooth=True)
+
+
+@product(family=[*FAMILIES], preset=["original", "aggressive"], iterations=[1, 3])
+def test_blocks_called_as_documented_draw_the_same(family, preset, iterations):
+    model = lively_model(**FAMILIES[family])
+    model.set_cache_config(preset)
+    tables = {site: model.similarity.site(site) for site in SITES}
+    plain, by_lists = draw_map(model, Documented(model, tables), 2, num_maskgit_iters=iterations)
+    fast, by_executor = draw_map(model, model, 2, num_maskgit_iters=iterations)
+    assert model.cache_statistics.total().reused > 0
+    assert_same_steps(by_executor, by_lists)
+    assert_same_maps(fast, plain)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_blocks_called_as_documented_measure_the_same(iterations):
+    model = lively_model()
+    recorders = {s: SimilarityRecorder(model.depth, model.schedule.width) for s in SITES}
+    draw_map(model, Documented(model, recorders), 1, num_maskgit_iters=iterations)
+    model.clear_similarity_data()
+    model.calibration = True
+    draw_map(model, Engine(model), 1, num_maskgit_iters=iterations)
+    for site, recorder in recorders.items():
+        found, expected = torch.tensor(recorder.finish()), torch.tensor(model.similarity.site(site))
+        assert expected.any()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("sites", ["both", "attn", "mlp"])
@@ -119,12 +158,14 @@ def test_blocks_that_always_compute_draw_the_same_and_count_the_same(adaptive):
         assert fast["totals"][site]["reused"] == blocks * skipped
 
 
-@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
-def test_every_interpolation_mode(mode):
-    model = lively_model()
+def test_every_interpolation_mode_draws_the_same_and_not_what_the_others_draw():
+    model, maps = lively_model(), []
     model.set_cache_config("original")
-    model.set_cache_config(replace(model.cache_config, interpolation_mode=mode))
-    assert_same(model, 1)
+    for mode in ("bilinear", "nearest", "bicubic"):
+        model.set_cache_config(replace(model.cache_config, interpolation_mode=mode))
+        assert_same(model, 1)
+        maps.append(draw_map(model, Engine(model), 1)[0])
+    assert all((a - b).abs().max() > MAP_TOLERANCE for a, b in combinations(maps, 2))
 
 
 def test_caching_changes_what_is_drawn():
@@ -173,7 +214,7 @@ def thresholds(statistics) -> list[float]:
     return [stage[value]["mean"] for stage in found for value in ("measured", "effective")]
 
 
-@product(family=[*FAMILIES], sites=["both", "attn", "mlp"], iterations=[1, 3])
+@product(3, family=[*FAMILIES], sites=["both", "attn", "mlp"], iterations=[1, 3])
 def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites, iterations):
     model = adaptive_model(4, sites, **FAMILIES[family])
     options = {"num_maskgit_iters": iterations}
@@ -186,7 +227,7 @@ def test_the_adaptive_threshold_draws_the_same_and_counts_the_same(family, sites
     assert fast["feature_cache_bytes"]["peak"] <= plain["feature_cache_bytes"]["peak"]
 
 
-@product(family=[*FAMILIES], preset=["fastvar", "hybrid"], iterations=[1, 3])
+@product(4, family=[*FAMILIES], preset=["fastvar", "hybrid"], iterations=[1, 3])
 def test_pruning_draws_the_same_and_counts_the_same(preset, family, iterations):
     model = adaptive_model(2, **FAMILIES[family])  # its table lets some modules be reused
     model.set_cache_config(preset)
@@ -248,7 +289,7 @@ def test_calibration_draws_what_caching_off_draws_and_measures_what_the_model_me
     off, _ = draw_map(model, Engine(model), 2, **options)
     model.calibration = True
     tables, statistics = [], []
-    for steps in (model, Engine(model)):
+    for steps in (Called(model), Engine(model)):
         model.clear_similarity_data()
         model.reset_cache_statistics()
         f_hat, _ = draw_map(model, steps, 2, **options)
@@ -292,7 +333,7 @@ def test_compiled_functions_draw_the_same(monkeypatch):
     """With the backend that runs torch's own operations: tracing is what can go wrong here."""
     model = lively_model(depth=1, patch_nums=(1, 2, 3))
     monkeypatch.setattr("hart.engine.engine.compiled", lambda: token_wise.compiled("eager"))
-    plain, _ = draw_map(model, model, 1)
+    plain, _ = draw_map(model, Called(model), 1)
     fast, _ = draw_map(model, Engine(model, compile=True), 1)
     assert_same_maps(fast, plain)
 
@@ -323,7 +364,7 @@ def test_on_cuda(dtype):
     if dtype == torch.float32:
         assert_same(model, 2, **arguments)
         return
-    _, by_model = draw_map(model, model, 2, **arguments)
+    _, by_model = draw_map(model, Called(model), 2, **arguments)
     _, by_engine = draw_map(model, Engine(model), 2, **arguments)
     # Later stages start from other tokens when a draw falls the other way.
     assert torch.allclose(by_engine.hidden[0], by_model.hidden[0], rtol=0.05, atol=0.05)

@@ -13,15 +13,21 @@ from hart.evaluation.timing import rotated
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.pipeline import GenerationOptions, HARTPipeline
+from tests.copies import copied
 
 PROMPTS = ["a red fox", "two boats"]
 
 
-@pytest.fixture
-def pipeline() -> HARTPipeline:
+@copied
+def mlp_only() -> HARTPipeline:
     pipeline = random_pipeline("tiny", device="cpu", cache="mlp-only")
     pipeline.model.similarity = assumed_similarity(pipeline.model, 0.85)
     return pipeline
+
+
+@pytest.fixture
+def pipeline() -> HARTPipeline:
+    return mlp_only()
 
 
 def comparer(pipeline, *names: str) -> Comparer:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
 from hart.evaluation.comparison_report import speed_quality_plot
-from hart.evaluation.extras import MissingExtraError
 from hart.evaluation.image_grid import CELL, GAP, LINE, PROMPT_WIDTH, image_grid, wrap
 
 COLOURS = {"no-cache": (255, 0, 0), "original": (0, 0, 255)}
@@ -55,7 +52,7 @@ FONT = ImageFont.load_default(20)
 
 
 def test_long_prompts_are_wrapped_at_words():
-    prompt = "a large red star with white stripes on a green background"
+    prompt = "a large slice of watermelon in the top left corner of a green background"
     lines = wrap(prompt, FONT, 200, 10)
     assert len(lines) > 2
     assert " ".join(lines) == prompt
@@ -88,9 +85,3 @@ def test_the_plot_has_a_named_point_per_configuration():
     assert labels == ["no-cache: 1.00x, 1.000", "original: 1.50x, 0.900"]
     points = [container.lines[0].get_xydata().tolist() for container in axes.containers]
     assert points == [[[1.0, 1.0]], [[1.5, 0.9]]]
-
-
-def test_without_matplotlib_the_plot_names_an_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match="pip install"):
-        speed_quality_plot({"no-cache": entry(1, 1)})

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 
 import pytest
 
-from hart.evaluation.extras import MissingExtraError
-from hart.evaluation.figures import new_figure, save_figure
 from hart.evaluation.similarity_plot import plot_similarity
 from hart.evaluation.statistics_plot import plot_statistics, read_run_statistics
 from hart.modules.networks.caching.config import CacheConfig
@@ -268,19 +265,3 @@ def test_a_run_without_counts_says_so_instead_of_showing_empty_axes():
     figure = plot_statistics(read_run_statistics({"images": [image]}), "plain")
     assert "no module calls were counted" in figure.axes[0].texts[0].get_text()
     assert not figure.legends
-
-
-# Files
-
-
-def test_other_suffixes_are_refused_and_leave_no_file(tmp_path):
-    pytest.importorskip("matplotlib")
-    with pytest.raises(ValueError, match=r"\.png or \.svg, found '\.pdf'"):
-        save_figure(new_figure(2, 2), tmp_path / "plot.pdf")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_missing_matplotlib_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "hart\[plots\]"'):
-        plot_similarity(stored(), "table")

@@ -18,10 +18,18 @@ from hart.evaluation.random_weights import (
 from hart.evaluation.timing import has_text_encoder
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
+from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
+from hart.pipeline import HARTPipeline
+from tests.copies import copied
 from tests.golden_data import GOLDEN
 
 MANIFEST = GOLDEN / "manifest-0.7b"
 PROMPTS = ["a red fox", "two boats"]
+
+
+@copied
+def tiny(**options) -> HARTPipeline:
+    return random_pipeline("tiny", device="cpu", **options)
 
 
 def pixels(pipeline, **options) -> np.ndarray:
@@ -67,8 +75,8 @@ def test_the_seed_decides_weights_and_text_features():
 
 
 def test_the_prompt_changes_the_image():
-    first, second = random_pipeline("tiny", device="cpu")(PROMPTS, quiet=True).images
-    pipeline = random_pipeline("tiny", device="cpu")
+    pipeline = tiny()
+    first, second = pipeline(PROMPTS, quiet=True).images
     same_seed = pipeline([PROMPTS[0]], seed=1, quiet=True).images[0]
     assert (np.asarray(second) != np.asarray(same_seed)).any()
     assert first.size == second.size == (14, 14)
@@ -93,12 +101,12 @@ def test_other_dtypes_have_the_same_weights_up_to_rounding():
 
 
 def test_the_stages_of_positions_survive_construction_without_memory():
-    model = random_pipeline("tiny", device="cpu").model
+    model = tiny().model
     assert model.lvl_1L.equal(model._levels())
 
 
 def test_there_is_no_text_encoder():
-    assert not has_text_encoder(random_pipeline("tiny", device="cpu"))
+    assert not has_text_encoder(tiny())
 
 
 def test_words_become_ids_that_never_mean_padding():
@@ -112,7 +120,7 @@ def test_words_become_ids_that_never_mean_padding():
 
 
 def test_an_assumed_similarity_decides_every_transition_alike():
-    model = random_pipeline("tiny", device="cpu", cache="original").model
+    model = tiny(cache="original").model
     model.similarity = assumed_similarity(model, 0.75)
     plan = model.decision_plan()
     assert (plan.reused("attn"), plan.reused("mlp")) == (2 * model.depth, 2 * (model.depth - 1))
@@ -122,7 +130,7 @@ def test_an_assumed_similarity_decides_every_transition_alike():
 
 @pytest.mark.parametrize("similarity", [0.65, 0.9, 1.0])
 def test_no_image_adapts_its_threshold_to_an_assumed_similarity(similarity):
-    pipeline = random_pipeline("tiny", device="cpu", cache="ultra-fast")
+    pipeline = tiny(cache="ultra-fast")
     model = pipeline.model
     model.similarity = assumed_similarity(model, similarity)
     statistics = pipeline("x", seed=1, quiet=True).statistics
@@ -133,6 +141,22 @@ def test_no_image_adapts_its_threshold_to_an_assumed_similarity(similarity):
 
 @pytest.mark.parametrize("value", [1.01, -1.5, float("nan"), "0.5"])
 def test_what_is_no_similarity_is_refused(value):
-    model = random_pipeline("tiny", device="cpu").model
+    model = tiny().model
     with pytest.raises(ValueError, match=r"within \[-1, 1\]"):
         assumed_similarity(model, value)
+
+
+def test_the_shape_of_var_is_the_published_one():
+    config = random_config("var-d16-256")
+    assert config.patch_nums == (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    with torch.device("meta"):
+        model = VARForC2I(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 310_283_520
+
+
+def test_classes_are_drawn_with_random_weights_of_vars_shape():
+    first, again = (random_pipeline("var-tiny", 3, "cpu") for _ in range(2))
+    images = [np.asarray(p([1, 2], quiet=True).images[1]) for p in (first, again)]
+    assert images[0].shape == (12, 12, 3)
+    assert np.array_equal(*images)
+    assert images[0].std() > 1

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hart.pipeline import HARTPipeline
+from tests.copies import Original
 from tests.pipeline.checkpoint_folder import make_checkpoint
 
 
@@ -20,6 +21,12 @@ def checkpoint(tmp_path) -> Path:
     return make_checkpoint(tmp_path / "checkpoint")
 
 
+@pytest.fixture(scope="session")
+def loaded(shared_checkpoint) -> Original:
+    return Original(HARTPipeline.from_pretrained(shared_checkpoint, device="cpu", system_prompt=""))
+
+
 @pytest.fixture
-def pipeline(shared_checkpoint) -> HARTPipeline:
-    return HARTPipeline.from_pretrained(shared_checkpoint, device="cpu", system_prompt="")
+def pipeline(loaded) -> HARTPipeline:
+    """A pipeline of the test's own."""
+    return loaded.copy()

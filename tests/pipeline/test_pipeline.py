@@ -103,7 +103,7 @@ def test_the_last_stage_has_at_most_as_many_chunks_as_tokens(pipeline):
         draw(pipeline.model, num_maskgit_iters=tokens + 1)
 
 
-@product(preset=["original", "ultra-fast", "hybrid"], use_engine=[True, False])
+@product(2, preset=["original", "ultra-fast", "hybrid"], use_engine=[True, False])
 def test_a_picture_is_drawn_with_the_table_that_it_began_with(pipeline, preset, use_engine):
     pipeline.use_engine = use_engine
     model = pipeline.model
@@ -171,6 +171,18 @@ def test_without_statistics_an_image_has_seconds_and_no_counts(pipeline):
     assert output.results[0].stages == {}
     assert min(output.results[0].stages_s) > 0
     assert output.statistics["images"] == 0
+
+
+def test_a_run_in_the_middle_of_another_counts_for_itself(pipeline):
+    inner = []
+
+    def draw_another(si: int, stages: int) -> None:
+        if not inner:
+            inner.append(pipeline(OTHER, quiet=True).statistics)
+
+    outer = pipeline([PROMPT, OTHER], batch_size=1, quiet=True, callback=draw_another).statistics
+    assert (inner[0]["images"], outer["images"]) == (1, 2)
+    assert inner[0]["modules"] == outer["modules"]
 
 
 def test_reuse_follows_the_preset_and_a_new_run_starts_new_statistics(pipeline):

@@ -79,7 +79,7 @@ def test_a_damaged_table_beside_the_weights_is_ignored_with_one_warning(model, t
     assert loaded.similarity.is_empty
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@product(1, dtype=["bfloat16", "float32"])
 def test_a_pipeline_is_saved_as_a_checkpoint(shared_checkpoint, tmp_path, dtype):
     pipeline = HARTPipeline.from_pretrained(
         shared_checkpoint, device="cpu", dtype=dtype, cache=CACHE, system_prompt="Draw:\r\n"

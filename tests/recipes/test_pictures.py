@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hart.demo.concepts import CONCEPTS
 from recipes.demo import pictures
-from recipes.demo.concepts import CONCEPTS
 
 NOTICE = Path(__file__).parents[2] / "NOTICE"
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer, Qwen2Model
 
+from hart.demo.captions import all_words, corpus
+from hart.demo.scene import ATTRIBUTES
 from hart.utils.prompts import encode_prompts
-from recipes.demo.captions import all_words, corpus
-from recipes.demo.scene import ATTRIBUTES
 from recipes.demo.text import (
     CONTEXT_TOKENS,
     DEMO_SYSTEM_PROMPT,

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from hart.demo.scene import ATTRIBUTES, is_held_out
 from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
+from hart.modules.models.autoencoder.quantize.maps import downsample
+from hart.modules.models.autoencoder.quantize.var_quantize_multiple_res import nearest_code
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from recipes.demo.autoencoder import (
     PATCH_NUMS,
@@ -19,10 +22,10 @@ from recipes.demo.autoencoder import (
     stage_residuals,
     start_codebook,
 )
+from recipes.demo.latents import LatentData, tokens_with_mistakes, training_scenes
 from recipes.demo.loop import Phase, run_phase
 from recipes.demo.muon import ConvMuon, muon_and_adamw, orthogonalised
 from recipes.demo.teacher_forcing import TeacherForcedPass, keep_tokens
-from recipes.demo.tokens import Supply, TokenData
 from recipes.demo.transformer import EncodedText, demo_transformer_config
 
 pytestmark = pytest.mark.skipif(
@@ -163,18 +166,49 @@ def test_a_crop_is_coarsened_in_proportion_to_its_size():
     assert coarsened(crop, (1,)).std(dim=(2, 3)).max() < 1e-6
 
 
-def test_tokens_are_computed_once_and_read_back(vae, tmp_path, monkeypatch, painted):
-    supply = Supply(seed=3, chunk=2, chunks=2)
-    data = TokenData(vae, tmp_path, supply, True, "cpu")
-    ids, rest, captions = data.sample(np.random.default_rng(0), 5)
-    assert [i.shape for i in ids] == [(5, side**2) for side in PATCH_NUMS]
-    assert rest.shape == (5, 1296, 8)
-    assert len(captions) == 5
-    assert len(data.ids) == len(data.captions) == 4
-    monkeypatch.setattr(TokenData, "_tokenise", None)  # a second run only reads
-    again = TokenData(vae, tmp_path, supply, True, "cpu")
-    assert data.ids.equal(again.ids)
-    assert data.captions == again.captions
+def test_scenes_are_encoded_once_and_read_back(vae, tmp_path, monkeypatch, painted):
+    scenes = training_scenes(seed=3)[:3]
+    data = LatentData(vae, tmp_path, scenes, True, "cpu")
+    maps, shown = data.sample(np.random.default_rng(0), 5)
+    assert maps.shape == (5, 8, 36, 36)
+    assert set(shown) <= set(scenes)
+    assert maps[0].equal(data.maps[scenes.index(shown[0])].float())
+    monkeypatch.setattr(LatentData, "_encoded", None)  # a second run only reads
+    assert LatentData(vae, tmp_path, scenes, True, "cpu").maps.equal(data.maps)
+
+
+def test_training_scenes_are_all_that_are_not_held_out_in_the_seeds_order():
+    scenes = training_scenes(seed=3)
+    assert len(set(scenes)) == len(scenes)
+    assert not any(is_held_out(scene) for scene in scenes)
+    everything = np.prod([len(values) for values in ATTRIBUTES.values()])
+    assert 0.88 * everything < len(scenes) < 0.92 * everything
+    assert training_scenes(seed=3) == scenes != training_scenes(seed=4)
+
+
+def test_without_noise_maps_become_the_quantizers_own_tokens(vae, latents):
+    start_codebook(vae.quantize, latents, rounds=1)
+    f = latents[:2].contiguous()
+    tokens = tokens_with_mistakes(vae.quantize, f, len(PATCH_NUMS), torch.zeros(2))
+    *ids, rest = vae.quantize.f_to_idxBl_and_frest(f)
+    assert all(own.equal(expected) for own, expected in zip(tokens.wanted, ids, strict=True))
+    torch.testing.assert_close(tokens.rest, rest)
+    torch.testing.assert_close(tokens.inputs, vae.quantize.idxBl_to_var_input(ids))
+
+
+def test_after_a_mistake_what_is_wanted_is_what_is_then_missing(vae, latents):
+    start_codebook(vae.quantize, latents, rounds=1)
+    f = latents[:2].contiguous()
+    noise = torch.tensor([0.0, 0.8])
+    noisy = tokens_with_mistakes(vae.quantize, f, 4, noise)
+    clean = tokens_with_mistakes(vae.quantize, f, 4, torch.zeros(2))
+    assert noisy.wanted[0].equal(clean.wanted[0])  # nothing is wrong before the first stage
+    assert noisy.inputs[0].equal(clean.inputs[0])  # a picture without noise
+    assert not noisy.inputs[1].equal(clean.inputs[1])
+    last = noisy.inputs[1, -16:].T.reshape(8, 4, 4)  # the map so far, at the last stage's size
+    missing = downsample(f[1:], (4, 4))[0] - last
+    wanted = nearest_code(missing.flatten(1).T, vae.quantize.codes())
+    assert (wanted == noisy.wanted[-1][1]).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (4, 6), (5, 3, 2, 2)])

@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import uuid
-import warnings
 from pathlib import Path
 
 import pytest
@@ -24,23 +23,15 @@ from hypothesis import strategies as st
 
 from hart.batch.jobs import read_jobs
 from hart.cli.main import main
-from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity_io import SimilarityFileError, read_similarity
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import HARTPipeline
-from hart.utils.weights import CheckpointError, read_state_dict
 from tests.caching.similarity_files import filled
 from tests.reliability.fuzz import JSON, TEXTS, examples, snapshot, with_changed_bytes
-from tests.tiny_models import tiny_config
 
 pytestmark = pytest.mark.slow
-
-MODEL_FIELDS = (
-    *("depth", "embed_dim", "num_heads", "patch_nums", "attn_type", "mlp_type", "vocab_size"),
-    *("cache_skip_stages", "cache_threshold", "threshold", "sim_path", "use_cache", "vae_path"),
-)
 
 
 class Commands:
@@ -162,17 +153,6 @@ def test_cache_configurations(fields):
         assert CacheConfig.from_dict(config.to_dict()) == config
 
 
-@examples(100)
-@given(fields=st.dictionaries(st.sampled_from(MODEL_FIELDS), JSON, max_size=3))
-def test_model_configurations(commands, fields):
-    known = tiny_config().to_dict()
-    file = commands.folder / "config.json"
-    file.write_text(json.dumps({**known, **fields}))
-    with contextlib.suppress(ValueError, TypeError), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        HARTForT2IConfig.from_pretrained(commands.folder)
-
-
 def similarity_bytes(folder: Path, suffix: str) -> bytes:
     from hart.modules.networks.caching.similarity_io import save_similarity
 
@@ -210,24 +190,3 @@ def test_similarity_documents(tmp_path_factory, document, key):
     file.write_text(json.dumps({**json.loads(content), key: document}))
     with contextlib.suppress(SimilarityFileError):
         read_similarity(file)
-
-
-@examples(100)
-@given(data=st.data())
-def test_checkpoint_headers(commands, checkpoint, data):
-    content = (checkpoint / "text_model" / "model.safetensors").read_bytes()
-    file = commands.folder / "model.safetensors"
-    file.write_bytes(data.draw(with_changed_bytes(content)))
-    with contextlib.suppress(CheckpointError):
-        read_state_dict(file)
-
-
-@examples(100)
-@given(document=JSON)
-def test_checkpoint_indices(commands, document):
-    folder = commands.folder / "index"
-    folder.mkdir(exist_ok=True)
-    shard = {"weight_map": document}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(shard))
-    with contextlib.suppress(CheckpointError):
-        read_state_dict(folder)

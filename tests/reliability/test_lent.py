@@ -7,7 +7,7 @@ import copy
 
 import torch
 
-from hart.engine import Engine, decode, decode_in_tiles
+from hart.engine import Engine, EngineDecoder
 from hart.pipeline.options import ImageRequest
 from tests.product import product
 from tests.reliability.lent import (
@@ -30,7 +30,7 @@ MODES = {
 }
 
 
-@product(2, dtype=DTYPES, engine=[True, False], mode=[*MODES])
+@product(1, dtype=DTYPES[1:] + DTYPES[:1], engine=[True, False], mode=[*MODES])
 def test_nothing_of_what_was_lent_changes_and_it_can_be_trained(dtype, engine, mode):
     pipeline = tiny_pipeline(dtype, engine=engine)
     before, similarity = everything(parts(pipeline)), copy.copy(pipeline.model.similarity)
@@ -54,7 +54,9 @@ def use_in_every_way(pipeline) -> None:
     pipeline.calibrate(PROMPT, **options)
     pipeline.tiled_decode = True
     pipeline.draw_together([ImageRequest(0, PROMPT, 1)])
-    decode_in_tiles(model, torch.zeros(1, model.Cvae, 7, 7, dtype=model.dtype), tile=4, overlap=1)
+    EngineDecoder().decode_in_tiles(
+        model, torch.zeros(1, model.Cvae, 7, 7, dtype=model.dtype), tile=4, overlap=1
+    )
     pipeline.tiled_decode = False
     model.autoregressive_infer_cfg(1, g_seed=3, more_smooth=True, **text(model, 1))
 
@@ -101,7 +103,9 @@ def test_vars_parts_stay_as_they_were_too(mode):
         for preset in PRESETS:
             model.set_cache_config(preset)
             for steps in (None, Engine(model)):
-                decode(model, model.generate_feature_map(2, 1, g_seed=0, steps=steps))
+                EngineDecoder().decode(
+                    model, model.generate_feature_map(2, 1, g_seed=0, steps=steps)
+                )
     assert everything(modules) == before
 
 

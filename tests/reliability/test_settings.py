@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 
-import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -67,7 +66,7 @@ def test_a_setting_changes_no_picture_and_leaves_no_trace(setting, dtype, engine
     assert picture(pipeline, PRESETS[0]) == expected[PRESETS[0]]
 
 
-@product(3, setting=[*SETTINGS])
+@product(2, setting=["device", *sorted({*SETTINGS} - {"device"})])
 def test_upstreams_draws_and_vars_do_not_change_either(setting):
     hart, var = tiny_pipeline().model, tiny_var()
     context, labels = text(hart), torch.tensor([1, 2])
@@ -87,7 +86,7 @@ def test_upstreams_draws_and_vars_do_not_change_either(setting):
     assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize("setting", ["float64", "bfloat16", "device"])
+@product(1, setting=["device", "float64", "bfloat16"])
 def test_random_pipelines_are_the_same_ones(setting):
     expected = random_pipeline("tiny", 3, "cpu", "float32")
     with SETTINGS[setting]():

@@ -116,15 +116,8 @@ def test_legacy_flags():
     "flags",
     [
         "--cache-threshold 1.5",
-        "--cache-threshold nan",
-        "--cache-skip-stages 50",
-        "--cache-prune-stages 49:1.0",
-        "--cache-prune-stages 50:0.5",
         "--cache-prune-stages 49:0.5 49:0.6",
-        "--cache-prune-stages 49:0.5 --cache-disable-attn --cache-disable-mlp",
         "--cache-preset original --cache-prune-source 16",
-        "--cache-preset fastvar --cache-prune-source 49",
-        "--cache-guidance-stop-stage 50",
         "--cache-compute-mlp-layers -1",
     ],
 )
@@ -253,38 +246,3 @@ def test_tables_can_be_assigned_and_are_checked():
     assert model.similarity.mlp[0][0] == 0.5
     with pytest.raises(ValueError, match="15"):
         model.cache_similarity_attn = [[0.5] * 9 for _ in range(model.depth)]
-
-
-def test_integration_snippet(folder):
-    """The integration example of the caching README, on a real folder."""
-    config = HARTForT2IConfig.from_pretrained(folder)
-    config.cache_skip_stages = [169, 256]
-    config.cache_cache_stages = [100, 169]
-    config.cache_threshold = 0.7
-    with pytest.warns(UserWarning, match=r"100.*169.*256"):
-        model = HARTForT2IEnhanced(config)
-    assert model.cache_config == CacheConfig([169, 256], [100, 169])
-    args = parse("--cache-preset", "original")
-    assert HARTForT2IEnhanced.from_args_and_config(args, config).cache_config == preset_config(
-        "original", HART_SIDES
-    )
-
-
-def test_dynamic_configuration_and_monitoring_snippets(folder):
-    model = HARTForT2IEnhanced.from_pretrained(folder)
-    new_cache_config = CacheConfig(
-        skip_stages=[64, 100, 169, 256],
-        cache_stages=[36, 64, 100, 169],
-        threshold=0.6,
-        adaptive_threshold=True,
-    )
-    with pytest.warns(UserWarning, match="not stages of this model"):
-        model.set_cache_config(new_cache_config)
-    model.calibration = True
-    draw(model)
-    stats = model.get_cache_statistics()
-    assert stats["cache_config"] == new_cache_config.to_dict()
-    assert stats["similarity_stats"]["images"] == 1
-    json.dumps(stats)
-    model.save_similarity_data()
-    assert (folder / "cache_similarity.json").is_file()

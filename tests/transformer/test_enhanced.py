@@ -13,8 +13,8 @@ import torch
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS
 from hart.modules.networks.caching.similarity import SimilarityTables
+from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import HART_SIDES, draw, fill, generators, text, tiny_model
 
 ALL_STAGES = tuple(side**2 for side in HART_SIDES)
@@ -28,14 +28,6 @@ def is_clean(model) -> bool:
         and model.cache_mlp == [None] * model.depth
         and model.caching.running is None
     )
-
-
-def test_state_dict_is_the_plain_models(model):
-    assert model.state_dict().keys() == tiny_model(HARTForT2I).state_dict().keys()
-
-
-def test_off_is_the_plain_model_bit_for_bit(model):
-    assert draw(model, 2).equal(draw(tiny_model(HARTForT2I), 2))
 
 
 @pytest.mark.parametrize("how", ["use_cache", "sites", "no table"])
@@ -107,43 +99,6 @@ def test_everything_similar_reuses_exactly_what_the_plan_says(model, computed):
             assert counts.stored == plan.stored(site, si), length
 
 
-def test_mixed_table_reuses_exactly_what_the_plan_says(model, computed):
-    fill(model, 0.5)
-    model.similarity.attn[1][model.schedule.column(5)] = 0.9
-    model.similarity.mlp[2][model.schedule.column(4)] = 0.9
-    model.set_cache_config(CacheConfig(ALL_STAGES[1:], ALL_STAGES[:-1], threshold=0.7))
-    assert model.decision_plan().reused("attn") == 1
-    assert model.decision_plan().reused("mlp") == 1
-    draw(model)
-    assert computed["attn"].count(49) == model.depth - 1
-    assert computed["mlp"].count(25) == model.depth - 1
-    assert computed["attn"].count(25) == model.depth
-
-
-def test_25_to_49_uses_column_5_to_store_and_to_reuse(model, computed):
-    model.set_cache_config(CacheConfig([49], [25], threshold=0.5))
-    for table in (model.similarity.attn, model.similarity.mlp):
-        for row in table:
-            row[5] = 1.0
-    draw(model)
-    assert computed["attn"].count(49) == 0
-    assert computed["mlp"].count(49) == 0
-    computed["attn"].clear()
-    for row in model.similarity.attn:
-        row[5], row[4], row[6] = 0.0, 1.0, 1.0
-    draw(model)
-    assert computed["attn"].count(49) == model.depth
-
-
-def test_skip_stage_with_nothing_stored_computes(model):
-    fill(model, 1.0)
-    with pytest.warns(UserWarning, match="49 will be computed"):
-        model.set_cache_config(CacheConfig([49], [16], threshold=0.0))
-    expected = draw(tiny_model(HARTForT2I))
-    assert draw(model).equal(expected)
-    assert not model.decision_plan().reuses_anything
-
-
 def test_text_stage_is_never_mistaken_for_a_map(computed):
     """16 text tokens look like the 4x4 map by their length; only the stage index counts."""
     model = tiny_model(HARTForT2IEnhanced, context_token=16)
@@ -173,15 +128,6 @@ def test_the_1x1_map_is_the_texts_last_position(model, monkeypatch):
     assert seen[1] == [None] * model.depth
 
 
-@pytest.mark.parametrize("iterations", [1, 3])
-def test_masked_last_stage_reuses_in_every_chunk(model, computed, iterations):
-    fill(model, 1.0)
-    model.set_cache_config(CacheConfig([49], [25], threshold=0.0))
-    draw(model, 2, num_maskgit_iters=iterations)
-    assert len(computed["attn"]) == model.depth * (len(HART_SIDES) - 1)
-    assert model.cache_statistics.counts(5, "mlp").reused == 2 * model.depth * iterations
-
-
 def test_chunks_reuse_the_right_positions(model):
     """With everything reused the blocks add interpolated maps, so chunks must not matter."""
     fill(model, 1.0)
@@ -190,10 +136,11 @@ def test_chunks_reuse_the_right_positions(model):
     original = HARTForT2IEnhanced.run_blocks
 
     def collecting(self, x, run, si, m_maskgit=None):
+        before = x.clone()
         out = original(self, x, run, si, m_maskgit)
         if si == 5:
             change = outputs.setdefault(run.options.num_maskgit_iters, torch.zeros(2, 49, self.C))
-            change[m_maskgit] = (out - x).flatten(0, 1)
+            change[m_maskgit] = (out - before).flatten(0, 1)
         return out
 
     HARTForT2IEnhanced.run_blocks = collecting
@@ -203,6 +150,7 @@ def test_chunks_reuse_the_right_positions(model):
     finally:
         HARTForT2IEnhanced.run_blocks = original
     torch.testing.assert_close(outputs[1], outputs[3], atol=1e-5, rtol=1e-5)
+    assert outputs[1].any()
 
 
 @pytest.mark.parametrize("calibration", [False, True])
@@ -226,8 +174,7 @@ def test_failure_in_the_middle_leaves_the_model_clean(model, calibration):
     assert draw(model, 2).equal(expected)
 
 
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize("iterations", [1, 2])
+@product(cached=[False, True], iterations=[1, 2])
 def test_images_do_not_depend_on_their_batch(model, cached, iterations):
     if cached:
         fill(model, 1.0)
@@ -240,11 +187,10 @@ def test_images_do_not_depend_on_their_batch(model, cached, iterations):
         torch.testing.assert_close(alone[0], together[i], atol=2e-3, rtol=0)
 
 
-@pytest.mark.parametrize("preset", ["original", "hybrid"])
-def test_two_threads_draw_on_one_model_at_the_same_time(model, preset):
+def test_two_threads_draw_on_one_model_at_the_same_time(model):
     """Each waits for the other at every stage, so that none is alone; pictures and counts hold."""
     fill(model, 0.9)
-    model.set_cache_config(preset)
+    model.set_cache_config("hybrid")
     alone = [draw(model, seed=seed) for seed in (1, 2)]
     counted = model.get_cache_statistics()
     model.reset_cache_statistics()
@@ -277,7 +223,7 @@ def test_a_configuration_that_is_set_meanwhile_is_for_the_next_image(model):
     assert not draw(model).equal(expected)
 
 
-@pytest.mark.parametrize("preset", list(CACHE_PRESETS))
+@product(len(KINDS), preset=PRESETS)
 def test_every_preset_runs_and_matches_its_plan(model, preset):
     fill(model, 0.95)
     model.set_cache_config(preset)
@@ -340,16 +286,6 @@ def promise_what_an_image_shows(model):
         model.similarity.site(site)[:] = [row, *([0.5] * len(row) for _ in range(model.depth - 1))]
 
 
-def test_statistics_accumulate_and_reset(model):
-    fill(model, 1.0)
-    model.set_cache_config(EVERYTHING)
-    draw(model, 2)
-    draw(model)
-    assert model.get_cache_statistics()["images"] == 3
-    model.reset_cache_statistics()
-    assert model.get_cache_statistics()["totals"]["mlp"]["reused"] == 0
-
-
 def test_block_is_the_plain_block_without_the_cache_keywords(model):
     plain = tiny_model(HARTForT2I)
     x, cond = torch.randn(2, 9, model.C), torch.randn(2, model.context_token, model.C)
@@ -389,16 +325,6 @@ def test_block_call_with_the_documented_keywords(model):
     assert caches["cache_attn"][0] is None
     assert call(2, 9).shape == (2, 9, model.C)
     assert caches["cache_mlp"][1] is None
-
-
-def test_gpt2_blocks_cache_too(monkeypatch):
-    model = tiny_model(
-        HARTForT2IEnhanced, attn_type="gpt2", mlp_type="gpt2", use_context_norm=False
-    )
-    fill(model, 1.0)
-    model.set_cache_config(EVERYTHING)
-    assert draw(model, 2).isfinite().all()
-    assert model.cache_statistics.to_dict()["totals"]["attn"]["reused"] > 0
 
 
 def test_generators_must_be_one_per_image(model):

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from hart.modules.models.transformer.execution import executor
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.networks.basic_hart_enhanced import AdaLNSelfAttnEnhanced, CacheConfig
-from hart.modules.networks.caching import site_cache
+from hart.modules.networks.caching import generation_cache
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.norms import LlamaRMSNormFused
+from tests.engine.comparison import Called
 from tests.golden_data import GOLDEN, load_case
 from tests.transformer.test_golden_generation import context_of, near
 
@@ -27,14 +29,14 @@ TOLERANCE = 2e-3  # as for generations without pruning
 @pytest.fixture
 def kept(monkeypatch):
     """The sets of tokens that were kept, in the order of the calls."""
-    seen, original = [], site_cache.split_tokens
+    seen, original = [], generation_cache.split_tokens
 
     def recording(x, keep):
         result = original(x, keep)
         seen.append(result[0])
         return result
 
-    monkeypatch.setattr(site_cache, "split_tokens", recording)
+    monkeypatch.setattr(generation_cache, "split_tokens", recording)
     return seen
 
 
@@ -76,7 +78,7 @@ def test_one_block_with_the_published_constants(kept):
             context_mask=torch.ones(2, 6),
             m_maskgit=everything if si == 4 else None,
             kv_cache=cache,
-            cache=run,
+            output=partial(run.output, 0),
         )
         run.end_stage(si, *x.shape[:2])
         near(out, outputs[f"block.s{si}.out"], BLOCK_TOLERANCE)
@@ -98,25 +100,25 @@ def model():
     return HARTForT2IEnhanced.from_pretrained(GOLDEN / "llama-no-aln")
 
 
+@pytest.mark.parametrize("blocks_are_called", [False, True])
 @pytest.mark.parametrize("run", CASE.meta["e2e"])
-def test_generation(model, kept, monkeypatch, run):
+def test_generation(model, kept, monkeypatch, run, blocks_are_called):
     about, outputs = CASE.meta["e2e"][run], CASE.outputs
     model.set_cache_config(prune_config(about))
-    seen, restored = [], {}
-    original, output_of = model.run_blocks, site_cache.SiteCache.__call__
+    seen, restored = [], []
+    original, restore = model.run_blocks, generation_cache.restore_tokens
 
     def recording(x, generation, si, m_maskgit=None):
-        seen.append((x, generation.f_hat.clone()))
+        seen.append((x.clone(), generation.f_hat.clone()))
         return original(x, generation, si, m_maskgit)
 
-    def recording_output(self, compute):
-        out = output_of(self, compute)
-        layer, is_mlp = divmod(self.module, 2)
-        restored[f"s{self.si}.b{layer}.{'ffn' if is_mlp else 'attn'}"] = out
-        return out
+    def recording_restored(kept, index, source):
+        restored.append(restore(kept, index, source))
+        return restored[-1]
 
     monkeypatch.setattr(model, "run_blocks", recording)
-    monkeypatch.setattr(site_cache.SiteCache, "__call__", recording_output)
+    for module in (generation_cache, executor):
+        monkeypatch.setattr(module, "restore_tokens", recording_restored)
     torch.manual_seed(about["seeds"]["torch.manual_seed"])
     np.random.seed(about["seeds"]["numpy.random.seed"])
     bsz = about["call"]["B"]
@@ -126,6 +128,7 @@ def test_generation(model, kept, monkeypatch, run):
         label,
         context_position_ids=position_ids,
         context_mask=mask,
+        steps=Called(model) if blocks_are_called else None,
         **{name: value for name, value in about["call"].items() if name != "B"},
     )
     near(f_hat, outputs[f"e2e.{run}.f_hat_final"], TOLERANCE)
@@ -136,14 +139,12 @@ def test_generation(model, kept, monkeypatch, run):
             near(seen[si][1], outputs[f"e2e.{run}.f_hat_s{si - 1}"], TOLERANCE)
     sides = [side for side in model.patch_nums if str(side) in about["ratio_pruned_by_side"]]
     names = [
-        f"e2e.{run}.s{model.patch_nums.index(side)}.b{layer}.{site}_idx"
+        f"e2e.{run}.s{model.patch_nums.index(side)}.b{layer}.{site}"
         for side in sides
         for layer in range(model.depth)
         for site in ("attn", "ffn")
     ]
-    assert len(names) == len(kept)
-    for name, found in zip(names, kept, strict=True):
-        assert found.equal(outputs[name].long().sort(dim=1).values), name
-    for name in [key for key in outputs if key.startswith(f"e2e.{run}.") and "restored" in key]:
-        site = name.removeprefix(f"e2e.{run}.").removesuffix("_restored")
-        near(restored[site], outputs[name], TOLERANCE)
+    for name, index, out in zip(names, kept, restored, strict=True):
+        assert index.equal(outputs[f"{name}_idx"].long().sort(dim=1).values), name
+        if f"{name}_restored" in outputs:
+            near(out, outputs[f"{name}_restored"], TOLERANCE)

@@ -20,17 +20,14 @@ def after(code: str, **variables: str) -> str:
     return run.stdout.splitlines()[-1]
 
 
-COMMANDS = [
-    "from hart.cli.main import main as run",
-    "from hart.cli.main import generate_main as run",
-]
-HELP = "\ntry: run(['--help'])\nexcept SystemExit: pass"
+HELP = """from hart.cli.main import main
+try: main(['--help'])
+except SystemExit: pass"""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_asks_for_them_unless_told_otherwise(command):
-    assert after(command + HELP) == "1"
-    assert after(command + HELP, **{VARIABLE: "0"}) == "0"
+def test_a_command_asks_for_them_unless_told_otherwise():
+    assert after(HELP) == "1"
+    assert after(HELP, **{VARIABLE: "0"}) == "0"
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hart.utils.images import make_grid, save_images, save_png, to_pil, to_uint8
+from hart.utils.images import make_grid, png_bytes, save_images, save_png, to_pil, to_uint8
 
 # A float16 number just below 8 / 255.
 ROUNDS_UP_TO_8 = 0.0313720703125
@@ -150,3 +150,9 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_beside(tmp_path, m
         save_png(image, path)
     assert int(read(path)[0, 0, 0]) == 51
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_bytes_of_a_picture_are_those_of_its_file(tmp_path):
+    image, texts = Image.new("RGB", (3, 2), "red"), {"prompt": "a fox", "long": "x" * 1000}
+    file = save_png(image, tmp_path / "picture.png", texts)
+    assert png_bytes(image, texts) == file.read_bytes()

@@ -10,6 +10,7 @@ import torch
 
 from hart.modules.models.autoencoder.vqvae import VQVAE, vqvae_config
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
+from tests.copies import copied
 from tests.golden_data import GOLDEN, read_packed
 
 VAR, VAE = GOLDEN / "var-small", GOLDEN / "var-small-vae"
@@ -18,12 +19,14 @@ STAGES = tuple(side * side for side in PATCH_NUMS)
 DEPTH, NUM_CLASSES = 2, 10
 
 
+@functools.cache
 def vae_state() -> dict[str, torch.Tensor]:
     """The golden autoencoder's weights; the file holds the large ones in 8 bits, exactly."""
     packed = read_packed(VAE / "weights.safetensors.xz")
     return {key: value.float() for key, value in packed.items()}
 
 
+@copied
 def golden_vae() -> VQVAE:
     state = vae_state()
     model = VQVAE(vqvae_config(state, PATCH_NUMS))
@@ -31,6 +34,7 @@ def golden_vae() -> VQVAE:
     return model.eval()
 
 
+@copied
 def golden_model(model_class=VARForC2I, **overrides) -> VARForC2I:
     """The golden transformer from its ``.pth`` file with the golden autoencoder."""
     return model_class.from_pretrained(VAR / "var_small.pth", vae=golden_vae(), **overrides)

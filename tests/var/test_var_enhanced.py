@@ -9,9 +9,10 @@ import torch
 
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
+from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
 from tests.golden_data import load_case
+from tests.product import KINDS, PRESETS, product
 from tests.tiny_models import fill
 from tests.var.checkpoint import DEPTH, PATCH_NUMS, STAGES, golden_model
 
@@ -87,7 +88,7 @@ def near_table(table, expected):
     torch.testing.assert_close(actual, expected, atol=TABLE_TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("preset", CACHE_PRESETS)
+@product(len(KINDS), preset=PRESETS)
 def test_presets_mean_the_last_stages(model, preset):
     fill(model, 0.95)
     model.set_cache_config(preset)
@@ -128,21 +129,6 @@ def test_arguments_and_configuration(tmp_path, model):
     again = VARForC2IEnhanced.from_pretrained(tmp_path)
     assert again.cache_config == loaded.cache_config
     assert again.blocks[1].ffn.fc1.weight.equal(model.blocks[1].ffn.fc1.weight)
-
-
-def test_a_failing_generation_leaves_nothing(model):
-    fill(model, 0.95)
-    model.set_cache_config("aggressive")
-    before = feature_map(model, "r1")
-
-    def fail(si, stages):
-        if si == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        model.generate_feature_map(1, [3], callback=fail)
-    assert model.cache_attn == model.cache_mlp == [None] * DEPTH
-    assert feature_map(model, "r1").equal(before)
 
 
 @pytest.mark.parametrize("stage", [1, -1])

@@ -13,11 +13,13 @@ from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
+from tests.copies import copied
 from tests.tiny_models import fill
 
 SIDES = (1, 2, 3, 5)
 
 
+@copied
 def tiny_var(model_class=VARForC2IEnhanced, seed: int = 3, **overrides):
     fields = {
         "num_classes": 5,

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hart import VARPipeline
-from hart.cli.main import generate_main
+from hart.cli.main import generate_main, main
 from hart.pipeline import HARTPipeline
 from hart.utils.weights import CheckpointError
 from tests.var.checkpoint import NUM_CLASSES, STAGES, make_var_checkpoint
@@ -162,3 +162,21 @@ def test_wrong_conditions_are_refused(command, arguments, message, tmp_path):
 def test_the_demo_has_no_classes(flags, capsys, tmp_path):
     assert generate_main(["--output_dir", str(tmp_path), *flags]) == 2
     assert f"error: {flags[0]}: only VAR checkpoints have classes" in capsys.readouterr().err
+
+
+def test_a_batch_of_classes_is_drawn_and_goes_on(checkpoint, tmp_path, capsys):
+    prompts, out = tmp_path / "classes.txt", tmp_path / "out"
+    prompts.write_text("3\n7\n")
+    run = ["batch", "--model_path", checkpoint, "--prompts_file", prompts, "--output_dir", out]
+    run = [str(word) for word in (*run, "--device", "cpu", "--top_k", 40)]
+    assert main(run) == 0
+    prompts.write_text(f"3\n7\n{NUM_CLASSES}\n")
+    assert main(run) == 2
+    assert "classes[2] is 10; this model's classes are 0 to 9" in capsys.readouterr().err
+    prompts.write_text("3\n7\n5\n")
+    assert main(run) == 0
+    assert "2 of 3 images are finished already" in capsys.readouterr().out
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["seed"]) for row in rows] == [("3", 1), ("7", 2), ("5", 3)]
+    with Image.open(out / "000002.png") as picture:
+        assert (picture.text["class"], picture.text["top_k"]) == ("5", "40")

@@ -8,6 +8,7 @@ from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline import HARTPipeline
 from hart.web.handlers import Handlers
 from hart.web.studio import Studio
+from tests.copies import Original
 from tests.pipeline.checkpoint_folder import DEPTH, make_checkpoint
 
 MAX_IMAGES = 3
@@ -27,9 +28,15 @@ def similar_pipeline(checkpoint: Path) -> HARTPipeline:
     return pipeline
 
 
+@pytest.fixture(scope="session")
+def loaded(web_checkpoint) -> Original:
+    return Original(similar_pipeline(web_checkpoint))
+
+
 @pytest.fixture
-def pipeline(web_checkpoint) -> HARTPipeline:
-    return similar_pipeline(web_checkpoint)
+def pipeline(loaded) -> HARTPipeline:
+    """A pipeline of the test's own."""
+    return loaded.copy()
 
 
 @pytest.fixture

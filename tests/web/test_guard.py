@@ -13,6 +13,7 @@ from benchmarks.page_soak import Visitor, drawing, free_port, tiny_page
 from hart.web.guard import MAX_BODY_BYTES, AllowedHosts, RefusedError, check_call
 from hart.web.page import PageOptions, build_page
 from hart.web.server import Address, serving
+from tests.product import product
 
 HTML = b"<script>alert(1)</script>"
 GRACE_S = 0.5
@@ -59,8 +60,7 @@ UPLOADS += ["gradio_api/component_server", "gradio_api/process_recording", "./gr
 UPLOADS += ["gradio_api/run/../upload", "%67radio_api/upload", "GRADIO_API/UPLOAD"]
 
 
-@pytest.mark.parametrize("path", UPLOADS)
-@pytest.mark.parametrize("method", ["POST", "PUT"])
+@product(path=UPLOADS, method=["POST", "PUT"])
 def test_nothing_can_be_uploaded(site, path, method):
     before = site.files()
     body, kind = multipart("x.html", HTML)
@@ -270,18 +270,9 @@ def last_words(site, values) -> str:
 @pytest.mark.parametrize(
     ("place", "value", "words"),
     [
-        (0, None, "at least one prompt"),
         (0, ["a"], "prompts must be text"),
-        (0, 5, "prompts must be text"),
         (1, 10**400, "seed must be a whole number"),
-        (1, -(10**400), "seed must be a whole number"),
-        (1, float("nan"), "seed must be a whole number"),
-        (1, float("inf"), "seed must be a whole number"),
-        (1, "7", "seed must be a whole number"),
-        (1, [7], "seed must be a whole number"),
-        (2, 10**400, "guidance scale must be a number from 0 to 30"),
-        (2, float("-inf"), "guidance scale must be a number"),
-        (3, ["original"], "Unknown preset"),
+        (2, float("nan"), "guidance scale must be a number"),
         (3, None, "Unknown preset"),
         (9, "yes", "Comparing must be true or false"),
         (10, None, "Showing every stage must be true or false"),
@@ -291,28 +282,6 @@ def test_values_that_no_field_can_hold_are_explained(site, place, value, words):
     values = drawing(1)
     values[place] = value
     assert words in last_words(site, values)
-
-
-@pytest.mark.parametrize(
-    ("place", "value", "words"),
-    [
-        (4, [10**400], "Stage 1000"),
-        (4, [None], "Stage None cannot reuse"),
-        (4, None, "stages must be a list"),
-        (5, "attn", "sites must be a list"),
-        (6, 10**400, "threshold must be a number from 0 to 1"),
-        (6, float("nan"), "threshold must be a number"),
-        (7, 1, "Adapting the threshold must be true or false"),
-        (8, ["nearest"], "interpolation_mode must be one of"),
-        (11, "fastest", "Unknown preset"),
-    ],
-)
-def test_custom_values_that_no_field_can_hold_are_explained(handlers, place, value, words):
-    values = drawing(1)
-    values[3:5] = ["custom", [64]]
-    values[place] = value
-    (update,) = [u for u in handlers.draw(*values) if u]
-    assert words in update["status"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hart.demo.captions import advice
 from hart.modules.networks.caching.presets import CACHE_PRESETS
+from hart.web.handlers import Handlers
 from hart.web.requests import CUSTOM
-from hart.web.studio import Studio
 from tests.pipeline.checkpoint_folder import STAGES
 
 PROMPTS = "a red fox\n<b>two</b> boats"
@@ -41,7 +42,9 @@ def calibrate(handlers, prompts=PROMPTS, seed=1, add=False, preset="original") -
 
 
 def test_a_comparison_leaves_pictures_tables_and_a_report(handlers):
-    *before, last = draw(handlers, compare=True)
+    *before, last = updates = draw(handlers, compare=True)
+    words = [words for update in updates for words in update.values() if isinstance(words, str)]
+    assert "<b>two</b>" not in "".join(words)  # what a visitor wrote is escaped
     assert before[0]["gallery"] == []
     assert before[0]["columns"] == 3
     captions = [caption for _, caption in last["gallery"]]
@@ -67,8 +70,24 @@ def test_a_comparison_leaves_pictures_tables_and_a_report(handlers):
         assert set(archive.namelist()) == set(files) - {"all.zip"}
 
 
-def test_the_table_of_stages_adds_up(handlers):
-    last = draw(handlers)[-1]
+def test_advice_is_there_from_the_start_to_the_end_and_escaped(handlers):
+    advised = Handlers(handlers.studio, "a tiny model", handlers.folder, 3, advise=advice)
+    updates = draw(advised, prompts="a red fox\n<b>two</b> boats")
+    told = "&#x27;&lt;b&gt;two&lt;/b&gt; boats&#x27; names nothing that the demo knows; it knows:"
+    for cards in (updates[0]["cards"], updates[-1]["cards"]):
+        assert told in cards
+        assert "alarm clock, alien, apple, " in cards
+    assert "knows" not in draw(advised, prompts="a red fox")[-1]["cards"]
+
+
+def test_pictures_grow_stage_by_stage_and_the_table_of_stages_adds_up(handlers):
+    *_, last = updates = draw(handlers)
+    strips = [u["strip"].count("<figure>") for u in updates if u.get("strip")]
+    assert strips == [2 * (si + 1) for si in range(len(STAGES))]
+    assert [len(u["gallery"]) for u in updates if u.get("gallery")] == [2] * len(STAGES) + [2]
+    bars = [u["status"] for u in updates if "<progress" in u.get("status", "")]
+    assert len(bars) == len(STAGES)
+    assert "images 1 to 2 of 2, stage of 64 tokens" in bars[-1]
     file = next(file for file in last["files"] if file.endswith("stages.csv"))
     with Path(file).open() as lines:
         rows = {row["part"]: row for row in csv.DictReader(lines)}
@@ -77,16 +96,6 @@ def test_the_table_of_stages_adds_up(handlers):
     assert [name for name in rows if name.startswith("stage")] == [f"stage {n}" for n in STAGES]
     assert (rows["stage 64"]["attention reused"], rows["stage 64"]["MLP reused"]) == ("1.0", "0.0")
     assert 0 < float(rows["stage 64"]["multiply-adds saved"]) < 1
-
-
-def test_pictures_grow_stage_by_stage(handlers):
-    updates = draw(handlers)
-    strips = [u["strip"].count("<figure>") for u in updates if u.get("strip")]
-    assert strips == [2 * (si + 1) for si in range(len(STAGES))]
-    assert [len(u["gallery"]) for u in updates if u.get("gallery")] == [2] * len(STAGES) + [2]
-    bars = [u["status"] for u in updates if "<progress" in u.get("status", "")]
-    assert len(bars) == len(STAGES)
-    assert "images 1 to 2 of 2, stage of 64 tokens" in bars[-1]
 
 
 def test_previews_do_not_outlive_the_drawing(handlers):
@@ -111,11 +120,6 @@ def test_without_previews_there_are_results_only(handlers):
     assert not any(file.endswith("stage_by_stage.png") for file in updates[-1]["files"])
 
 
-def test_what_a_visitor_wrote_is_escaped(handlers):
-    for updates in draw(handlers, compare=True):
-        assert "<b>two</b>" not in "".join(v for v in updates.values() if isinstance(v, str))
-
-
 def test_custom_caching_that_reuses_nothing_says_why(handlers):
     last = draw(handlers, preset=CUSTOM, stages=[64], sites=["mlp"], threshold=0.95)[-1]
     assert "Nothing was reused: mlp: every similarity is at or below the threshold" in last["cards"]
@@ -131,11 +135,8 @@ def test_comparing_the_reference_with_itself_draws_once(handlers):
     ("fields", "words"),
     [
         ({"prompts": ""}, "at least one prompt"),
-        ({"prompts": "a\nb\nc\nd"}, "this page takes 3"),
         ({"seed": None}, "seed must be a whole number"),
-        ({"cfg_scale": 99}, "guidance scale must be a number from 0 to 30"),
         ({"preset": "<i>"}, "Unknown preset &#x27;&lt;i&gt;&#x27;"),
-        ({"preset": CUSTOM, "threshold": 7}, "threshold must be a number from 0 to 1"),
         ({"preset": CUSTOM, "stages": [5]}, "Stage 5 cannot reuse"),
     ],
 )
@@ -160,11 +161,6 @@ def test_a_folder_that_is_gone_bad_is_told(handlers):
     assert 'role="alert"' in draw(handlers)[-1]["status"]
 
 
-def test_an_unsafe_prompt_is_told(handlers, pipeline):
-    handlers.studio = Studio(pipeline, is_unsafe=lambda prompt: "fox" in prompt)
-    assert "Prompt 1 was refused by the safety check" in draw(handlers)[-1]["status"]
-
-
 def test_a_preset_fills_the_fields_that_custom_needs(handlers):
     assert handlers.preset_choices() == [*CACHE_PRESETS, CUSTOM]
     assert handlers.preset_fields(CUSTOM) == ()
@@ -185,7 +181,6 @@ def test_a_calibration_is_shown_kept_and_undone(handlers):
     assert "similarities of 2 images" in restored["about"]
 
 
-@pytest.mark.parametrize("fields", [{"prompts": ""}, {"seed": -1}, {"preset": "fastest"}])
-def test_a_calibrations_mistake_is_one_update(handlers, fields):
-    (update,) = calibrate(handlers, **fields)
+def test_a_calibrations_mistake_is_one_update(handlers):
+    (update,) = calibrate(handlers, preset="fastest")
     assert 'role="alert"' in update["status"]

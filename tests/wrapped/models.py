@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 from typing import NamedTuple
 
 import torch
 
-from hart.engine import Engine, decode
+from hart.engine import Engine, EngineDecoder
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.modules.models.transformer.wrappers import innermost
+from tests.copies import copied
 from tests.engine.comparison import MAP_TOLERANCE
 from tests.tiny_models import fill, generators, text, tiny_model, tiny_vae
 
@@ -26,15 +25,9 @@ VAR = {"var": False, "var-shared-aln": True}
 FAMILIES = (*HART, *VAR)
 
 
+@copied
 def build(family: str):
     """A model with a lively diffusion head whose modules in the last two stages are reused."""
-    model = copy.deepcopy(_built(family))
-    model.attach_autoencoder(tiny_vae(SIDES))
-    return model
-
-
-@functools.cache
-def _built(family: str):
     if family in HART:
         options = {"depth": 2, "patch_nums": SIDES, "num_sampling_steps": "4", **HART[family]}
         model = tiny_model(HARTForT2IEnhanced, **options)
@@ -53,6 +46,7 @@ def _built(family: str):
         )
         model = VARForC2IEnhanced(config).eval()
         model.init_weights(init_adaln_gamma=0.5, init_head=1.0, init_std=0.15)
+        model.attach_autoencoder(tiny_vae(SIDES))
     torch.manual_seed(11)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -95,7 +89,7 @@ def draw(model, engine: bool, bsz: int = 2, **options) -> Drawn:
     target = model if hasattr(model, "generate_feature_map") else inside
     steps = Engine(model) if engine else None
     f_hat = target.generate_feature_map(bsz, steps=steps, **arguments(inside, bsz, **options))
-    images = decode(inside, f_hat) if engine else target.decode_feature_map(f_hat)
+    images = EngineDecoder().decode(inside, f_hat) if engine else target.decode_feature_map(f_hat)
     return Drawn(f_hat, images, inside.cache_statistics.calls())
 
 

@@ -163,9 +163,12 @@ Compute = Callable[[torch.Tensor, MaskIndex | None], torch.Tensor]
 """A module's output, before gamma, from the residual stream (rows, n, C) and which positions of the
 map that is."""
 
+Output = Callable[[str, int, Compute, torch.Tensor, MaskIndex | None], torch.Tensor]
+"""What ``"attn"`` or ``"mlp"`` puts out at a stage, from what computes it and its arguments."""
+
 
 def _computed(
-    site: str, compute: Compute, x: torch.Tensor, m_maskgit: MaskIndex | None
+    site: str, si: int, compute: Compute, x: torch.Tensor, m_maskgit: MaskIndex | None
 ) -> torch.Tensor:
     return compute(x, m_maskgit)
 
@@ -277,6 +280,7 @@ class AdaLNSelfAttn(nn.Module):
         m_maskgit: MaskIndex | None = None,
         *,
         kv_cache: LayerKVCache | None = None,
+        output: Output = _computed,
     ) -> torch.Tensor:
         """Map (rows, n, C) to (rows, n, C).
 
@@ -284,24 +288,8 @@ class AdaLNSelfAttn(nn.Module):
             cond_BD: embedded text (rows, T, C).
             attn_bias, si, context_position_ids, context_mask, m_maskgit, kv_cache: as in
                 :meth:`LlamaAttention.forward`.
+            output: gives what attention and MLP put out; by default what they compute.
         """
-        return self._forward(
-            x, cond_BD, attn_bias, si, context_position_ids, context_mask, m_maskgit, kv_cache
-        )
-
-    def _forward(
-        self,
-        x: torch.Tensor,
-        cond_BD: torch.Tensor,
-        attn_bias: torch.Tensor | None,
-        si: int,
-        context_position_ids: torch.Tensor | None,
-        context_mask: torch.Tensor | None,
-        m_maskgit: MaskIndex | None,
-        kv_cache: LayerKVCache | None,
-        output: Callable[[str, Compute, torch.Tensor, MaskIndex | None], torch.Tensor] = _computed,
-    ) -> torch.Tensor:
-        """:meth:`forward`; ``output`` gives what ``"attn"`` or ``"mlp"`` puts out."""
         modulation = self.modulation(cond_BD, context_mask)
         gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation or (None,) * 6
 
@@ -313,10 +301,10 @@ class AdaLNSelfAttn(nn.Module):
         def feed_forward(x: torch.Tensor, m_maskgit: MaskIndex | None) -> torch.Tensor:
             return self._feed_forward(x, scale2, shift2)
 
-        out = output("attn", attend, x, m_maskgit)
+        out = output("attn", si, attend, x, m_maskgit)
         x = x + self.drop_path(out if gamma1 is None else out * gamma1)
         x = self._add_cross_attention(x, cond_BD, context_mask, si)
-        out = output("mlp", feed_forward, x, m_maskgit)
+        out = output("mlp", si, feed_forward, x, m_maskgit)
         return x + self.drop_path(out if gamma2 is None else out * gamma2)
 
     def _feed_forward(self, x, scale, shift) -> torch.Tensor:

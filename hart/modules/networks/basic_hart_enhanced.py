@@ -8,9 +8,8 @@ their outputs; a reused attention adds no keys and values.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,17 +17,14 @@ from torch import nn
 from hart.modules.networks.attention import LlamaAttention, SelfAttention
 from hart.modules.networks.basic_hart import FFN, AdaLNSelfAttn, Compute, LlamaMLP
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.generation_cache import GenerationCache
-from hart.modules.networks.caching.plan import COMPUTE, Plan, decide_module, module_of
-from hart.modules.networks.caching.similarity import SimilarityRecorder
-from hart.modules.networks.caching.site_cache import SiteCache
+from hart.modules.networks.caching.interpolate import interpolate_features, select_positions
+from hart.modules.networks.caching.plan import Action, decide_module
+from hart.modules.networks.caching.similarity import SimilarityRecorder, cosine_similarity
 from hart.modules.networks.caching.stages import (
     StageSchedule,
     length2iteration,
     next_patch_size,
 )
-from hart.modules.networks.caching.store import single
-from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 
 __all__ = [
@@ -43,7 +39,8 @@ __all__ = [
 ]
 
 StoredOutputs = list[torch.Tensor | None]
-Lists = dict[str, tuple[StoredOutputs, Sequence[Sequence[float]]]]
+Table = Sequence[Sequence[float]]
+Lists = dict[str, tuple[StoredOutputs | None, Table | None]]
 """By site the stored outputs and the similarity table."""
 
 
@@ -90,20 +87,12 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
 
     def forward(
         self,
-        x: torch.Tensor,
-        cond_BD: torch.Tensor,
-        attn_bias: torch.Tensor | None,
-        si: int = -1,
-        context_position_ids: torch.Tensor | None = None,
-        context_mask: torch.Tensor | None = None,
-        m_maskgit: MaskIndex | None = None,
-        *,
-        kv_cache: LayerKVCache | None = None,
+        *args: Any,
         cache_mlp: StoredOutputs | None = None,
         cache_attn: StoredOutputs | None = None,
-        cache_similarity_mlp: Sequence[Sequence[float]] | None = None,
-        cache_similarity_attn: Sequence[Sequence[float]] | None = None,
-        cache: GenerationCache | None = None,
+        cache_similarity_mlp: Table | None = None,
+        cache_similarity_attn: Table | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Map (rows, n, C) to (rows, n, C), reusing stored module outputs where that is allowed.
 
@@ -112,81 +101,77 @@ class AdaLNSelfAttnEnhanced(AdaLNSelfAttn):
                 None; this block reads and replaces its own entry. It computes all tokens.
             cache_similarity_mlp, cache_similarity_attn: similarity tables, one row per block. A
                 ``SimilarityRecorder`` in their place calibrates.
-            cache: of the generation, which has begun the stage; it comes before the lists.
 
-        A site takes part only if there are both a list and a table. The remaining arguments
-        are those of the plain block.
+        A site takes part only if there are both a list and a table. Before these come the arguments
+        of the plain block.
         """
-        given = {
+        lists = {
             "attn": (cache_attn, cache_similarity_attn),
             "mlp": (cache_mlp, cache_similarity_mlp),
         }
-        lists = {
-            site: (outputs, table)
-            for site, (outputs, table) in given.items()
-            if cache is None and si >= 0 and outputs is not None and table is not None
-        }
-        own = self._own_cache(len(x), si, lists) if lists else None
-        out = self._forward(
-            x,
-            cond_BD,
-            attn_bias,
-            si,
-            context_position_ids,
-            context_mask,
-            m_maskgit,
-            kv_cache,
-            partial(self._output, cache or own, si),
-        )
-        if own is not None:
-            self._hand_back(own, lists, si)
-        return out
+        kwargs.setdefault("output", partial(self._output, lists))
+        return super().forward(*args, **kwargs)
 
     def _output(
         self,
-        cache: GenerationCache | None,
-        si: int,
+        lists: Lists,
         site: str,
+        si: int,
         compute: Compute,
         x: torch.Tensor,
         m_maskgit: MaskIndex | None,
     ) -> torch.Tensor:
-        """A site's output: of the tokens that the cache wants; the cache fills in the rest."""
-        if cache is None:
+        """A site's output: reused, or computed, recorded and stored."""
+        outputs, table = lists[site]
+        if si < 0 or outputs is None or table is None:
             return compute(x, m_maskgit)
-        turn = SiteCache(cache, module_of(self.block_idx, site), si, m_maskgit)
-        x, m_maskgit = turn.select(x)
-        return turn(lambda: compute(x, m_maskgit))
+        action, before = self._decide(site, outputs, table, si, m_maskgit)
+        out = before if action.reuse and before is not None else compute(x, m_maskgit)
+        self._keep(outputs, table, si, action, before, out)
+        return out
 
-    @torch.compiler.disable
-    def _own_cache(self, rows: int, si: int, lists: Lists) -> GenerationCache:
-        """The cache of this call alone."""
+    @property
+    def _stages(self) -> StageSchedule:
         if self.schedule is None:
             raise ValueError("patch_nums is required to cache; pass it to the block's constructor")
-        config, schedule, layer = self.cache_config, self.schedule, self.block_idx
-        recorders = {s: t for s, (_, t) in lists.items() if isinstance(t, SimilarityRecorder)}
-        actions = [COMPUTE] * (2 * layer + 2)
-        for site in lists.keys() - recorders.keys():
-            outputs, table = lists[site]
-            has_stored, row = outputs[layer] is not None, table[layer]
-            action = decide_module(config, schedule, site, si, row, has_stored, layer=layer)
-            actions[module_of(layer, site)] = replace(action, ratio=0.0, store_source=False)
-        plan = Plan(config, schedule, (tuple(actions),) * schedule.num_stages)
-        cache = GenerationCache(plan, recorders=recorders)
-        cache.begin_stage(si, rows)
-        for site, (outputs, _) in lists.items():
-            module, stored = module_of(layer, site), outputs[layer]
-            if stored is not None:
-                cache.store.slots[single(module)] = {si - 1: stored}
-                cache.store.compared[module] = stored
-        return cache
+        return self.schedule
 
     @torch.compiler.disable
-    def _hand_back(self, cache: GenerationCache, lists: Lists, si: int) -> None:
-        """Put what is kept for the next stage into the lists; the last stage may come in chunks."""
-        store = cache.store
-        if si < store.schedule.num_stages - 1:
-            for site, (outputs, _) in lists.items():
-                module = module_of(self.block_idx, site)
-                recorded = store.compared.get(module) if site in cache.recorders else None
-                outputs[self.block_idx] = store.kept(module, si) if recorded is None else recorded
+    def _decide(
+        self, site: str, outputs: StoredOutputs, table: Table, si: int, m_maskgit: MaskIndex | None
+    ) -> tuple[Action, torch.Tensor | None]:
+        """What the site does, and what stands in for its output, if anything does."""
+        config, schedule, layer = self.cache_config, self._stages, self.block_idx
+        stored = outputs[layer] if si else None
+        if isinstance(table, SimilarityRecorder):
+            action = Action(store=True)
+        else:
+            has_stored = stored is not None
+            action = decide_module(
+                config, schedule, site, si, table[layer], has_stored, layer=layer
+            )
+        if stored is None:
+            return action, None
+        sides = schedule.patch_nums
+        before = interpolate_features(stored, sides[si - 1], sides[si], config.interpolation_mode)
+        return action, before if m_maskgit is None else select_positions(before, m_maskgit)
+
+    @torch.compiler.disable
+    def _keep(
+        self,
+        outputs: StoredOutputs,
+        table: Table,
+        si: int,
+        action: Action,
+        before: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        """Record how similar an output is, and keep it; the last stage may come in chunks."""
+        schedule, layer = self._stages, self.block_idx
+        # The first stage may be the text, whose last position is the 1x1 map.
+        as_map = out[:, -schedule.lengths[0] :].clone() if si == 0 else out
+        if isinstance(table, SimilarityRecorder) and before is not None:
+            similarity = cosine_similarity(before, as_map)
+            table.record(layer, schedule.column(si), similarity, weight=as_map.shape[1])
+        if si < schedule.last:
+            outputs[layer] = as_map if action.store else None

@@ -27,13 +27,3 @@ class LayerKVCache:
     @property
     def num_tokens(self) -> int:
         return 0 if self.k is None else self.k.shape[2]
-
-
-class KVCache:
-    """The layers' caches of one generation, owned by the call that generates."""
-
-    def __init__(self, depth: int) -> None:
-        self.layers = [LayerKVCache() for _ in range(depth)]
-
-    def __getitem__(self, layer: int) -> LayerKVCache:
-        return self.layers[layer]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -119,3 +122,25 @@ class DropPath(nn.Module):
 
     def extra_repr(self) -> str:
         return f"drop_prob={self.drop_prob}"
+
+
+def mask_by_order(mask_len: int, order: torch.Tensor, bsz: int, seq_len: int) -> torch.Tensor:
+    """(bsz, seq_len) bool, True at the first ``mask_len`` entries of each row of ``order``."""
+    mask = torch.zeros(bsz, seq_len, dtype=torch.bool, device=order.device)
+    return mask.scatter_(1, order[:, : int(mask_len)].long(), True)
+
+
+def chunks_of(orders: torch.Tensor, iterations: int) -> Iterator[torch.Tensor]:
+    """(B, n) bool per chunk: the positions that it predicts, equally many per sample."""
+    bsz, positions = orders.shape
+    remaining = positions
+    masked = torch.ones(bsz, positions, dtype=torch.bool, device=orders.device)
+    for step in range(iterations):
+        if step == iterations - 1 or remaining <= 1:
+            yield masked
+            return
+        cosine = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / iterations))
+        remaining = max(1, min(remaining - 1, cosine))
+        still_masked = mask_by_order(remaining, orders, bsz, positions)
+        yield masked & ~still_masked
+        masked = still_masked

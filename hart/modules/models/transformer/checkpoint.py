@@ -21,6 +21,7 @@ from hart.utils.fields import CONFIG_FILE, check_fields
 from hart.utils.hub import local_path, take_hub_options
 from hart.utils.json_files import read_json_object
 from hart.utils.model_sizes import build_on_meta
+from hart.utils.names import SHORT_DTYPES
 from hart.utils.weights import (
     WEIGHT_FILE_NAMES,
     CheckpointError,
@@ -294,7 +295,7 @@ def torch_dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
         return None
     if isinstance(dtype, torch.dtype):
         return dtype
-    resolved = getattr(torch, str(dtype), None)
+    resolved = getattr(torch, SHORT_DTYPES.get(str(dtype), str(dtype)), None)
     if not isinstance(resolved, torch.dtype):
         raise ValueError(f"dtype must be a torch dtype or its name, got {dtype!r}")
     return resolved

@@ -27,6 +27,7 @@ from hart.modules.networks.caching.similarity_io import (
 )
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.utils.timing import Timeline
 from hart.version import __version__
 
@@ -62,7 +63,13 @@ class FeatureCaching:
         self.clear()
 
     def set_config(self, config: CacheConfig, stacklevel: int = 2) -> None:
-        """Use another configuration from the next image on; warns about what it cannot do here."""
+        """Use another configuration from the next image on; warns about what it cannot do here.
+
+        Raises:
+            ValueError: it is a plan for another model.
+        """
+        if isinstance(config, TunedConfig):
+            config.require(self.schedule, self.shape.depth)
         config.warn_about(self.schedule, self.shape.depth, stacklevel=stacklevel + 1)
         self.config, self._warned_empty = config, False
 
@@ -75,6 +82,8 @@ class FeatureCaching:
                 enable_mlp_cache=False,
                 interpolation_mode=config.interpolation_mode,
             )
+        if isinstance(config, TunedConfig):
+            return config.plan
         return decide_all(config, self.schedule, self.similarity)
 
     # --- similarity data ----------------------------------------------------------------------
@@ -124,11 +133,16 @@ class FeatureCaching:
 
     @contextlib.contextmanager
     def generation(
-        self, bsz: int, timeline: Timeline | None, device: torch.device
+        self,
+        bsz: int,
+        timeline: Timeline | None,
+        statistics: CacheStatistics | None,
+        device: torch.device,
     ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
         """The timeline and the cache of one generation of ``bsz`` images.
 
-        What it counted and measured is added at its end, unless it fails.
+        What it counted and measured is added at its end, unless it fails; the counts to
+        ``statistics``, or to those of the model.
         """
         recorders, counts, plan = None, None, self.plan()
         if self.calibration:
@@ -150,7 +164,7 @@ class FeatureCaching:
                 self.similarity = self.similarity.including(recorders, bsz)
             if counts is not None and timeline is not None:
                 seconds = partial(GenerationSeconds.of, timeline, len(self.shape.patch_nums))
-                self.statistics.add(counts, bsz, seconds)
+                (statistics or self.statistics).add(counts, bsz, seconds)
 
     def _warn_if_empty(self, config: CacheConfig) -> None:
         if config.caches_anything and self.similarity.is_empty and not self._warned_empty:

@@ -30,7 +30,8 @@ from hart.modules.networks.caching.similarity_io import (
     SimilarityFileError,
     similarity_file_of,
 )
-from hart.modules.networks.caching.statistics import similarity_stats
+from hart.modules.networks.caching.statistics import CacheStatistics, similarity_stats
+from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.utils.hub import is_hub_name
 from hart.utils.timing import Timeline
 
@@ -91,8 +92,10 @@ class FeatureCachingMixin(SamplingTransformer):
             patch_nums=self.patch_nums,
         )
 
-    def _generation_scope(self, bsz: int, timeline: Timeline | None):
-        return self.caching.generation(bsz, timeline, self.device)
+    def _generation_scope(
+        self, bsz: int, timeline: Timeline | None, statistics: CacheStatistics | None
+    ):
+        return self.caching.generation(bsz, timeline, statistics, self.device)
 
     # --- configuration ------------------------------------------------------------------------
 
@@ -143,16 +146,42 @@ class FeatureCachingMixin(SamplingTransformer):
 
         Raises:
             TypeError: neither a CacheConfig nor a name.
-            ValueError: unknown preset.
+            ValueError: unknown preset, or a plan for another model.
         """
         if isinstance(config, str):
             config = preset_config(config, self.patch_nums)
         if not isinstance(config, CacheConfig):
             raise TypeError(f"config must be a CacheConfig or a preset name, got {config!r}")
         self._install(config)
-        values = config.to_dict()
+        # A plan is a file of its own: a configuration has no fields for it.
+        values = {} if isinstance(config, TunedConfig) else config.to_dict()
         for field, name in OPTION_NAMES.items():
             setattr(self.config, name, values.get(field))
+
+    @property
+    def is_cache_enabled(self) -> bool:
+        """Whether a configuration that does anything is in use."""
+        return self.use_cache and self.cache_config.changes_anything
+
+    def enable_cache(self, config: CacheConfig | str) -> None:
+        """As :meth:`set_cache_config`, for a model without a cache, by the rules of ``diffusers``.
+
+        Raises:
+            TypeError, ValueError: as there, or caching is enabled already.
+        """
+        if self.is_cache_enabled:
+            raise ValueError(
+                f"caching is enabled already: {self.cache_config}; call disable_cache first, or "
+                "set_cache_config in the place of enable_cache"
+            )
+        self.set_cache_config(config)
+        self.use_cache = True
+
+    def disable_cache(self) -> None:
+        """Forget the cache configuration; warns if caching is not enabled."""
+        if not self.is_cache_enabled:
+            warnings.warn("caching is not enabled", stacklevel=2)
+        self.set_cache_config(CacheConfig())
 
     def _install(self, config: CacheConfig) -> None:
         self.caching.set_config(config, stacklevel=4)
@@ -175,8 +204,11 @@ class FeatureCachingMixin(SamplingTransformer):
         """Per block the MLP output that a generation of this thread has stored, or None."""
         return self.caching.stored("mlp")
 
-    def get_cache_statistics(self) -> dict[str, Any]:
+    def get_cache_statistics(self, statistics: CacheStatistics | None = None) -> dict[str, Any]:
         """What finished generations did since the last reset, JSON-able. Waits for the device.
+
+        Args:
+            statistics: where they were counted; None is ``cache_statistics``.
 
         Returns:
             ``cache_config`` and ``similarity_stats``, which are in use now, and
@@ -198,10 +230,12 @@ class FeatureCachingMixin(SamplingTransformer):
             - ``thresholds``: per stage with an adapted threshold ``mean``, ``min`` and ``max`` of
               the ``calibrated`` and ``measured`` similarity and the ``effective`` threshold.
         """
+        running = self.caching.running
+        counts = None if running is None else running.counts
         return {
             "cache_config": self.cache_config.to_dict(),
             "similarity_stats": similarity_stats(self.similarity),
-            **self.cache_statistics.to_dict(self.caching.running and self.caching.running.counts),
+            **(statistics or self.cache_statistics).to_dict(counts),
         }
 
     def reset_cache_statistics(self) -> None:

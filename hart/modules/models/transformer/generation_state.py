@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
@@ -12,9 +12,12 @@ from hart.modules.models.transformer.random_source import PerImageRandom, Upstre
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import plain
 from hart.modules.networks.caching.plan import guidance_stop
-from hart.modules.networks.kv_cache import KVCache
+from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
 from hart.utils.timing import Timeline
+
+if TYPE_CHECKING:
+    from hart.modules.models.transformer.execution.executor import Executor
 
 StageCallback = Callable[[int, int], None]
 """Called after every stage with its index and the number of stages."""
@@ -108,12 +111,12 @@ class Generation:
     context_mask: torch.Tensor | None  # (2B, T), None for classes
     levels: torch.Tensor  # (S, C)
     f_hat: torch.Tensor  # (B, Z, P, P)
-    kv: KVCache
+    kv: list[LayerKVCache]  # of blocks that are called
     random: UpstreamRandom | PerImageRandom
     callback: StageCallback | None = None
     timeline: Timeline | None = None  # None: nobody wants to know
     cache: GenerationCache | None = None  # None: nothing is cached or counted
-    executor: StageExecutor | None = None  # what GenerationSteps prepared
+    executor: Executor | None = None  # None: the blocks are called
     on_feature_map: FeatureMapCallback | None = None
     guided: bool = True  # False: guidance has ended, only the rows with text are left
 
@@ -135,7 +138,7 @@ class Generation:
         if self.context_position_ids is not None and self.context_mask is not None:  # a text
             self.context_position_ids = self.context_position_ids[: self.bsz]
             self.context_mask = self.context_mask[: self.bsz]
-        for layer in self.kv.layers:
+        for layer in self.kv:
             layer.keep_rows(self.bsz)
         if self.cache is not None:
             self.cache.stop_guidance(self.bsz)
@@ -154,17 +157,10 @@ class Generation:
             self.callback(si, len(self.levels))
 
 
-class StageExecutor(Protocol):
-    """Runs all blocks of one generation."""
-
-    def stage(self, x: torch.Tensor, si: int, m_maskgit: MaskIndex | None) -> torch.Tensor:
-        """As :meth:`GenerationSteps.run_blocks`."""
-
-
 class GenerationSteps(Protocol):
     """The steps of the sampling loop that cost time; the loop itself is the model's.
 
-    The model's own are the plain path. Others must give the same results up to rounding.
+    Others than the model's own must give the same results up to rounding.
     """
 
     def begin(self, run: Generation) -> None:
@@ -173,10 +169,10 @@ class GenerationSteps(Protocol):
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """All blocks on one stage's tokens: (2B, n, C) to (2B, n, C).
+        """All blocks on one stage's tokens: (2B, n, C), which may be changed, to (2B, n, C).
 
-        Of stage 0, the text, only the last position is looked at. ``m_maskgit`` says which
-        positions of the last stage's map these are.
+        Of stage 0, the text, only the last position is looked at, and may be all that there is.
+        ``m_maskgit`` says which positions of the last stage's map these are.
         """
 
     def guided_logits(self, hidden: torch.Tensor, run: Generation, t: float) -> torch.Tensor:

@@ -18,13 +18,13 @@ from hart.modules.models.transformer.checkpoint import resolve_autoencoder_sizes
 from hart.modules.models.transformer.conditions import TextCondition
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.random_source import CopyableGenerator
-from hart.modules.models.transformer.sampling import mask_by_order
 from hart.modules.models.transformer.stage_transformer import (
     SharedAdaLin,
     check_sides,
     norm_layer_of,
 )
 from hart.modules.models.transformer.training import TrainingTransformer
+from hart.modules.networks.utils import mask_by_order
 from hart.utils.adapted import input_dtype
 from hart.utils.model_sizes import Axis, Count
 

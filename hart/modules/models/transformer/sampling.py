@@ -8,14 +8,17 @@ residual that the codebook cannot express.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 
 from hart.modules.models.transformer.conditions import ClassCondition, Labels, TextCondition
+from hart.modules.models.transformer.execution.bare import blocks_are_bare
+from hart.modules.models.transformer.execution.executor import Executor
+from hart.modules.models.transformer.execution.token_wise import TokenWise
 from hart.modules.models.transformer.generation_state import (
     RESIDUAL_PART,
     FeatureMapCallback,
@@ -33,9 +36,10 @@ from hart.modules.models.transformer.random_source import (
 from hart.modules.models.transformer.stage_transformer import StageTransformer, positions_in
 from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.numbers import integer
-from hart.modules.networks.kv_cache import KVCache
+from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import MaskIndex
-from hart.modules.networks.utils import filter_top_k_top_p_, gumbel_softmax
+from hart.modules.networks.utils import chunks_of, filter_top_k_top_p_, gumbel_softmax
 from hart.utils.adapted import at_hand
 from hart.utils.timing import Timeline
 
@@ -43,12 +47,6 @@ _offloaded_turn = threading.RLock()
 
 NO_GUIDANCE = 1.0
 """Guidance scale at which the diffusion head samples every row by itself."""
-
-
-def mask_by_order(mask_len: int, order: torch.Tensor, bsz: int, seq_len: int) -> torch.Tensor:
-    """(bsz, seq_len) bool, True at the first ``mask_len`` entries of each row of ``order``."""
-    mask = torch.zeros(bsz, seq_len, dtype=torch.bool, device=order.device)
-    return mask.scatter_(1, order[:, : int(mask_len)].long(), True)
 
 
 def default_top_k(si: int) -> int:
@@ -109,6 +107,7 @@ class SamplingTransformer(StageTransformer):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback: StageCallback | None = None,
         timeline: Timeline | None = None,
+        statistics: CacheStatistics | None = None,
         steps: GenerationSteps | None = None,
         on_feature_map: FeatureMapCallback | None = None,
         **condition: Any,
@@ -133,8 +132,9 @@ class SamplingTransformer(StageTransformer):
             timeline: receives a mark at the end of every stage and around the diffusion head, see
                 :class:`GenerationSeconds`. It serves one generation; the first stage starts at
                 its last mark.
+            statistics: where a model with feature caching counts; None is its own.
             steps: executes the expensive steps in the model's place, see
-                :class:`GenerationSteps`; None is the model itself, the plain path.
+                :class:`GenerationSteps`; None is the model itself.
             on_feature_map: sees the feature map after every stage, before ``callback``; what it
                 does counts to the next stage unless it closes a part on the timeline itself.
 
@@ -146,7 +146,8 @@ class SamplingTransformer(StageTransformer):
         drawn_from = self.condition_class(self, B, label_B, *text, **condition)
         options = SamplingOptions(cfg, top_p, more_smooth, **drawn_from.options)
         random = resolve_random_source(g_seed, generator, B, self.device)
-        with self._weights_at_hand(), self._generation_scope(B, timeline) as (marks, cache):
+        scope = self._generation_scope(B, timeline, statistics)
+        with self._weights_at_hand(), scope as (marks, cache):
             run = self._begun(B, drawn_from, options, random)
             run.callback, run.on_feature_map = callback, on_feature_map
             run.timeline, run.cache = marks, cache
@@ -169,7 +170,7 @@ class SamplingTransformer(StageTransformer):
             context_mask=mask,
             levels=self.level_embeddings(),
             f_hat=cond.new_zeros(B, self.Cvae, self.patch_nums[-1], self.patch_nums[-1]),
-            kv=KVCache(self.depth),
+            kv=[LayerKVCache() for _ in range(self.depth)],
             random=random,
         )
 
@@ -198,7 +199,7 @@ class SamplingTransformer(StageTransformer):
 
     @contextlib.contextmanager
     def _generation_scope(
-        self, bsz: int, timeline: Timeline | None
+        self, bsz: int, timeline: Timeline | None, statistics: CacheStatistics | None
     ) -> Iterator[tuple[Timeline | None, GenerationCache | None]]:
         """Surrounds one generation: the timeline that it marks and its cache, None for neither."""
         yield timeline, None
@@ -207,9 +208,19 @@ class SamplingTransformer(StageTransformer):
 
     def _run_stages(self, run: Generation, steps: GenerationSteps) -> torch.Tensor:
         steps.begin(run)
-        last, stop = self.num_stages_minus_1, run.guidance_stop
         x = self._stage_input(run.cond.reshape(len(run.cond), -1, self.C), run, 0)
-        for si in range(last + (run.options.num_maskgit_iters > 0)):
+        return self.run_stages_from(0, x, run, steps)
+
+    def run_stages_from(
+        self, first: int, x: torch.Tensor, run: Generation, steps: GenerationSteps
+    ) -> torch.Tensor:
+        """The feature map (B, Z, P, P), from a generation that has come to stage ``first``.
+
+        Args:
+            x: (2B, n, C), the tokens of that stage.
+        """
+        last, stop = self.num_stages_minus_1, run.guidance_stop
+        for si in range(first, last + (run.options.num_maskgit_iters > 0)):
             if si == stop:
                 run.stop_guidance()
                 x = x[: run.bsz]
@@ -287,9 +298,13 @@ class SamplingTransformer(StageTransformer):
         if si == self.num_stages_minus_1 and run.options.in_chunks:
             run.f_hat += maps
             return run.f_hat
+        cache = run.cache
+        before = run.f_hat.clone() if cache and cache.wants_changes(si + 1) else None
         run.f_hat, next_map = self.vae_quant_proxy[0].get_next_autoregressive_input(
             si, len(self.patch_nums), run.f_hat, maps, self.patch_nums
         )
+        if cache is not None and before is not None:
+            cache.note_changes(si + 1, before, run.f_hat)
         return next_map
 
     def _draw_chunks(
@@ -303,7 +318,7 @@ class SamplingTransformer(StageTransformer):
         bsz, positions, si = run.bsz, self.last_level_pns, self.num_stages_minus_1
         values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
         orders = run.random.orders(bsz, positions).to(x.device)
-        for chunk in _chunks(orders, run.options.num_maskgit_iters):
+        for chunk in chunks_of(orders, run.options.num_maskgit_iters):
             rows = positions_in(chunk.repeat(run.copies, 1))
             tokens = x[rows].view(run.copies * bsz, -1, self.C)
             drawn = self._draw_values(tokens, run, si, (si - 1) / si, steps, rows)
@@ -313,18 +328,25 @@ class SamplingTransformer(StageTransformer):
     # --- the expensive steps ------------------------------------------------------------------
 
     def begin(self, run: Generation) -> None:
-        """See :class:`GenerationSteps`: the plain path prepares nothing."""
+        """See :class:`GenerationSteps`. What only looks on leaves the blocks to themselves."""
+        cache = run.cache
+        if cache is not None and cache.acts and not cache.recorders and blocks_are_bare(self):
+            run.executor = Executor(self, run, TokenWise())
 
     def run_blocks(
         self, x: torch.Tensor, run: Generation, si: int, m_maskgit: MaskIndex | None = None
     ) -> torch.Tensor:
-        """See :class:`GenerationSteps`: block after block does as the cache says."""
+        """See :class:`GenerationSteps`: by the executor, or block after block is called."""
+        if run.executor is not None:
+            return run.executor.stage(x, si, m_maskgit)
         cond, cache = self.shared_ada_lin(run.cond), run.cache
         rows, tokens = x.shape[:2]
         if cache is not None:
             cache.begin_stage(si, rows)
-        options = {"cache": cache} if cache is not None and cache.acts else {}
+        options: dict[str, Any] = {}
         for layer, block in enumerate(self.blocks):
+            if cache is not None and cache.acts:
+                options["output"] = partial(cache.output, layer)
             x = block(
                 x,
                 cond,
@@ -363,19 +385,3 @@ class SamplingTransformer(StageTransformer):
         """What the diffusion head is conditioned on: (rows, n, C), ids (B, n) to (rows, n, C)."""
         drawn = self.embed_tokens(self.vae_quant_proxy[0].embedding(ids))
         return self.decoder_norm(hidden + drawn.repeat(len(hidden) // len(ids), 1, 1))
-
-
-def _chunks(orders: torch.Tensor, iterations: int) -> Iterator[torch.Tensor]:
-    """(B, n) bool per chunk: the positions that it predicts, equally many per sample."""
-    bsz, positions = orders.shape
-    remaining = positions
-    masked = torch.ones(bsz, positions, dtype=torch.bool, device=orders.device)
-    for step in range(iterations):
-        if step == iterations - 1 or remaining <= 1:
-            yield masked
-            return
-        cosine = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / iterations))
-        remaining = max(1, min(remaining - 1, cosine))
-        still_masked = mask_by_order(remaining, orders, bsz, positions)
-        yield masked & ~still_masked
-        masked = still_masked

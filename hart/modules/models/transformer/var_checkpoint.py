@@ -12,6 +12,7 @@ import torch
 from hart.modules.models.transformer.checkpoint import WeightSource
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.fields import MAX_TOKENS
+from hart.modules.networks.caching.plan_files import plan_folder_of
 from hart.modules.networks.caching.similarity_io import similarity_file_of
 from hart.utils.hub import local_path
 from hart.utils.model_sizes import Count
@@ -48,6 +49,11 @@ class VARFiles:
     def similarity_files(self) -> tuple[Path, ...]:
         """Where the transformer's similarity table is, if it has one."""
         return (similarity_file_of(self.transformer),)
+
+    @property
+    def plan_folders(self) -> tuple[Path, ...]:
+        """Where the transformer's plans are, if it has any."""
+        return (plan_folder_of(self.transformer),)
 
     @property
     def parts(self) -> dict[str, str]:

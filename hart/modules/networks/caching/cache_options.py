@@ -36,7 +36,7 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
         const=True,
         help="measure similarities and reuse nothing; the table is kept for later runs",
     )
-    group.add_argument("--sim-path", help="file of similarity data to read or write")
+    group.add_argument("--sim-path", metavar="FILE", help="similarity data to read or write")
     legacy = parser.add_argument_group("feature caching, older spellings")
     legacy.add_argument(
         "--use-cache",
@@ -44,7 +44,8 @@ def add_cache_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentPar
         action=Either,
         help=f"enable caching (preset {LEGACY_PRESET!r} unless other options say what to cache)",
     )
-    legacy.add_argument("--threshold", type=float, help="same as --cache-threshold")
+    text = "same as --cache-threshold"
+    legacy.add_argument("--threshold", type=float, metavar="NUMBER", help=text)
     return parser
 
 

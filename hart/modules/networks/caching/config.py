@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any, TypeAlias
 
+from hart.utils.names import suggestion
 from hart.utils.options import check_options, document_options, option
 
 from .stages import StageSchedule, format_stages
@@ -181,6 +182,7 @@ class CacheConfig:
         if unknown:
             raise ValueError(
                 f"unknown cache option {', '.join(unknown)}; known are {', '.join(known)}"
+                f"{suggestion(unknown[0], known)}"
             )
         return cls(**values)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .config import SITES, CacheConfig
+from .corrections import Correction
 from .reasons import explain_no_reuse
 from .similarity import SimilarityTables
 from .stages import StageSchedule
@@ -94,24 +95,16 @@ def probed_stages(config: CacheConfig, schedule: StageSchedule) -> tuple[int, ..
     return ()
 
 
-def is_probed(
-    config: CacheConfig,
-    schedule: StageSchedule,
-    site: str,
-    si: int,
-    layer: int | None,
-    row: Sequence[float],
-) -> bool:
-    """Whether block ``layer`` measures ``site`` at stage ``si``, see :func:`probed_stages`.
+def measured_stages(
+    config: CacheConfig, schedule: StageSchedule, site: str, layer: int | None, row: Sequence[float]
+) -> tuple[int, ...]:
+    """Those of :func:`probed_stages` at which block ``layer`` measures ``site``.
 
     Not where the table, whose row of the block is ``row``, has nothing to compare it with.
     """
-    return (
-        layer == PROBE
-        and config.is_enabled(site)
-        and si in probed_stages(config, schedule)
-        and row[schedule.column(si)] != 0
-    )
+    if layer != PROBE or not config.is_enabled(site):
+        return ()
+    return tuple(si for si in probed_stages(config, schedule) if row[schedule.column(si)] != 0)
 
 
 def adapted_threshold(
@@ -164,25 +157,6 @@ def guidance_stop(config: CacheConfig, schedule: StageSchedule) -> int | None:
     return schedule.index_of(stop) if stop in schedule.lengths else None
 
 
-def may_reuse(
-    config: CacheConfig,
-    schedule: StageSchedule,
-    site: str,
-    si: int,
-    layer: int | None,
-    row: Sequence[float],
-    threshold: float,
-) -> bool:
-    """Whether a module is similar enough at stage ``si`` to what it was at the stage before.
-
-    Args:
-        row: the block's row of the site's similarity table.
-        threshold: which the similarity of the transition into the stage must exceed.
-    """
-    eligible = is_eligible(config, schedule, site, si, layer)
-    return eligible and row[schedule.column(si)] > threshold
-
-
 def kept_above(
     config: CacheConfig, schedule: StageSchedule, si: int, threshold: float
 ) -> float | None:
@@ -191,7 +165,7 @@ def kept_above(
     What an adaptive threshold will be is not known yet at the last stage that it is measured at. It
     may fall to 0, so there every output whose transition has a positive similarity is kept.
     """
-    if si + 1 >= schedule.num_stages or schedule.lengths[si] not in config.cache_stages:
+    if si >= schedule.last or schedule.lengths[si] not in config.cache_stages:
         return None
     return 0.0 if si == max(probed_stages(config, schedule), default=None) else threshold
 
@@ -225,15 +199,21 @@ def decide_module(
     """
     if not config.is_enabled(site) or si < 0:
         return COMPUTE
-    here, following = ((config, schedule, site, stage, layer, row) for stage in (si, si + 1))
     if threshold is None:
         threshold = config.threshold
-    reuse = has_stored and may_reuse(*here, threshold)
+
+    def is_similar(stage: int, least: float) -> bool:
+        """Whether the module may be reused at a stage, if its similarity exceeds ``least``."""
+        eligible = is_eligible(config, schedule, site, stage, layer)
+        return eligible and row[schedule.column(stage)] > least
+
+    reuse = has_stored and is_similar(si, threshold)
     least = kept_above(config, schedule, si, threshold)
-    whole = reuse or is_probed(*here) or is_probed(*following)
+    measured = measured_stages(config, schedule, site, layer, row)
+    whole = reuse or si in measured or si + 1 in measured
     return Action(
         reuse,
-        least is not None and may_reuse(*following, least),
+        least is not None and is_similar(si + 1, least),
         0.0 if whole else left_out(config, schedule, si),
         pruning_source(config, schedule) == si,
     )
@@ -242,7 +222,7 @@ def decide_module(
 # --- a whole generation -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What every module does at every stage of one generation.
 
@@ -253,12 +233,17 @@ class Plan:
         config, schedule: what the plan was made for.
         stages: per stage index the action of every module, in the order of their numbers.
         reasons: why nothing is reused, one sentence each; empty if something is.
+        token_choice: whether left-out tokens are chosen by every ``"module"`` or once per
+            ``"stage"``, see ``GenerationCache.choose``.
+        corrections: of what is kept for reuse.
     """
 
     config: CacheConfig
     schedule: StageSchedule
     stages: tuple[tuple[Action, ...], ...]
     reasons: tuple[str, ...] = ()
+    token_choice: str = "module"
+    corrections: tuple[Correction, ...] = ()
 
     def __getitem__(self, si: int) -> tuple[Action, ...]:
         return self.stages[si]
@@ -287,9 +272,28 @@ class Plan:
         stages = self.stages if si is None else (self.stages[si],)
         return [action for stage in stages for action in stage[SITES.index(site) :: 2]]
 
+    def __repr__(self) -> str:
+        calls = 2 * self.depth * self.schedule.num_stages
+        reused, pruned = (sum(map(number, SITES)) for number in (self.reused, self.pruned))
+        return (
+            f"{type(self).__name__}({self.schedule.num_stages} stages of {self.depth} layers: of "
+            f"{calls} modules {reused} reused, {pruned} with tokens left out)"
+        )
+
+    def _repr_html_(self) -> str:
+        """A map of it, for notebooks."""
+        from .plan_map import plan_html  # which imports this
+
+        return plan_html(self)
+
     @property
     def reuses_anything(self) -> bool:
         return any(self.reused(site) for site in SITES)
+
+    @property
+    def does_anything(self) -> bool:
+        """Whether any module does more than compute."""
+        return any(action != COMPUTE for stage in self.stages for action in stage)
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """JSON-able counts: token count of the stage -> site -> computed, reused, stored."""

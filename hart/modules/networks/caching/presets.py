@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hart.utils.names import suggestion
+
 from .config import CacheConfig
 from .stages import StageSchedule
 
@@ -100,6 +102,28 @@ CACHE_PRESETS: dict[str, CachePreset] = {
 }
 
 
+LOSSLESS = "lossless"
+
+QUALITY_LEVELS = {
+    LOSSLESS: "no-cache",
+    "high": "conservative",
+    "balanced": "original",
+    "fast": "aggressive",
+}
+"""Level of quality, best first, and the preset in the place of a plan that a checkpoint lacks."""
+
+
+def quality_preset(level: str) -> str:
+    """The preset in the place of a level's plan.
+
+    Raises:
+        ValueError: unknown level.
+    """
+    if level not in QUALITY_LEVELS:
+        raise ValueError(f"quality must be one of {', '.join(QUALITY_LEVELS)}; got {level!r}")
+    return QUALITY_LEVELS[level]
+
+
 def preset_name(config: CacheConfig, patch_nums: Iterable[int]) -> str | None:
     """The first preset that means ``config`` for a model, if there is one."""
     sides = tuple(patch_nums)
@@ -120,7 +144,8 @@ def preset_config(name: str, patch_nums: Iterable[int]) -> CacheConfig:
         ValueError: unknown name, or ``patch_nums`` is not a schedule.
     """
     if name not in CACHE_PRESETS:
-        raise ValueError(f"unknown cache preset {name!r}; known are {', '.join(CACHE_PRESETS)}")
+        known = f"known are {', '.join(CACHE_PRESETS)}{suggestion(name, CACHE_PRESETS)}"
+        raise ValueError(f"unknown cache preset {name!r}; {known}")
     preset = CACHE_PRESETS[name]
     schedule = StageSchedule(tuple(patch_nums))
     first = schedule.num_stages - preset.skipped(schedule.num_stages)

@@ -6,6 +6,7 @@ detail that a stage adds.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hart.utils.resize import average_areas
@@ -37,7 +38,28 @@ def split_tokens(x: Tensor, keep: int) -> tuple[Tensor, Tensor]:
         Indices ``(B, keep)`` and ``(B, L - keep)``, int64, ascending. Of equal tokens the earlier
         ones are kept, so that every device keeps the same.
     """
-    order = distinctiveness(x).sort(dim=1, descending=True, stable=True).indices
+    return split_by(distinctiveness(x), keep)
+
+
+def map_changes(before: Tensor, after: Tensor, side: int) -> Tensor:
+    """How much a stage changed the direction of the feature map at every token of the next one.
+
+    ``1 - cosine`` over channels, in float32, averaged over each token's area.
+
+    Args:
+        before, after: feature maps (B, Z, P, P).
+        side: of the next stage's token map.
+
+    Returns:
+        ``(B, side**2)``.
+    """
+    change = 1 - torch.cosine_similarity(before.float(), after.float(), dim=1)
+    return average_areas(change.unsqueeze(1), (side, side)).flatten(1)
+
+
+def split_by(scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
+    """As :func:`split_tokens`, by scores (B, L) of which the largest are kept."""
+    order = scores.sort(dim=1, descending=True, stable=True).indices
     return order[:, :keep].sort(dim=1).values, order[:, keep:].sort(dim=1).values
 
 

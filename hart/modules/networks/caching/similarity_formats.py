@@ -11,9 +11,9 @@ import json
 import pickle
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -75,16 +75,11 @@ class Provenance:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class DecodedFile:
-    """A file's tables in the columns of its own schedule; the values are unchecked."""
-
-    attn: Any
-    mlp: Any
-    provenance: Provenance
+Decoded = tuple[Mapping[str, Any], Provenance]
+"""By site the unchecked tables, in the columns of the file's schedule; and where they are from."""
 
 
-def encode_json(tables: SimilarityTables, provenance: Provenance) -> bytes:
+def encode_json(tables: SimilarityTables, schedule: StageSchedule, provenance: Provenance) -> bytes:
     """This library's format: both tables and their provenance."""
     document = {
         "format": FORMAT_NAME,
@@ -101,7 +96,9 @@ def encode_json(tables: SimilarityTables, provenance: Provenance) -> bytes:
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
-def decode_json(data: bytes) -> DecodedFile:
+def decode_json(
+    data: bytes, depth: int | None = None, schedule: StageSchedule | None = None
+) -> Decoded:
     """Read :func:`encode_json`'s format; unknown and missing keys are errors."""
     document = json.loads(data, object_pairs_hook=_without_repetition)
     _require_keys(document, _JSON_KEYS)
@@ -126,7 +123,7 @@ def decode_json(data: bytes) -> DecodedFile:
     schedule = StageSchedule(document["patch_nums"])
     names = ("images", "fingerprint", "library_version", "extra")
     provenance = Provenance(schedule.patch_nums, **{name: document[name] for name in names})
-    return DecodedFile(document["attn"], document["mlp"], provenance)
+    return document, provenance
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -136,7 +133,7 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
+def encode_pt(tables: SimilarityTables, schedule: StageSchedule, provenance: Provenance) -> bytes:
     """VAR's format: a dict of float32 tensors ``(depth, stages - 1)``, transitions in order."""
     columns = list(schedule.columns)
     buffer = io.BytesIO()
@@ -149,7 +146,7 @@ def encode_pt(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
 
 def decode_pt(
     data: bytes, depth: int | None = None, schedule: StageSchedule | None = None
-) -> DecodedFile:
+) -> Decoded:
     """Read VAR's format.
 
     The file does not name its schedule. As many columns as ``schedule`` has transitions means
@@ -162,8 +159,8 @@ def decode_pt(
     for site, tensor in document.items():
         _require_matrix(tensor, site, depth)
     source = _schedule_of_columns(document["attn"].shape[1], schedule)
-    attn, mlp = (_spread(document[site], source, site) for site in ("attn", "mlp"))
-    return DecodedFile(attn, mlp, Provenance(source.patch_nums))
+    tables = {site: _spread(tensor, source, site) for site, tensor in document.items()}
+    return tables, Provenance(source.patch_nums)
 
 
 def _load_tensors(data: bytes) -> Any:
@@ -219,13 +216,15 @@ def _spread(tensor: torch.Tensor, schedule: StageSchedule, site: str) -> Table:
     return rows.tolist()
 
 
-def encode_pkl(tables: SimilarityTables, schedule: StageSchedule) -> bytes:
+def encode_pkl(tables: SimilarityTables, schedule: StageSchedule, provenance: Provenance) -> bytes:
     """HART's pickle: a dict of ``depth`` lists of 15 floats."""
     _require_hart(schedule)
     return pickle.dumps({"mlp": tables.mlp, "attn": tables.attn}, protocol=4)
 
 
-def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFile:
+def decode_pkl(
+    data: bytes, depth: int | None = None, schedule: StageSchedule | None = None
+) -> Decoded:
     """Read HART's pickle, which has no schedule: columns mean what ``length2iteration`` says.
 
     The schedule is :data:`HART_PATCH_NUMS`; another one of HART's selects from its stages.
@@ -244,7 +243,7 @@ def decode_pkl(data: bytes, schedule: StageSchedule | None = None) -> DecodedFil
         raise ValueError("bytes after the end of the pickle")
     document = _PlainUnpickler(io.BytesIO(data)).load()
     _require_keys(document, {"attn": None, "mlp": None})
-    return DecodedFile(document["attn"], document["mlp"], Provenance(schedule.patch_nums))
+    return document, Provenance(schedule.patch_nums)
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -268,3 +267,18 @@ def _require_keys(document: object, expected: Mapping[str, Any]) -> None:
     if set(document) != set(expected):
         found = ", ".join(sorted(f"{key!r:.40}" for key in list(document)[:20])) or "none"
         raise ValueError(f"expected the keys {', '.join(sorted(expected))}; found {found}")
+
+
+class Format(NamedTuple):
+    """How one kind of file is written and read."""
+
+    encode: Callable[[SimilarityTables, StageSchedule, Provenance], bytes]
+    decode: Callable[[bytes, int | None, StageSchedule | None], Decoded]
+
+
+FORMATS = {
+    ".json": Format(encode_json, decode_json),
+    ".pt": Format(encode_pt, decode_pt),
+    ".pkl": Format(encode_pkl, decode_pkl),
+}
+"""By suffix; decoding takes the depth and the stages of the model that asks, where it is one."""

@@ -24,21 +24,8 @@ from hart.utils.files import make_folder, read_limited, replacing
 
 from .config import SITES
 from .similarity import SimilarityTables, Table, validate_table
-from .similarity_formats import (
-    MAX_BLOCKS,
-    MAX_FILE_BYTES,
-    DecodedFile,
-    Provenance,
-    decode_json,
-    decode_pkl,
-    decode_pt,
-    encode_json,
-    encode_pkl,
-    encode_pt,
-)
+from .similarity_formats import FORMATS, MAX_BLOCKS, MAX_FILE_BYTES, Format, Provenance
 from .stages import StageSchedule
-
-SUFFIXES = (".json", ".pt", ".pkl")
 
 SIMILARITY_FILE = "cache_similarity.json"
 """Name of the table in a model's folder."""
@@ -170,17 +157,16 @@ def read_similarity(
     path = Path(path)
     data = _read(path)
     try:
-        decoded = _decode(path.suffix, data, depth, schedule)
+        tables, provenance = _format(path).decode(data, depth, schedule)
     except Exception as error:  # parsers of hostile bytes fail in many ways
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         raise SimilarityFileError(
             f"{path} is not a usable {path.suffix} similarity file: {reason}"
         ) from error
     try:
-        tables = _checked_tables(decoded, depth)
+        return StoredSimilarity(_checked_tables(tables, provenance, depth), provenance)
     except ValueError as error:
         raise SimilarityFileError(f"{path}, {error}") from error
-    return StoredSimilarity(tables, decoded.provenance)
 
 
 def load_similarity(
@@ -225,14 +211,16 @@ def _depth_of(table: object) -> int:
     return len(table)
 
 
-def _checked_tables(decoded: DecodedFile, depth: int | None) -> SimilarityTables:
-    width = StageSchedule(decoded.provenance.patch_nums).width
+def _checked_tables(
+    found: Mapping[str, Any], provenance: Provenance, depth: int | None
+) -> SimilarityTables:
+    width = StageSchedule(provenance.patch_nums).width
     if depth is None:
-        depth = _depth_of(decoded.attn)
+        depth = _depth_of(found["attn"])
     for site in SITES:
-        validate_table(getattr(decoded, site), depth, width, f"{site} table")
-    attn, mlp = ([list(map(float, row)) for row in getattr(decoded, site)] for site in SITES)
-    return SimilarityTables(attn, mlp, decoded.provenance.images)
+        validate_table(found[site], depth, width, f"{site} table")
+    attn, mlp = ([list(map(float, row)) for row in found[site]] for site in SITES)
+    return SimilarityTables(attn, mlp, provenance.images)
 
 
 def _encode_checked(
@@ -240,7 +228,7 @@ def _encode_checked(
 ) -> bytes:
     try:
         tables.validate(tables.depth, schedule)
-        data = _encode(path.suffix, tables, schedule, provenance)
+        data = _format(path).encode(tables, schedule, provenance)
     except (ValueError, TypeError) as error:
         raise SimilarityFileError(f"{path}: {error}") from error
     if len(data) > MAX_FILE_BYTES:
@@ -250,32 +238,11 @@ def _encode_checked(
     return data
 
 
-def _encode(
-    suffix: str, tables: SimilarityTables, schedule: StageSchedule, provenance: Provenance
-) -> bytes:
-    if suffix == ".json":
-        return encode_json(tables, provenance)
-    if suffix == ".pt":
-        return encode_pt(tables, schedule)
-    if suffix == ".pkl":
-        return encode_pkl(tables, schedule)
-    raise ValueError(_bad_suffix(suffix))
-
-
-def _decode(
-    suffix: str, data: bytes, depth: int | None, schedule: StageSchedule | None
-) -> DecodedFile:
-    if suffix == ".json":
-        return decode_json(data)
-    if suffix == ".pt":
-        return decode_pt(data, depth, schedule)
-    if suffix == ".pkl":
-        return decode_pkl(data, schedule)
-    raise ValueError(_bad_suffix(suffix))
-
-
-def _bad_suffix(suffix: str) -> str:
-    return f"expected a file ending in {', '.join(SUFFIXES)}; found {suffix or 'no suffix'!r}"
+def _format(path: Path) -> Format:
+    if path.suffix not in FORMATS:
+        found = path.suffix or "no suffix"
+        raise ValueError(f"expected a file ending in {', '.join(FORMATS)}; found {found!r}")
+    return FORMATS[path.suffix]
 
 
 def _transfer(table: Table, source: StageSchedule, target: StageSchedule) -> Table:

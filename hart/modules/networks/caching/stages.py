@@ -112,6 +112,11 @@ class StageSchedule:
     def num_transitions(self) -> int:
         return self.num_stages - 1
 
+    @property
+    def last(self) -> int:
+        """Index of the last stage, the only one that may come in chunks."""
+        return self.num_stages - 1
+
     @cached_property
     def is_hart(self) -> bool:
         """Whether every stage is in :data:`length2iteration`, so that its columns apply."""

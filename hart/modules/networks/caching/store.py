@@ -8,11 +8,12 @@ stage, and is resized once, when somebody looks at the stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from .corrections import Correction, Corrector
 from .interpolate import interpolate_features, select_positions
 from .plan import Plan
 from .pruning import resize_area
@@ -82,6 +83,7 @@ class FeatureStore:
     Args:
         schedule: the model's stages.
         mode: how reused outputs are resized.
+        corrections: of outputs that are kept for reuse.
 
     Attributes:
         slots: what the stage before kept for this one.
@@ -89,8 +91,11 @@ class FeatureStore:
         compared: by module its output at the stage before, where similarities are measured.
     """
 
-    def __init__(self, schedule: StageSchedule, mode: str) -> None:
+    def __init__(
+        self, schedule: StageSchedule, mode: str, corrections: Iterable[Correction] = ()
+    ) -> None:
         self.schedule, self.mode = schedule, mode
+        self._corrected = Corrector(corrections)
         self.slots: dict[Slot, Parts] = {}
         self.sources: dict[int, Tensor] = {}
         self.compared: dict[int, Tensor] = {}
@@ -104,8 +109,26 @@ class FeatureStore:
 
     def close(self, si: int) -> None:
         """End a stage and drop what it did not keep; the last one's chunks share what there is."""
-        if si < self.schedule.num_stages - 1:
+        if si < self.schedule.last:
             self.slots, self._next = self._next, {}
+
+    def resume(
+        self, si: int, slots: Iterable[Slot], outputs: Sequence[Tensor], source: bool
+    ) -> None:
+        """Keep what a stage that somebody else has run would have kept.
+
+        Args:
+            si: of that stage.
+            slots: that it keeps outputs in.
+            outputs: of all modules, (rows, n, C) each; they are not changed.
+            source: whether they stand in for those of left-out tokens later.
+        """
+        for slot in slots:
+            modules = range(slot.start, slot.stop)
+            first, *others = (self._corrected(m, si, outputs[m]) for m in modules)
+            self.slots[slot] = {si: sum(others, start=first)}
+        if source:
+            self.sources = dict(enumerate(outputs))
 
     def keep_rows(self, rows: int) -> None:
         """Forget all rows but the first ones."""
@@ -140,7 +163,7 @@ class FeatureStore:
         if parts is not None:
             if si not in parts:
                 parts[si] = self._map(si, out).zero_()
-            parts[si][rows, piece] += out
+            parts[si][rows, piece] += self._corrected(module, si, out)
 
     def keep_source(
         self, module: int, si: int, out: Tensor, rows: slice = _ALL, piece: slice = _ALL
@@ -188,6 +211,10 @@ class FeatureStore:
         parts = self.slots.get(single(module))
         return self._sum([parts], max(parts)) if parts else self.compared.get(module)
 
+    def resized(self, module: int, si: int, positions: Positions | None = None) -> Tensor:
+        """What would stand in at stage ``si`` for one module that is kept by itself."""
+        return _at(self._sum([self.slots[single(module)]], si), positions)
+
     def _sum(self, several: list[Parts], si: int) -> Tensor:
         """Resized from stage to stage; what is younger joins on the way."""
         sides, first = self.schedule.patch_nums, min(map(min, several))
@@ -200,20 +227,23 @@ class FeatureStore:
 
     # --- what is compared ---------------------------------------------------------------------
 
+    def keep_compared(self, module: int, si: int, out: Tensor) -> None:
+        """Keep an output to compare that of the next stage with, if there is one."""
+        if si < self.schedule.last:
+            self.compared[module] = out.clone() if si == 0 else out  # of a text a part
+
     def similarity(
         self, module: int, si: int, out: Tensor, positions: Positions | None
     ) -> Tensor | None:
         """How similar an output is to that of the stage before; None if that was not kept."""
-        before = self.compared.pop(module, None) if si < self._last else self.compared.get(module)
+        before = self.compared.get(module)
         if before is None:
             return None
         sides = self.schedule.patch_nums
         resized = interpolate_features(before, sides[si - 1], sides[si], self.mode)
+        if si < self.schedule.last:
+            del self.compared[module]
         return cosine_similarity(_at(resized, positions), out)
-
-    @property
-    def _last(self) -> int:
-        return self.schedule.num_stages - 1
 
 
 def _sum_at(since: int, several: list[Parts]) -> Tensor:

@@ -1,0 +1,106 @@
+"""What pictures drawn with a plan are like, and how fast they are, beside those without caching."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean, median, stdev
+from typing import Any
+
+from PIL.Image import Image
+from tqdm.auto import tqdm
+
+from hart.evaluation.image_metrics import psnr_db, ssim
+from hart.modules.networks.caching.config import CacheConfig
+from hart.pipeline.base import Pipeline
+from hart.pipeline.options import batches
+from hart.pipeline.results import ImageResult
+
+
+def verify(
+    pipeline: Pipeline,
+    config: CacheConfig,
+    prompts: Any,
+    *,
+    quiet: bool = False,
+    **sampling: Any,
+) -> dict[str, Any]:
+    """Draw every prompt without caching and with a plan, batch by batch in turn.
+
+    Args:
+        prompts: none of which the plan should have been found with.
+        quiet: no progress bar.
+        sampling: fields of the pipeline's ``options_class``.
+
+    Returns:
+        ``images``; ``ssim`` (mean) and ``psnr_db`` (of the mean squared error, None for equal
+        pictures) against the uncached ones; ``speedup`` of the whole picture, the median over
+        batches, and ``seconds`` of it; ``saved_share`` of the blocks' multiply-adds. ``_spread``
+        after ``ssim`` and ``speedup`` is the standard error of the mean.
+    """
+    options = {**sampling, "num_images_per_prompt": 1}
+    requests = pipeline.requests(prompts, **options)
+    pairs: list[tuple[ImageResult, ImageResult]] = []
+    speeds: list[float] = []
+    pieces = list(batches(requests, options.get("batch_size")))
+    with _restored(pipeline):
+        pipeline.transformer.set_cache_config(config)
+        pipeline.draw_together(requests[:1], **options)  # what is only done once
+        for turn, batch in enumerate(tqdm(pieces, unit="batch", disable=True if quiet else None)):
+            results = {}
+            for cached in (True, False) if turn % 2 else (False, True):
+                pipeline.transformer.set_cache_config(config if cached else "no-cache")
+                pipeline.transformer.reset_cache_statistics()
+                results[cached] = pipeline.draw_together(batch, **options)
+                if cached:
+                    saved = pipeline.transformer.get_cache_statistics()["saved_share"]
+            pairs += zip(results[True], results[False], strict=True)
+            speeds.append(_seconds(results[False]) / _seconds(results[True]))
+    own, whole = ([pair[i].image for pair in pairs] for i in (0, 1))
+    own_s = fmean(sum(v or 0.0 for v in _parts(pair[0])) for pair in pairs)
+    figures = {
+        "images": len(pairs),
+        **picture_figures(own, whole),
+        "saved_share": saved,
+        "speedup": median(speeds),
+        "seconds": own_s,
+    }
+    return {**figures, "speedup_spread": standard_error(speeds)}
+
+
+def picture_figures(images: Sequence[Image], reference: Sequence[Image]) -> dict[str, Any]:
+    """``ssim`` with its spread and ``psnr_db``."""
+    scores = [ssim([a], [b]) for a, b in zip(images, reference, strict=True)]
+    ratio = psnr_db(images, reference)
+    return {
+        "ssim": fmean(scores),
+        "ssim_spread": standard_error(scores),
+        "psnr_db": None if math.isinf(ratio) else ratio,
+    }
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean; None for a single value."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def _seconds(results: Sequence[ImageResult]) -> float:
+    return sum(sum(_parts(result)) for result in results)
+
+
+def _parts(result: ImageResult) -> list[float]:
+    return [result.text_s or 0.0, *result.stages_s, result.residual_s, result.decode_s]
+
+
+@contextlib.contextmanager
+def _restored(pipeline: Pipeline) -> Iterator[None]:
+    """The model's configuration is as before afterwards."""
+    model = pipeline.transformer
+    before, use = model.cache_config, model.use_cache
+    model.use_cache = True
+    try:
+        yield
+    finally:
+        model.set_cache_config(before)
+        model.use_cache = use
