@@ -17,10 +17,10 @@ _WIDTH = 88
 ROW_OPTIONS = tuple(name for name in FIELDS if name != "prompt")
 
 DEMO_PROMPTS = (
-    "a fox on a blue background",
-    "a large slice of pizza on a green background",
-    "a rocket in the top right corner of a purple background",
-    "a small panda in the bottom left corner of a pink background",
+    "a large watermelon on a yellow background",
+    "a strawberry on a pink background",
+    "a rocket on a purple background",
+    "a large cookie on a blue background",
 )
 
 
