@@ -174,6 +174,10 @@ def test_custom_caching_changes_the_preset_and_loses_nothing_of_it(site, first):
         "the preset's threshold",
     )
     first.fill(threshold, "0.79")
+    first.wait(
+        lambda: "custom" in first.run("return document.querySelector('#preset input').value"),
+        "the preset named custom",
+    )
     first.draw(PROMPT)
     first.wait_for("Done. custom: skip 64 from 36")
     with download(site, first) as archive:
