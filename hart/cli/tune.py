@@ -193,12 +193,12 @@ class _Command:
         if not self._file.exists():
             return new
         found = Measurements.load(self._file)
-        for name in ("shape", "fingerprint", "settings"):
-            if getattr(found, name) != getattr(new, name):
-                raise ValueError(
-                    f"{self._file}: measurements of another {name}; delete the file, or name "
-                    "another one by --measure"
-                )
+        name = new.differs_in(found)
+        if name is not None:
+            raise ValueError(
+                f"{self._file}: measurements of another {name}; delete the file, or name "
+                "another one by --measure"
+            )
         self.say(f"going on from {found.images} images of every option in {self._file}")
         return found
 

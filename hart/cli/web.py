@@ -13,7 +13,6 @@ from hart.cli.loading import load_pipeline, speaker
 from hart.cli.prompts import DEMO_PROMPTS, draws_demo
 from hart.demo.captions import advice
 from hart.demo.evaluate import held_out_prompts
-from hart.modules.networks.caching.plan_files import StoredPlan
 from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline import HARTPipeline
 from hart.utils.constants import default_prompts
@@ -72,12 +71,11 @@ def plans_of(args: argparse.Namespace, pipeline: HARTPipeline) -> dict[str, Tune
         ValueError, OSError: one of them cannot be used.
     """
     given = pipeline.transformer.cache_config
-    plans = {}
-    if isinstance(given, TunedConfig):
-        plans[args.quality or Path(args.plan).stem] = given
-    for level, file in pipeline.quality_files().items():
-        plans.setdefault(level, StoredPlan.load(file, pipeline.transformer).config)
-    return plans
+    plans = pipeline.quality_plans()
+    if not isinstance(given, TunedConfig):
+        return plans
+    name = args.quality or Path(args.plan).stem
+    return {name: given} | {level: plan for level, plan in plans.items() if level != name}
 
 
 def read_address(args: argparse.Namespace) -> Address:

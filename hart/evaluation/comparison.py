@@ -27,6 +27,7 @@ from hart.pipeline import (
     HARTPipelineOutput,
     VARGenerationOptions,
 )
+from hart.pipeline.caching import caching_for_a_while
 from hart.pipeline.results import PartSeconds
 from hart.utils.errors import one_line
 from hart.utils.json_files import read_json_object
@@ -161,14 +162,11 @@ class Comparer:
         Arguments and errors are those of :func:`hart.evaluation.timing.take_turns`.
         """
         model = self._pipeline.transformer
-        before = model.cache_config, model.use_cache
-        model.use_cache = True
         names = list(self.comparison.results)
         try:
-            self.comparison.complete = take_turns(names, rounds, warmup, quiet, self._try)
+            with caching_for_a_while(model):
+                self.comparison.complete = take_turns(names, rounds, warmup, quiet, self._try)
         finally:
-            model.set_cache_config(before[0])
-            model.use_cache = before[1]
             self._reference_images = []
         return self.comparison
 

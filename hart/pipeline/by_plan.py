@@ -8,6 +8,7 @@ from typing import Any
 
 from hart.modules.networks.caching.plan_files import StoredPlan
 from hart.modules.networks.caching.presets import LOSSLESS, QUALITY_LEVELS, quality_preset
+from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline.folders import PathLike
 
 
@@ -61,6 +62,15 @@ class DrawsByPlan:
                 stacklevel=2,
             )
         self.transformer.set_cache_config(preset)
+
+    def quality_plans(self) -> dict[str, TunedConfig]:
+        """What the checkpoint's own plans do, by level of quality, best first.
+
+        Raises:
+            ValueError, OSError: one of them cannot be used.
+        """
+        files = self.quality_files().items()
+        return {name: StoredPlan.load(file, self.transformer).config for name, file in files}
 
     def quality_files(self) -> dict[str, Path]:
         """The checkpoint's own plans for levels of quality, best first."""

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline.savings import caching_lines
+
+
+@contextlib.contextmanager
+def caching_for_a_while(model: Any) -> Iterator[None]:
+    """A model's cache is in use inside; its configuration and switch are as before afterwards."""
+    before, in_use = model.cache_config, model.use_cache
+    model.use_cache = True
+    try:
+        yield
+    finally:
+        model.set_cache_config(before)
+        model.use_cache = in_use
 
 
 class CachingNames:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.plan_files import StoredPlan
 from hart.modules.networks.caching.presets import (
     CACHE_PRESETS,
+    NO_CACHE,
     QUALITY_LEVELS,
     preset_config,
     quality_preset,
@@ -22,8 +22,6 @@ from hart.pipeline.options import ImageRequest
 from hart.server import DEFAULT_MAX_IMAGES, DEFAULT_MAX_PROMPT
 from hart.server.requests import Served, Settings
 from hart.utils.images import png_bytes
-
-NO_CACHE = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
 
 # Texts of a picture that name the other images of its batch, which are other people's.
 _OF_OTHERS = ("batch", "batch_position")
@@ -53,10 +51,9 @@ def _levels(pipeline: HARTPipeline) -> dict[str, CacheConfig]:
     """Levels of quality: the checkpoint's own plans, and presets where it has none."""
     model = pipeline.transformer
     presets = {level: quality_preset(level) for level in QUALITY_LEVELS}
-    plans = pipeline.quality_files().items()
     return {
         **{level: preset_config(preset, model.patch_nums) for level, preset in presets.items()},
-        **{level: StoredPlan.load(file, model).config for level, file in plans},
+        **pipeline.quality_plans(),
     }
 
 

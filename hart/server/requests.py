@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline import GenerationOptions
-from hart.pipeline.options import ImageRequest
+from hart.pipeline.options import ImageRequest, seeds_for
 from hart.server import DEFAULT_MAX_IMAGES, DEFAULT_MAX_PROMPT
 from hart.server.errors import ApiError
 from hart.utils.errors import shown
 from hart.utils.fields import Choice, Field, Number, Text, Whole, check_field
+from hart.utils.names import nearest
 
 MAX_GUIDANCE = 30.0
-_DRAWN_SEEDS = 2**32
-"""Seeds for requests without one: a CPU's generator takes the lowest 32 bits."""
-
 _SEED = Whole(0, 2**53 - 1)  # above it JSON's numbers have gaps
 
 # What OpenAI's clients may ask for where there is only one thing to have.
@@ -116,9 +112,8 @@ def read_request(body: bytes, served: Served) -> ImagesRequest:
         raise ApiError(400, "prompt is missing", param="prompt", code="missing_required_parameter")
     if given.get("model", served.name) != served.name:
         raise unknown_model(given["model"], served)
-    seed = given.get("seed")
-    first = secrets.randbelow(_DRAWN_SEEDS) if seed is None else seed
-    images = (ImageRequest(i, given["prompt"], first + i) for i in range(given.get("n", 1)))
+    seeds = seeds_for(given.get("n", 1), given.get("seed"))
+    images = (ImageRequest(i, given["prompt"], seed) for i, seed in enumerate(seeds))
     scale = float(given.get("guidance_scale", GenerationOptions.cfg_scale))
     return ImagesRequest(tuple(images), Settings(_config(given, served), scale))
 
@@ -165,8 +160,8 @@ def _check(name: str, value: object, kind: Field) -> None:
 
 
 def _unknown(name: str, allowed: Mapping[str, Field]) -> ApiError:
-    near = difflib.get_close_matches(name, allowed, 1)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(allowed)}"
+    near = nearest(name, allowed)
+    hint = f"did you mean {near}?" if near else f"known are {', '.join(allowed)}"
     text = f"unknown field {shown(name)}; {hint}"
     return ApiError(400, text, param=name[:100], code="unknown_parameter")
 

@@ -13,11 +13,10 @@ from hart.modules.models.transformer.execution.executor import Executor
 from hart.modules.models.transformer.execution.streams import Stream
 from hart.modules.models.transformer.execution.token_wise import TokenWise
 from hart.modules.networks.caching.corrections import Correction
-from hart.modules.networks.caching.generation_cache import GenerationCache
 from hart.modules.networks.caching.plan import Action
 from hart.modules.networks.caching.store import single
 from hart.modules.networks.caching.tuned_config import TunedConfig
-from hart.tuning.replay import Replay, first_change
+from hart.tuning.replay import Replay, SingleOutputs, first_change
 
 SHRINKAGE = 0.02
 """Pulls the scale towards 1, in parts of the channel's variance."""
@@ -31,7 +30,7 @@ def fit_corrections(replay: Replay, config: TunedConfig) -> list[Correction]:
     first = first_change(config)
     if first is None or not config.reused:
         return []
-    cache = _SingleOutputs(config.plan)
+    cache = _WithRoom(config.plan)
     engine, run, moment = replay.begun(first, cache)
     executor = _Fitting(engine.model, run, TokenWise())
     executor.buffers.restore(moment.keys)
@@ -41,11 +40,8 @@ def fit_corrections(replay: Replay, config: TunedConfig) -> list[Correction]:
     return executor.found
 
 
-class _SingleOutputs(GenerationCache):
-    """Keeps every module's output by itself, and room for the keys of reused attention."""
-
-    def merge(self, cuts=()) -> None:
-        """Keep no sums."""
+class _WithRoom(SingleOutputs):
+    """Has room for the keys of reused attention too."""
 
     @property
     def plan_is_final(self) -> bool:
@@ -59,20 +55,12 @@ class _Fitting(Executor):
         super().__init__(*arguments)
         self.found: list[Correction] = []
 
-    def _run(self, stream: Stream, actions: tuple[Action, ...]) -> None:
-        for module, action in enumerate(actions):
-            self._flush(stream)
-            if not action.reuse:
-                self._compute(stream, module, action)
-            else:
-                if not self.cache.plan[stream.si - 1][module].reuse:
-                    self._fit(stream, module)
-                self.store.defer(module)
-                self._flush(stream, module if action.store_source else None)
-            self.cache.note(module, action)
-            stream.halves_equal = False
-            self._cross_attend(stream, module)
+    def _reuse(self, stream: Stream, module: int, action: Action) -> None:
         self._flush(stream)
+        if not self.cache.plan[stream.si - 1][module].reuse:
+            self._fit(stream, module)
+        self.store.defer(module)
+        self._flush(stream, module if action.store_source else None)
 
     def _fit(self, stream: Stream, module: int) -> None:
         """Correct the kept output of a module."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -15,6 +14,10 @@ from hart.modules.networks.caching.multiply_adds import (
 from hart.modules.networks.caching.plan import kept_tokens
 from hart.modules.networks.caching.plan_format import require_keys
 from hart.tuning.selection import Selection
+from hart.utils.fields import Number
+
+COST = Number(0)
+"""What a cost in a file may be."""
 
 
 class Costs(Protocol):
@@ -111,18 +114,11 @@ class Seconds:
         for name, value in values.items():
             numbers = value if isinstance(value, list) else [value]
             is_list = name not in ("other_s", "batch_size")
-            right = len(numbers) == (stages if is_list else 1) and all(map(is_cost, numbers))
+            right = len(numbers) == (stages if is_list else 1) and all(map(COST.allows, numbers))
             if not right:
                 raise ValueError(f"{name} of seconds must be numbers from 0, got {value!r:.80}")
             checked[name] = tuple(numbers) if is_list else value
         return cls(**checked)
-
-
-def is_cost(value: object) -> bool:
-    """Whether it is a finite number from 0."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return 0 <= value < math.inf
 
 
 def shape_to_dict(shape: TransformerShape) -> dict[str, Any]:

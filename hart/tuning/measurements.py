@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from hart.modules.networks.caching.multiply_adds import TransformerShape
-from hart.modules.networks.caching.plan_format import require_keys
+from hart.modules.networks.caching.plan_format import require_format, require_keys, require_object
 from hart.modules.networks.caching.stages import StageSchedule
-from hart.tuning.costs import MultiplyAdds, Seconds, is_cost, shape_from_dict, shape_to_dict
+from hart.tuning.costs import COST, MultiplyAdds, Seconds, shape_from_dict, shape_to_dict
 from hart.tuning.plan import TunedPlan
 from hart.tuning.selection import Selection, options
 from hart.tuning.targets import solve
+from hart.utils.fields import Number
 from hart.utils.files import make_folder, read_limited, write_json
 from hart.utils.json_files import parse_json
 from hart.version import __version__
@@ -141,16 +142,21 @@ class Measurements:
         """Images that every option was measured on, at least."""
         return min(self.errors.get(name, ErrorSum()).images for name in self.options)
 
+    def differs_in(self, other: Measurements) -> str | None:
+        """The attribute that tells that others are of another model or drawn otherwise, if any."""
+        names = ("shape", "fingerprint", "settings")
+        return next((n for n in names if getattr(self, n) != getattr(other, n)), None)
+
     def merged(self, other: Measurements) -> Measurements:
         """The measurements of both; their images must differ.
 
         Raises:
             ValueError: they are about different weights, or images drawn otherwise.
         """
-        for name in ("shape", "fingerprint", "settings"):
+        name = self.differs_in(other)
+        if name is not None:
             mine, theirs = getattr(self, name), getattr(other, name)
-            if mine != theirs:
-                raise ValueError(f"measurements of another {name}: {theirs!r}, not {mine!r}")
+            raise ValueError(f"measurements of another {name}: {theirs!r}, not {mine!r}")
         errors = {
             name: self.errors.get(name, ErrorSum()) + other.errors.get(name, ErrorSum())
             for name in {**self.errors, **other.errors}
@@ -210,19 +216,15 @@ class Measurements:
 
 
 def _decoded(document: Any) -> Measurements:
-    require_keys(document, _KEYS)
-    for key, expected in (("format", FORMAT_NAME), ("format_version", FORMAT_VERSION)):
-        if document[key] != expected:
-            raise ValueError(f"expected {key} {expected!r}, found {document[key]!r:.80}")
+    require_format(document, FORMAT_NAME, FORMAT_VERSION, _KEYS)
     for key in ("shape", "settings", "errors"):
-        if not isinstance(document[key], dict):
-            raise ValueError(f"{key} must be an object, got {type(document[key]).__name__}")
+        require_object(document[key], key)
     if not isinstance(document["fingerprint"], str | None):
         raise ValueError("fingerprint must be a text or null")
     if not isinstance(document["pictures"], list):
         raise ValueError("pictures must be a list")
     memory = document["memory_bytes"]
-    if memory is not None and not is_cost(memory):
+    if memory is not None and not COST.allows(memory):
         raise ValueError(f"memory_bytes must be a number from 0 or null, got {memory!r:.80}")
     shape = shape_from_dict(document["shape"])
     found = Measurements(shape, document["fingerprint"], document["settings"], memory_bytes=memory)
@@ -238,7 +240,7 @@ def _errors(values: Mapping[str, Any], known: Mapping[str, Selection]) -> dict[s
     for name, numbers in values.items():
         if name not in known:
             raise ValueError(f"errors names {name[:80]!r}, which is no option of this model")
-        right = isinstance(numbers, list) and len(numbers) == 3 and all(map(is_cost, numbers))
+        right = isinstance(numbers, list) and len(numbers) == 3 and all(map(COST.allows, numbers))
         if not (right and isinstance(numbers[0], int) and numbers[0] <= MAX_IMAGES):
             raise ValueError(f"errors of {name} must be images, sum and sum of squares")
         errors[name] = ErrorSum(*numbers)
@@ -248,10 +250,6 @@ def _errors(values: Mapping[str, Any], known: Mapping[str, Selection]) -> dict[s
 def _picture(values: Any) -> PictureError:
     require_keys(values, _PICTURE_KEYS)
     for name, value in values.items():
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-        ):
+        if not Number().allows(value):
             raise ValueError(f"{name} of pictures must be a number, got {value!r:.80}")
     return PictureError(**values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
+from hart.modules.networks.caching.corrections import Correction
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.tuning.costs import total
 from hart.tuning.replay import Replay
@@ -25,18 +26,19 @@ class Trial:
 
     def __init__(self, replays: Sequence[Replay], schedule: StageSchedule) -> None:
         self.replays, self.schedule = replays, schedule
-        self._known: dict[Selection, float] = {}
+        self._known: dict[tuple[Selection, tuple[Correction, ...]], float] = {}
 
-    def error(self, selection: Selection) -> float:
+    def error(self, selection: Selection, corrections: Sequence[Correction] = ()) -> float:
         """Mean squared change of the final feature maps."""
-        if selection not in self._known:
-            config = selection.config(self.schedule)
+        key = selection, tuple(corrections)
+        if key not in self._known:
+            config = selection.config(self.schedule, corrections)
             errors = [error for replay in self.replays for error in replay.errors(config)]
-            self._known[selection] = fmean(errors)
-        return self._known[selection]
+            self._known[key] = fmean(errors)
+        return self._known[key]
 
     def knows(self, selection: Selection) -> bool:
-        return selection in self._known
+        return (selection, ()) in self._known
 
     @property
     def draws(self) -> int:

@@ -41,8 +41,8 @@ class Moment:
     keys: list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class _EveryOutput(GenerationCache):
-    """Keeps what every module puts out, for one stage each."""
+class SingleOutputs(GenerationCache):
+    """Keeps what every module puts out by itself, whatever is reused in a row."""
 
     def merge(self, cuts=()) -> None:
         """Keep no sums."""
@@ -60,7 +60,7 @@ class _Recording(Engine):
         model, stages = self.model, len(self.model.patch_nums)
         kept, dropped = ((each,) * (2 * model.depth) for each in (Action(store=True), COMPUTE))
         actions = tuple(kept if si + 1 >= self.first else dropped for si in range(stages))
-        run.cache = _EveryOutput(Plan(CacheConfig(), model.schedule, actions))
+        run.cache = SingleOutputs(Plan(CacheConfig(), model.schedule, actions))
         run.callback = self._after_stage
         super().begin(run)
         if not isinstance(run.executor, Executor) or run.options.num_maskgit_iters != 1:

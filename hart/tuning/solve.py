@@ -23,6 +23,15 @@ BUCKETS = 1000
 """Resolution of costs; rounded up, so that a budget is kept."""
 
 
+Allowed = Callable[[Selection], bool]
+"""Which combinations of pruning and guidance may be used."""
+
+
+def everything(selection: Selection) -> bool:
+    """Any combination may be used."""
+    return True
+
+
 class ErrorModel:
     """The error of a selection, as the sum of its parts.
 
@@ -86,7 +95,7 @@ class Solver:
         self,
         measurements: Measurements,
         costs: Costs,
-        allowed: Callable[[Selection], bool] = lambda selection: True,
+        allowed: Allowed = everything,
     ) -> None:
         self.errors, self.costs = ErrorModel(measurements), costs
         self.nothing = Selection((0,) * (2 * measurements.shape.depth))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from hart.tuning.costs import Costs, total
 from hart.tuning.memory import predicted_bytes
 from hart.tuning.plan import TunedPlan
 from hart.tuning.selection import Selection
-from hart.tuning.solve import ErrorModel, Solver
+from hart.tuning.solve import Allowed, ErrorModel, Solver, everything
 from hart.version import __version__
 
 if TYPE_CHECKING:
@@ -164,11 +164,12 @@ class Chooser:
         self,
         measurements: Measurements,
         target: Target,
-        allowed: Callable[[Selection], bool] = lambda selection: True,
+        allowed: Allowed = everything,
     ) -> None:
         if not measurements.measured:
             raise ValueError("no option has been measured yet")
-        self.target, self.predictor = target, Predictor(measurements)
+        self.target, self.allowed = target, allowed
+        self.predictor = Predictor(measurements)
         by_time = target.name in ("target_speedup", "max_latency")
         if by_time and measurements.seconds is None:
             raise ValueError(f"{target.name} needs seconds, and nothing was timed")

@@ -13,6 +13,7 @@ from hart.evaluation.timing import mean_seconds, take_turns
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline.base import Pipeline
+from hart.pipeline.caching import caching_for_a_while
 from hart.pipeline.results import PartSeconds
 from hart.tuning.costs import Seconds
 from hart.tuning.selection import UNGUIDED, Selection, most_reused
@@ -51,22 +52,19 @@ def time_parts(
     options = {**sampling, "num_images_per_prompt": 1}
     requests = pipeline.requests(prompts, **options)
     found: dict[str, list[PartSeconds]] = {name: [] for name in configs}
-    before = model.cache_config
 
     def draw(name: str, turn: int) -> None:
         model.set_cache_config(configs[name])
         results = pipeline.draw_together(requests, **options)
         found[name].append(mean_seconds(results))
 
-    try:
+    with caching_for_a_while(model):
         model.set_cache_config(configs["nothing"])
         watch = MemoryWatch(pipeline.device)
         pipeline.draw_together(requests[:1], **options)
         read = watch.read()
         if not take_turns(list(configs), rounds, 0, quiet, draw):
             raise KeyboardInterrupt
-    finally:
-        model.set_cache_config(before)
     memory = read["device_bytes"] or read["process_bytes"]
     return fitted(found, model.depth, most_reused(model.schedule), len(requests)), memory
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -11,7 +11,6 @@ from PIL.Image import Image
 from tqdm.auto import tqdm
 
 from hart.modules.networks.caching.corrections import Correction
-from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline.base import Pipeline
 from hart.pipeline.options import batches
 from hart.tuning.affine import fit_corrections
@@ -22,7 +21,7 @@ from hart.tuning.plan import TunedPlan
 from hart.tuning.refine import Trial, refine
 from hart.tuning.replay import Replay, map_errors
 from hart.tuning.selection import Selection, most_reused
-from hart.tuning.solve import ErrorModel, Solver
+from hart.tuning.solve import Allowed, ErrorModel, Solver, everything
 from hart.tuning.targets import Chooser, Predictor, Target, planned
 from hart.tuning.verification import picture_figures, verify
 from hart.utils.images import to_pil
@@ -33,8 +32,6 @@ SPEED_TOLERANCE = 0.02
 """How far a measured speedup may be from what is asked for before the budget is changed."""
 ADJUSTMENTS = 3
 """Most times that a budget is changed."""
-
-Allowed = Callable[[Selection], bool]
 
 
 class Tuner:
@@ -110,27 +107,26 @@ class Tuner:
     # --- plans --------------------------------------------------------------------------------
 
     def tune(
-        self, target: Target, tries: int, affine: bool = True, allowed: Allowed | None = None
+        self, target: Target, tries: int, affine: bool = True, allowed: Allowed = everything
     ) -> TunedPlan:
         """The best plan that is found for a target.
 
         Args:
             tries: how many selections are drawn.
             affine: correct what is reused, if that makes the error smaller.
-            allowed: which combinations of pruning and guidance may be used; None is all.
+            allowed: which combinations of pruning and guidance may be used.
 
         Raises:
             ValueError: the target cannot be reached, see ``targets.solve``.
         """
-        self._allowed: Allowed = allowed or (lambda selection: True)
-        chooser = Chooser(self.known, target, self._allowed)
+        chooser = Chooser(self.known, target, allowed)
         if target.is_cost:
             selection = self._by_cost(chooser, target, tries)
         else:
             selection = self._by_quality(chooser, target, tries)
         corrections = self.corrections(selection) if affine else []
         plan = planned(self.known, selection, target, corrections)
-        error = self.real_error(plan.config)
+        error = self.trial.error(selection, corrections)
         known = Predictor(self.known).pictured(error) if error else {}
         return plan.with_figures(predicted={**plan.predicted, **known})
 
@@ -175,7 +171,7 @@ class Tuner:
             value = found.ssim if target.name == "min_ssim" else found.psnr_db
             if value >= target.value:
                 kept = min(kept, selection, key=lambda each: total(chooser.solver.costs, each))
-            chooser = Chooser(self.known, target, self._allowed)
+            chooser = Chooser(self.known, target, chooser.allowed)
             following = chooser.best()
             if following == selection:
                 break
@@ -200,9 +196,5 @@ class Tuner:
         corrections = fit_corrections(self.replays[0], config)
         if not corrections:
             return []
-        corrected = self.real_error(selection.config(self.schedule, corrections))
+        corrected = self.trial.error(selection, corrections)
         return corrections if corrected < self.trial.error(selection) else []
-
-    def real_error(self, config: TunedConfig) -> float:
-        """Mean squared change of the final feature maps of the images."""
-        return fmean(error for replay in self.replays for error in replay.errors(config))

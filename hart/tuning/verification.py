@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -14,6 +13,7 @@ from tqdm.auto import tqdm
 from hart.evaluation.image_metrics import psnr_db, ssim
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline.base import Pipeline
+from hart.pipeline.caching import caching_for_a_while
 from hart.pipeline.options import batches
 from hart.pipeline.results import ImageResult
 
@@ -44,7 +44,7 @@ def verify(
     pairs: list[tuple[ImageResult, ImageResult]] = []
     speeds: list[float] = []
     pieces = list(batches(requests, options.get("batch_size")))
-    with _restored(pipeline):
+    with caching_for_a_while(pipeline.transformer):
         pipeline.transformer.set_cache_config(config)
         pipeline.draw_together(requests[:1], **options)  # what is only done once
         for turn, batch in enumerate(tqdm(pieces, unit="batch", disable=True if quiet else None)):
@@ -58,7 +58,7 @@ def verify(
             pairs += zip(results[True], results[False], strict=True)
             speeds.append(_seconds(results[False]) / _seconds(results[True]))
     own, whole = ([pair[i].image for pair in pairs] for i in (0, 1))
-    own_s = fmean(sum(v or 0.0 for v in _parts(pair[0])) for pair in pairs)
+    own_s = fmean(pair[0].total_s for pair in pairs)
     figures = {
         "images": len(pairs),
         **picture_figures(own, whole),
@@ -86,21 +86,4 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def _seconds(results: Sequence[ImageResult]) -> float:
-    return sum(sum(_parts(result)) for result in results)
-
-
-def _parts(result: ImageResult) -> list[float]:
-    return [result.text_s or 0.0, *result.stages_s, result.residual_s, result.decode_s]
-
-
-@contextlib.contextmanager
-def _restored(pipeline: Pipeline) -> Iterator[None]:
-    """The model's configuration is as before afterwards."""
-    model = pipeline.transformer
-    before, use = model.cache_config, model.use_cache
-    model.use_cache = True
-    try:
-        yield
-    finally:
-        model.set_cache_config(before)
-        model.use_cache = use
+    return sum(result.total_s for result in results)

@@ -15,7 +15,7 @@ from hart.evaluation.comparison import REFERENCE
 from hart.evaluation.reuse_plot import ReuseMap
 from hart.evaluation.timing import rotated
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.presets import preset_config
+from hart.modules.networks.caching.presets import NO_CACHE, preset_config
 from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
@@ -33,7 +33,6 @@ from hart.web.events import (
 from hart.web.requests import DEFAULT_PRESET, CalibrationRequest, DrawRequest
 from hart.web.worker import Emit, StoppedError, Worker
 
-NO_CACHE = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
 _MAX_WARM = 100
 
 Judge = Callable[[str], bool]

@@ -17,6 +17,7 @@ from hart import CacheConfig, HARTPipeline
 from hart.demo import DEMO_CHECKPOINT
 from hart.modules.networks.caching.presets import preset_config
 from hart.modules.networks.caching.similarity import SimilarityTables
+from hart.pipeline.caching import caching_for_a_while
 from hart.pipeline.options import DEFAULT_BATCH_SIZE
 from hart.pipeline.savings import no_reuse_lines, savings_text
 from hart.utils.prompt_files import read_prompt_text
@@ -43,14 +44,14 @@ class HARTModel:
     def in_use(self) -> Iterator[HARTPipeline]:
         """The pipeline with this configuration and this table, for a moment."""
         model = self.pipeline.transformer
-        before = model.cache_config, model.similarity, model.use_cache
-        try:
-            model.set_cache_config(self.config)
-            model.similarity, model.use_cache = self.similarity, True
-            yield self.pipeline
-        finally:
-            model.set_cache_config(before[0])
-            model.similarity, model.use_cache = before[1:]
+        before = model.similarity
+        with caching_for_a_while(model):
+            try:
+                model.set_cache_config(self.config)
+                model.similarity = self.similarity
+                yield self.pipeline
+            finally:
+                model.similarity = before
 
 
 def checkpoints() -> dict[str, Path]:

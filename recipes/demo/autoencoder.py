@@ -144,7 +144,7 @@ def _images(rng: np.random.Generator, n: int, device: str) -> torch.Tensor:
     return images.contiguous(memory_format=image_layout(device))
 
 
-def _encode(vae: HARTAutoEncoder, images: torch.Tensor) -> torch.Tensor:
+def encode(vae: HARTAutoEncoder, images: torch.Tensor) -> torch.Tensor:
     """float32 maps (B, Z, h, w); the convolutions run in bfloat16."""
     with training_autocast(images.device.type):
         return vae.quant_conv(vae.encoder(images)).float()
@@ -221,7 +221,7 @@ def coarsened(f: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
 def _pixel_loss(vae: HARTAutoEncoder, draw_images, device: str):
     def loss(step: int, rng: np.random.Generator):
         images = draw_images(rng, device)
-        f = _encode(vae, images)
+        f = encode(vae, images)
         std, mean = f.std(dim=(0, 2, 3)), f.mean(dim=(0, 2, 3))
         coarse = coarsened(f, rng.choice(COARSE_SIDES, len(f), p=COARSE_SHARES))
         out = _decode(vae, coarse + LATENT_NOISE * torch.randn_like(f))
@@ -237,7 +237,7 @@ def _latents(vae, n: int, folder: Path, quiet: bool, device: str) -> torch.Tenso
     """Continuous maps (n, Z, 36, 36) of fresh pictures, kept in the run folder."""
     rng = np.random.default_rng([CODEBOOK.seed, n])
     maps = [
-        _encode(vae, _images(rng, LATENTS_AT_ONCE, device))
+        encode(vae, _images(rng, LATENTS_AT_ONCE, device))
         for _ in tqdm(
             range(0, n, LATENTS_AT_ONCE), desc="latents", disable=None if not quiet else True
         )
@@ -352,7 +352,7 @@ def _decoder_loss(vae: HARTAutoEncoder, device: str):
     def loss(step: int, rng: np.random.Generator):
         images = _images(rng, 4, device)
         with torch.no_grad():
-            f = _encode(vae, images)
+            f = encode(vae, images)
             *ids, rest = quantizer.f_to_idxBl_and_frest(f)
             # All of the map, its tokens without a residual, or not even those of the last stage:
             # what is drawn there is seldom quite right.

@@ -16,7 +16,7 @@ from hart.modules.models.autoencoder.hart_autoencoder import HARTAutoEncoder
 from hart.modules.models.autoencoder.quantize.maps import downsample, to_map, to_rows
 from hart.modules.models.autoencoder.quantize.var_quantize_multiple_res import nearest_code
 from hart.utils.files import replacing
-from recipes.demo.loop import training_autocast
+from recipes.demo.autoencoder import encode
 from recipes.demo.render import render
 
 CHUNK, AT_ONCE = 256, 4
@@ -63,13 +63,12 @@ class LatentData:
     @torch.no_grad()
     def _encoded(self, scenes: list[Scene]) -> torch.Tensor:
         # Channels last takes a seventh of the time that the plain layout does on a CPU.
-        encoder = self.vae.encoder.to(memory_format=torch.channels_last)
+        self.vae.encoder.to(memory_format=torch.channels_last)
         maps = []
         for begin in range(0, len(scenes), AT_ONCE):
             images = render(scenes[begin : begin + AT_ONCE]).to(self.device)
             images = images.contiguous(memory_format=torch.channels_last)
-            with training_autocast(self.device):
-                maps.append(self.vae.quant_conv(encoder(images)).to("cpu", torch.float16))
+            maps.append(encode(self.vae, images).to("cpu", torch.float16))
         return torch.cat(maps).contiguous()
 
 

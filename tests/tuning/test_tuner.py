@@ -53,8 +53,7 @@ def test_corrections_bring_what_is_kept_nearer(tuner):
     config = selection.config(tuner.schedule)
     corrections = fit_corrections(tuner.replays[0], config)
     assert {(each.si, each.module) for each in corrections} == {(3, m) for m in range(6)}
-    corrected = selection.config(tuner.schedule, corrections)
-    assert tuner.real_error(corrected) < tuner.real_error(config)
+    assert tuner.trial.error(selection, corrections) < tuner.trial.error(selection)
 
 
 def test_a_fit_finds_scale_and_shift():

@@ -15,7 +15,7 @@ from hart.utils.files import make_folder, read_limited, write_json
 from hart.utils.json_files import parse_json
 
 from .config import SITES
-from .plan_format import config_from_dict, require_keys
+from .plan_format import config_from_dict, require_format, require_keys, require_object
 from .tuned_config import TunedConfig
 
 FORMAT_NAME, FORMAT_VERSION = "hart-plan", 1
@@ -127,13 +127,9 @@ class StoredPlan:
         Raises:
             ValueError: a key is missing or unknown, or a value is not allowed.
         """
-        require_keys(document, _KEYS)
-        for key, expected in (("format", FORMAT_NAME), ("format_version", FORMAT_VERSION)):
-            if document[key] != expected:
-                raise ValueError(f"expected {key} {expected!r}, found {document[key]!r:.80}")
+        require_format(document, FORMAT_NAME, FORMAT_VERSION, _KEYS)
         for key in ("predicted", "measured"):
-            if not isinstance(document[key], dict):
-                raise ValueError(f"{key} must be an object, got {type(document[key]).__name__}")
+            require_object(document[key], key)
         config = config_from_dict(document["plan"])
         return cls(config, _origin(document["origin"]), document["predicted"], document["measured"])
 

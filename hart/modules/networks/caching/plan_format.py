@@ -88,6 +88,21 @@ def require_keys(values: Any, keys: tuple[str, ...]) -> None:
         raise ValueError(f"{', '.join(found)}; the keys are {', '.join(keys)}")
 
 
+def require_format(values: Any, name: str, version: int, keys: tuple[str, ...]) -> None:
+    """Refuse anything but an object of these keys in this format, by ``ValueError``."""
+    require_keys(values, keys)
+    for key, expected in (("format", name), ("format_version", version)):
+        if values[key] != expected:
+            raise ValueError(f"expected {key} {expected!r}, found {values[key]!r:.80}")
+
+
+def require_object(value: Any, name: str) -> dict[str, Any]:
+    """The value, unless it is no object: ``ValueError`` then."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} must be an object, got {type(value).__name__}")
+    return value
+
+
 def _integer(value: Any, name: str) -> int:
     try:
         return as_integer(value, name)
@@ -99,12 +114,6 @@ def _list(value: Any, name: str) -> Any:
     if not isinstance(value, list):
         raise ValueError(f"{name} must be a list, got {type(value).__name__}")
     return tuple(value)
-
-
-def _object(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{name} must be an object, got {type(value).__name__}")
-    return value
 
 
 def _stage(value: Any, schedule: StageSchedule, name: str) -> int:
@@ -120,7 +129,7 @@ def _stage(value: Any, schedule: StageSchedule, name: str) -> int:
 
 def _reused(values: Any, schedule: StageSchedule, depth: int) -> set[tuple[int, int]]:
     reused = set()
-    for stage, sites in _object(values, "reuse").items():
+    for stage, sites in require_object(values, "reuse").items():
         si = _stage(stage, schedule, "reuse")
         require_keys(sites, SITES)
         for site in SITES:
@@ -141,7 +150,7 @@ def _reused(values: Any, schedule: StageSchedule, depth: int) -> set[tuple[int, 
 
 def _pruned(values: Any, schedule: StageSchedule) -> dict[int, float]:
     pruned = {}
-    for stage, share in _object(values, "prune_stages").items():
+    for stage, share in require_object(values, "prune_stages").items():
         share = plain(share)
         number = isinstance(share, int | float) and not isinstance(share, bool)
         if not (number and 0 <= share < 1):

@@ -49,10 +49,10 @@ def _reusing(**options: Any) -> CacheConfig:
     return CacheConfig(compute_mlp_layers=first, **options)
 
 
+NO_CACHE = CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
+
 CACHE_PRESETS: dict[str, CachePreset] = {
-    "no-cache": CachePreset(
-        "compute everything", CacheConfig(enable_attn_cache=False, enable_mlp_cache=False)
-    ),
+    "no-cache": CachePreset("compute everything", NO_CACHE),
     "conservative": CachePreset(
         "reuse very similar modules, last stage only", _reusing(threshold=0.8), skip_last=1
     ),

@@ -109,19 +109,24 @@ class Executor:
     def _run(self, stream: Stream, actions: tuple[Action, ...]) -> None:
         """All modules in their order."""
         for module, action in enumerate(actions):
-            if not action.reuse:
+            if action.reuse:
+                self._reuse(stream, module, action)
+            else:
                 self._flush(stream)
                 self._compute(stream, module, action)
-            elif action.store_source:  # wanted by itself
-                self._flush(stream)
-                self.store.defer(module)
-                self._flush(stream, module)
-            else:
-                self.store.defer(module)
             self.cache.note(module, action)
             stream.halves_equal = False
             self._cross_attend(stream, module)
         self._flush(stream)
+
+    def _reuse(self, stream: Stream, module: int, action: Action) -> None:
+        """Have the kept output added, at once if it is wanted by itself."""
+        if action.store_source:
+            self._flush(stream)
+            self.store.defer(module)
+            self._flush(stream, module)
+        else:
+            self.store.defer(module)
 
     @property
     def store(self) -> FeatureStore:
