@@ -2,7 +2,7 @@
 
 hart serve
 pip install openai
-python examples/serve_client.py "a fox on a blue background" --output fox.png
+python examples/serve_client.py "a strawberry on a pink background" --output strawberry.png
 """
 
 from __future__ import annotations

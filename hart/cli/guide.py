@@ -7,7 +7,7 @@ import argparse
 GUIDE = """\
 hart draws pictures of prompts with HART, faster by reusing work between its stages.
 
-  hart generate --prompts "a fox on a blue background"
+  hart generate --prompts "a strawberry on a pink background"
   hart generate --model_path FOLDER --prompts "a lighthouse" --cache-preset hybrid
   hart generate --compare_configs
       how much faster the presets are, and what that costs
