@@ -36,12 +36,19 @@ def test_a_gpu_draws_no_more_at_once_than_every_gpu_draws_alike(monkeypatch):
     assert drawn[:, 0].unique_consecutive().tolist() == [1, 2, 3]
 
 
-def test_a_cpu_draws_as_torch_does():
+def test_a_cpu_draws_the_same_on_every_processor():
+    """Exp(1) by inversion of double uniforms, piece after piece of one stream."""
     like = torch.empty(2, 50, 700)
+    assert like[0].numel() > DRAWN_AT_ONCE
     found = PerImageRandom(generators(2), CPU).exponential(like)
-    noise = PerImageRandom(generators(2), CPU).noise_source(50)((100, 3), "initial")
     for i, generator in enumerate(generators(2)):
-        assert found[i].equal(torch.empty(50, 700).exponential_(generator=generator))
+        uniform = torch.empty(50, 700, dtype=torch.float64).uniform_(generator=generator)
+        torch.testing.assert_close(found[i], -torch.log1p(-uniform).float(), rtol=1e-6, atol=1e-12)
+    assert abs(found.mean().item() - 1) < 0.02 and found.min() >= 0
+
+
+def test_a_cpu_draws_noise_as_torch_does():
+    noise = PerImageRandom(generators(2), CPU).noise_source(50)((100, 3), "initial")
     for i, generator in enumerate(generators(2)):
         assert noise[50 * i : 50 * (i + 1)].equal(torch.randn(50, 3, generator=generator))
 
