@@ -37,6 +37,7 @@ BATCH = 10
 SHARES = (1.0,) * 8 + (0.6, 0.4, 0.25, 0.17)
 """Of the tokens of every stage, what a step of all stages sees."""
 
+DEPTH = 10
 TRANSFORMER = Phase("transformer", steps=9000, learning_rate=2e-3, seed=21, warmup=0.02)
 MUON_LEARNING_RATE = 0.02
 MISTAKES = 0.4
@@ -48,7 +49,7 @@ def demo_transformer_config(vae: HARTAutoEncoder, context_dim: int) -> HARTForT2
     return HARTForT2IConfig(
         context_token=CONTEXT_TOKENS,
         context_dim=context_dim,
-        depth=6,
+        depth=DEPTH,
         embed_dim=256,
         num_heads=4,
         patch_nums=PATCH_NUMS,
@@ -94,7 +95,7 @@ def train_transformer(
     model = HARTForT2I(demo_transformer_config(vae, text_model.config.hidden_size))
     model.init_weights(init_std=-1)
     if weights is not None:
-        model.load_state_dict(weights)
+        model.load_state_dict(deepened(weights, DEPTH))
     model.attach_autoencoder(vae)
     model.to(device).train()
     scenes = training_scenes(TRANSFORMER.seed)
@@ -107,6 +108,29 @@ def train_transformer(
     optimizers = muon_and_adamw(model, matrices, MUON_LEARNING_RATE, phase.learning_rate)
     report = run_phase(phase, model, loss, folder, quiet, optimizers)
     return model.eval(), report
+
+
+def deepened(weights: dict[str, torch.Tensor], depth: int) -> dict[str, torch.Tensor]:
+    """State dict with ``depth`` blocks, at most twice as many as it has, that draws the same.
+
+    New blocks stand between the others, away from both ends; each is a copy of the one before it
+    whose two last matrices are zero, so that it adds nothing until it has learnt to.
+    """
+    found = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
+    first = (len(found) - (depth - len(found))) // 2
+    order = [
+        i for i in range(len(found)) for _ in range(2 if 0 <= i - first < depth - len(found) else 1)
+    ]
+    grown = {name: value for name, value in weights.items() if not name.startswith("blocks.")}
+    for place, source in enumerate(order):
+        new = place > 0 and order[place - 1] == source
+        for name, value in weights.items():
+            if not name.startswith(f"blocks.{source}."):
+                continue
+            part = name.split(".", 2)[2]
+            adds = part.startswith(("attn.proj.", "ffn.down_proj."))
+            grown[f"blocks.{place}.{part}"] = torch.zeros_like(value) if new and adds else value
+    return grown
 
 
 class TeacherForcing:

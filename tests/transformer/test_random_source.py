@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from hart.modules.models.transformer import random_source
-from hart.modules.models.transformer.random_source import DRAWN_AT_ONCE, PerImageRandom, _drawn
+from hart.modules.models.transformer.random_source import (
+    DRAWN_AT_ONCE,
+    SMALLEST_EXPONENTIAL,
+    PerImageRandom,
+    _drawn,
+)
 
 CPU = torch.device("cpu")
 
@@ -37,14 +42,23 @@ def test_a_gpu_draws_no_more_at_once_than_every_gpu_draws_alike(monkeypatch):
 
 
 def test_a_cpu_draws_the_same_on_every_processor():
-    """Exp(1) by inversion of double uniforms, piece after piece of one stream."""
+    """Exp(1) by inversion of uniforms, piece after piece of one stream."""
     like = torch.empty(2, 50, 700)
     assert like[0].numel() > DRAWN_AT_ONCE
     found = PerImageRandom(generators(2), CPU).exponential(like)
     for i, generator in enumerate(generators(2)):
-        uniform = torch.empty(50, 700, dtype=torch.float64).uniform_(generator=generator)
-        torch.testing.assert_close(found[i], -torch.log1p(-uniform).float(), rtol=1e-6, atol=1e-12)
-    assert abs(found.mean().item() - 1) < 0.02 and found.min() >= 0
+        uniform = torch.rand(50, 700, generator=generator)
+        wanted = -torch.log1p(-uniform).clamp_(max=-SMALLEST_EXPONENTIAL)
+        torch.testing.assert_close(found[i], wanted, rtol=1e-5, atol=1e-7)
+    assert abs(found.mean().item() - 1) < 0.02
+
+
+def test_no_exponential_variate_is_zero(monkeypatch):
+    """A token of probability 0 would win a draw by 0 / 0."""
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda x, generator: x.zero_())
+    drawn = torch.ones(3)
+    random_source._exponential_(drawn, torch.Generator())
+    assert drawn.tolist() == [SMALLEST_EXPONENTIAL] * 3
 
 
 def test_a_cpu_draws_noise_as_torch_does():

@@ -23,7 +23,7 @@ def filter_top_k_top_p_(
         top_p: 0 means off, else the mass in (0, 1] that is kept.
     """
     if top_k > 0:
-        kth = logits_BlV.topk(min(top_k, logits_BlV.shape[-1]), dim=-1).values[..., -1:]
+        kth = _kth_largest(logits_BlV, min(top_k, logits_BlV.shape[-1]))
         logits_BlV.masked_fill_(logits_BlV < kth, -torch.inf)
     if top_p > 0:
         ordered, order = logits_BlV.sort(dim=-1, descending=False)
@@ -31,6 +31,13 @@ def filter_top_k_top_p_(
         drop[..., -1] = False
         logits_BlV.masked_fill_(torch.zeros_like(drop).scatter(-1, order, drop), -torch.inf)
     return logits_BlV
+
+
+def _kth_largest(x: torch.Tensor, k: int) -> torch.Tensor:
+    """(..., V) to (..., 1). On a CPU selecting one value takes half as long as k in their order."""
+    if x.device.type == "cpu":
+        return x.kthvalue(x.shape[-1] - k + 1, dim=-1, keepdim=True).values
+    return x.topk(k, dim=-1).values[..., -1:]
 
 
 def sample_with_top_k_top_p_(

@@ -25,6 +25,10 @@ many threads fit on 32 multiprocessors with room for 1024, or on 22 with room fo
 """
 
 
+SMALLEST_EXPONENTIAL = 2.0**-25
+"""In the place of a zero, which uniform float32 variates yield once in 16 million."""
+
+
 class CopyableGenerator(torch.Generator):
     """A generator that supports ``copy.deepcopy``: same device, same state."""
 
@@ -157,8 +161,8 @@ def _exponential_(drawn: torch.Tensor, generator: torch.Generator) -> None:
         drawn.exponential_(generator=generator)
         return
     for piece in drawn.view(-1).split(DRAWN_AT_ONCE):  # which stay in the processor's cache
-        uniform = torch.empty(piece.shape, dtype=torch.float64).uniform_(generator=generator)
-        piece.copy_(torch.sub(1, uniform, out=uniform).log_().neg_())
+        piece.uniform_(generator=generator)
+        torch.sub(1, piece, out=piece).log_().neg_().clamp_(min=SMALLEST_EXPONENTIAL)
 
 
 def resolve_random_source(
