@@ -116,20 +116,18 @@ def deepened(weights: dict[str, torch.Tensor], depth: int) -> dict[str, torch.Te
     New blocks stand between the others, away from both ends; each is a copy of the one before it
     whose two last matrices are zero, so that it adds nothing until it has learnt to.
     """
-    found = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
-    first = (len(found) - (depth - len(found))) // 2
-    order = [
-        i for i in range(len(found)) for _ in range(2 if 0 <= i - first < depth - len(found) else 1)
-    ]
+    blocks = len({name.split(".")[1] for name in weights if name.startswith("blocks.")})
+    new = depth - blocks
+    first = (blocks - new) // 2
+    sources = sorted([*range(blocks), *range(first, first + new)])
     grown = {name: value for name, value in weights.items() if not name.startswith("blocks.")}
-    for place, source in enumerate(order):
-        new = place > 0 and order[place - 1] == source
-        for name, value in weights.items():
-            if not name.startswith(f"blocks.{source}."):
-                continue
-            part = name.split(".", 2)[2]
-            adds = part.startswith(("attn.proj.", "ffn.down_proj."))
-            grown[f"blocks.{place}.{part}"] = torch.zeros_like(value) if new and adds else value
+    for place, source in enumerate(sources):
+        added = place > 0 and sources[place - 1] == source
+        prefix = f"blocks.{source}."
+        for name in filter(lambda name: name.startswith(prefix), weights):
+            part, value = name.removeprefix(prefix), weights[name]
+            last = part.startswith(("attn.proj.", "ffn.down_proj."))
+            grown[f"blocks.{place}.{part}"] = torch.zeros_like(value) if added and last else value
     return grown
 
 

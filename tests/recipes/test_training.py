@@ -26,7 +26,7 @@ from recipes.demo.latents import LatentData, tokens_with_mistakes, training_scen
 from recipes.demo.loop import Phase, run_phase
 from recipes.demo.muon import ConvMuon, muon_and_adamw, orthogonalised
 from recipes.demo.teacher_forcing import TeacherForcedPass, keep_tokens
-from recipes.demo.transformer import EncodedText, demo_transformer_config
+from recipes.demo.transformer import EncodedText, deepened, demo_transformer_config
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="training needs torch.optim.Muon (torch 2.9)"
@@ -241,6 +241,22 @@ def test_the_pass_on_kept_tokens_is_the_model_s_own_where_all_are_kept(vae, mode
     own = model.early_logits(context, maps, positions, torch.ones(2, 32), 9)
     assert len(kept.segments) == 3  # both ways of attending are compared
     torch.testing.assert_close(logits, own, atol=1e-5, rtol=1e-4)
+
+
+def test_a_deepened_model_starts_as_the_shallower_one(model):
+    block = {
+        name.removeprefix("blocks.0."): value
+        for name, value in model.state_dict().items()
+        if name.startswith("blocks.0.")
+    }
+    shallow = {f"blocks.{i}.{name}": i + value for i in range(4) for name, value in block.items()}
+    grown = deepened({**shallow, "head.bias": torch.ones(1)}, 6)
+    assert len(grown) == 6 * len(block) + 1
+    for place, source in enumerate((0, 1, 1, 2, 2, 3)):
+        for name in block:
+            found, old = grown[f"blocks.{place}.{name}"], shallow[f"blocks.{source}.{name}"]
+            silent = place in (2, 4) and name.startswith(("attn.proj", "ffn.down_proj"))
+            assert found.equal(torch.zeros_like(old) if silent else old)
 
 
 def test_a_share_of_a_stage_is_kept_and_later_stages_see_only_that():
