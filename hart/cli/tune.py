@@ -17,11 +17,13 @@ from hart.cli.prompts import read_prompts_file
 from hart.cli.tune_arguments import DEFAULT_HELD_OUT, DEFAULT_OUTPUT
 from hart.demo.evaluate import held_out_prompts
 from hart.modules.networks.caching.plan_files import plan_folder_of
+from hart.pipeline.results import ImageResult
+from hart.tuning.effort import EFFORTS, Work, effort_line, effort_within
 from hart.tuning.measurements import Measurements
 from hart.tuning.measuring import BATCH_SIZE, begin, measure
-from hart.tuning.pareto import pareto
+from hart.tuning.pareto import PLANS, pareto
 from hart.tuning.plan import TunedPlan
-from hart.tuning.selection import Selection
+from hart.tuning.selection import Selection, options
 from hart.tuning.targets import TARGETS, Chooser, Target, planned, read_target
 from hart.tuning.timed import time_parts
 from hart.tuning.tuner import Tuner
@@ -31,11 +33,11 @@ MISSED = 1
 LEVELS = {"high": 0.25, "balanced": 0.5, "fast": 0.7}
 """Share of the transformer's multiply-adds that the plan of a quality level saves."""
 DEMO_TUNING_SEED, DEMO_HELD_OUT_SEED = 31, 32
-NUM_TUNING_PROMPTS = 16
-NUM_TRIED = 4
-"""Prompts that whole plans are tried on, the first ones."""
-DEFAULT_MINUTES = 3.0
-TIMED_IMAGES = 2
+NUM_TUNING_PROMPTS = 32
+MINUTES = {1: 10.0, len(LEVELS): 20.0, PLANS: 30.0}
+"""That so many plans may take to be found, unless the command line says."""
+QUICK_S = 10.0
+"""A first picture that took less is drawn again, since some things are only done once."""
 TOLERANCES = {"target_speedup": 0.05, "max_latency": 0.05}
 """How far a verified plan may miss a target, as a share of it."""
 SLACK = {"min_ssim": 0.005, "min_psnr": 0.25, "target_saved": 0.001}
@@ -81,6 +83,7 @@ class _Command:
         self, args: argparse.Namespace, processes: Processes, say: Callable[[str], None]
     ) -> None:
         self.args, self.processes, self.say = args, processes, say
+        self.effort = EFFORTS[0]
         self.solves_only = args.refine == 0 and args.held_out == 0 and bool(args.measurements)
         if self.solves_only:
             return
@@ -108,8 +111,9 @@ class _Command:
             known = default_prompts
         found = list(known)
         if args.classes is None and args.prompts_file is None:
-            found = random.Random(args.seed).sample(found, min(len(found), 2 * NUM_TUNING_PROMPTS))
-        count = max(1, len(found) // 3) if asked is None else asked
+            most = NUM_TUNING_PROMPTS + DEFAULT_HELD_OUT
+            found = random.Random(args.seed).sample(found, min(len(found), most))
+        count = min(DEFAULT_HELD_OUT, max(1, len(found) // 3)) if asked is None else asked
         if count >= len(found):
             raise ValueError(
                 f"{count} of {len(found)} {self.pipeline.draws} are held out; at least one must be "
@@ -117,10 +121,52 @@ class _Command:
             )
         return found[: len(found) - count], found[len(found) - count :]
 
+    # --- how much is drawn --------------------------------------------------------------------
+
+    def _plan_effort(self) -> None:
+        """Decide how much is drawn in the time there is, and say so."""
+        args = self.args
+        plans = PLANS if args.pareto else len(LEVELS) if args.quality_levels else 1
+        minutes = MINUTES[plans] if args.minutes is None else args.minutes
+        found = self._work(plans) if self.processes.is_main else None
+        work = self.processes.from_main(found)
+        assert work is not None
+        self.effort = effort_within(work, 60 * minutes, args.refine, args.held_out)
+        self.held_out = self.held_out[: self.effort.held_out]
+        self.say(effort_line(self.effort, work, minutes, len(self.prompts), len(self.held_out)))
+
+    def _work(self, plans: int) -> Work:
+        """What there is to do, from the seconds of a first picture."""
+        args, target = self.args, _target(self.args)
+        self.say("timing a first picture")
+        picture = self._first_picture()
+        if picture.total_s < QUICK_S:
+            picture = self._first_picture()
+        model = self.pipeline.transformer
+        known = options(model.schedule, model.depth)
+        rest_s = (picture.text_s or 0.0) + picture.decode_s
+        return Work(
+            model.transformer_shape,
+            () if args.measurements else tuple(known.values()),
+            map_s=picture.total_s - rest_s,
+            rest_s=rest_s,
+            times=not args.measurements,
+            plans=plans,
+            adjusts=target is not None and target.name not in ("target_saved", "max_memory"),
+            processes=self.processes.count,
+        )
+
+    def _first_picture(self) -> ImageResult:
+        alone = {**self.sampling, "num_images_per_prompt": 1}
+        requests = self.pipeline.requests(self.prompts[:1], **alone)
+        return self.pipeline.draw_together(requests, **alone)[0]
+
     # --- the steps ----------------------------------------------------------------------------
 
     def run(self, finds_plans: bool) -> int:
         """All steps that are asked for."""
+        if finds_plans and not self.solves_only:
+            self._plan_effort()
         known = self._measurements(finds_plans)
         if not finds_plans:
             self.say(f"{known.images} images of every option in {self.args.measure}")
@@ -129,10 +175,9 @@ class _Command:
             return 0
         if self.solves_only:
             return self._solve_only(known)
-        tuner = Tuner(
-            self.pipeline, known, self.prompts[:NUM_TRIED], self.args.quiet, **self.sampling
-        )
-        if self.args.refine and not known.pictures:
+        tried = self.prompts[: self.effort.tried]
+        tuner = Tuner(self.pipeline, known, tried, self.args.quiet, **self.sampling)
+        if self.effort.tries and not known.pictures:
             tuner.measure_pictures()
             self._save(known)
         if self.args.pareto:
@@ -164,23 +209,20 @@ class _Command:
             return known
         start = self._started() if self.processes.is_main else None
         begun = self.processes.from_main(start)
-        minutes = self.args.minutes
-        if minutes is None and finds_plans:
-            minutes = DEFAULT_MINUTES
         sampling = {**self.sampling, "batch_size": None}
         known = measure(
             self.pipeline,
-            self.prompts,
+            self.prompts[: self.effort.measured] if finds_plans else self.prompts,
             measurements=begun,
             processes=self.processes,
             save=lambda found: found.save(self._file),
-            minutes=minutes,
-            say=self.say,
+            minutes=None if finds_plans else self.args.minutes,
+            say=(lambda line: None) if finds_plans else self.say,
             quiet=self.args.quiet,
             **sampling,
         )
         if self.processes.is_main and known.seconds is None:
-            prompts = self.prompts[:TIMED_IMAGES]
+            prompts = self.prompts[: min(self.effort.timed, self.sampling["batch_size"])]
             known.seconds, known.memory_bytes = time_parts(
                 self.pipeline, prompts, quiet=self.args.quiet, **self.sampling
             )
@@ -209,7 +251,7 @@ class _Command:
         return not (pruned or (selection.unguided and not self.args.end_guidance))
 
     def _found(self, tuner: Tuner, target: Target) -> TunedPlan:
-        return tuner.tune(target, self.args.refine, self.args.affine, self._allowed)
+        return tuner.tune(target, self.effort.tries, self.args.affine, self._allowed)
 
     def _solve_only(self, known: Measurements) -> int:
         """Without a model."""
@@ -250,7 +292,7 @@ class _Command:
         folders = self.pipeline.folders
         folder = plan_folder_of(Path()) if folders is None else folders.plan_folders[0]
         for name, share in LEVELS.items():
-            plan = self._verified(self._found(tuner, Target("target_saved", share)))
+            plan = self._verified(self._found(tuner, tuner.saving(share, self._allowed)))
             self.say(f"{name}: {plan}\nsaved as {plan.save(folder / f'{name}.json')}")
         return 0
 

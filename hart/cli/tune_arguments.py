@@ -15,8 +15,7 @@ from hart.cli.arguments import (
 from hart.utils.options import Either, integer_from, number_within
 
 DEFAULT_OUTPUT = "plan.json"
-DEFAULT_TRIES = 30
-DEFAULT_HELD_OUT = 16
+DEFAULT_HELD_OUT = 32
 _UNITS = {
     "": 1,
     "B": 1,
@@ -47,7 +46,7 @@ def _add_prompt_arguments(group: argparse._ArgumentGroup) -> None:
     text = "class indices, for a VAR checkpoint (default: drawn by the seed)"
     add("--classes", nargs="+", type=integer_from(0), metavar="CLASS", help=text)
     text = "the last ones, which the plan is verified on and not found with (default: "
-    text += f"{DEFAULT_HELD_OUT}, or a third of the file); 0 verifies nothing"
+    text += f"at most {DEFAULT_HELD_OUT} or a third of the file); 0 verifies nothing"
     add("--held_out", type=integer_from(0), metavar="N", help=text)
     add_text_arguments(group)
 
@@ -79,10 +78,11 @@ def _add_steps(group: argparse._ArgumentGroup) -> None:
     add("--measure", metavar="FILE", help=text)
     text = "take these measurements, added up, and measure nothing"
     add("--measurements", nargs="+", metavar="FILE", help=text)
-    text = "begin to measure no further batch after so many minutes (default: 3 with a target)"
+    text = "about how long it may take, which decides how much is drawn (default: 10; 20 for "
+    text += "--quality-levels, 30 for --pareto; --measure alone takes all prompts)"
     add("--minutes", type=number_within(0, 1e6), metavar="N", help=text)
-    text = "real draws to refine a plan with; 0 solves without drawing (default: %(default)s)"
-    add("--refine", type=integer_from(0), default=DEFAULT_TRIES, metavar="N", help=text)
+    text = "real draws to refine a plan with; 0 solves without drawing (default: by --minutes)"
+    add("--refine", type=integer_from(0), metavar="N", help=text)
     text = "correct what is reused by a scale and a shift per channel, where that helps"
     add("--affine", "--no-affine", action=Either, default=True, help=text)
     text = "leave out tokens"

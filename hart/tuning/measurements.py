@@ -39,7 +39,7 @@ class MeasurementsError(ValueError):
     """A file of measurements is unusable; the message names it, what was expected and found."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ErrorSum:
     """Mean squared changes of final feature maps, summed over images.
 
@@ -52,10 +52,10 @@ class ErrorSum:
     total: float = 0.0
     squares: float = 0.0
 
-    def add(self, errors: Sequence[float]) -> None:
-        self.images += len(errors)
-        self.total += math.fsum(errors)
-        self.squares += math.fsum(error * error for error in errors)
+    @classmethod
+    def of(cls, errors: Sequence[float]) -> ErrorSum:
+        """Of some images' changes."""
+        return cls(len(errors), math.fsum(errors), math.fsum(error * error for error in errors))
 
     def __add__(self, other: ErrorSum) -> ErrorSum:
         return ErrorSum(

@@ -45,7 +45,7 @@ def measure(
     Args:
         measurements: to go on from; they are changed.
         processes: who shares the work; None is this process alone.
-        save: called every few seconds, in the main process.
+        save: called every few seconds and in the end, however it ends, in the main process.
         minutes: begin no further batch after so many; the first one is always finished.
         say: is told in the beginning about how long it will take.
         quiet: no progress bar.
@@ -66,14 +66,16 @@ def measure(
     total = sum(len(work.undone(stop)) for stop in _stops(pieces))
     started = time.monotonic()
     hidden = True if quiet or not processes.is_main else None
-    with tqdm(total=total, unit="option", bar_format=_BAR, disable=hidden) as bar:
-        for batch, stop in zip(pieces, _stops(pieces), strict=True):
-            late = minutes is not None and time.monotonic() - started > 60 * minutes
-            if processes.from_main(late and found.images > 0):
-                break
-            work.batch(batch, stop, bar.update)
-    if processes.is_main:
-        save(found)
+    try:
+        with tqdm(total=total, unit="option", bar_format=_BAR, disable=hidden) as bar:
+            for batch, stop in zip(pieces, _stops(pieces), strict=True):
+                late = minutes is not None and time.monotonic() - started > 60 * minutes
+                if processes.from_main(late and found.images > 0):
+                    break
+                work.batch(batch, stop, bar.update)
+    finally:
+        if processes.is_main and found.errors:
+            save(found)
     return found
 
 
@@ -131,7 +133,8 @@ class _Work:
                 config = self.found.options[name].config(self.found.schedule)
                 mine.append((name, replay.errors(config)))
             for name, errors in self.processes.gather(mine):
-                self.found.errors.setdefault(name, ErrorSum()).add(errors)
+                known = self.found.errors.get(name, ErrorSum())
+                self.found.errors[name] = known + ErrorSum.of(errors)
             update(len(names))
             self._keep()
 

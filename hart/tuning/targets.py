@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -213,11 +214,7 @@ class Chooser:
             "target_saved": 1 - least / whole,
             "max_latency": least,
         }[self.target.name]
-        kind = "least" if self.target.name == "max_latency" else "most"
-        raise ValueError(
-            f"{self.target.name} {self.target.value:g} cannot be reached; the {kind} possible is "
-            f"{nearest:.4g}"
-        )
+        raise _unreachable(self.target, nearest)
 
     def _tried(self) -> list[Selection]:
         whole, least = self.solver.whole, self.solver.least_cost
@@ -239,7 +236,16 @@ class Chooser:
         for selection in tried:
             if self.predictor.memory(selection) <= self.target.value:
                 return selection
-        least = min(map(self.predictor.memory, tried))
-        raise ValueError(
-            f"max_memory {self.target.value:g} cannot be reached; the least possible is {least:g}"
-        )
+        raise _unreachable(self.target, min(map(self.predictor.memory, tried)))
+
+
+def _unreachable(target: Target, nearest: float) -> ValueError:
+    """Names a value that can be reached: rounded to four digits, to the side that can."""
+    least = target.name in ("max_latency", "max_memory")
+    unit = 10.0 ** (math.floor(math.log10(nearest)) - 3) if nearest > 0 else 1.0
+    rounded = (math.ceil if least else math.floor)(nearest / unit) * unit
+    kind = "least" if least else "most"
+    value = f"{rounded:.0f}" if target.name == "max_memory" else f"{rounded:.4g}"
+    return ValueError(
+        f"{target.name} {target.value:g} cannot be reached; the {kind} possible is {value}"
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -15,6 +15,7 @@ from hart.pipeline.base import Pipeline
 from hart.pipeline.options import batches
 from hart.tuning.affine import fit_corrections
 from hart.tuning.costs import total
+from hart.tuning.effort import ADJUSTMENTS, LADDER
 from hart.tuning.measurements import Measurements, PictureError
 from hart.tuning.measuring import BATCH_SIZE
 from hart.tuning.plan import TunedPlan
@@ -26,12 +27,10 @@ from hart.tuning.targets import Chooser, Predictor, Target, planned
 from hart.tuning.verification import picture_figures, verify
 from hart.utils.images import to_pil
 
-LADDER = (0.15, 0.3, 0.45, 0.6, 0.75)
-"""Saved shares of multiply-adds at which pictures of whole plans are measured."""
+EQUAL_DB = 200.0
+"""Stands for the ratio of equal pictures, which is infinite."""
 SPEED_TOLERANCE = 0.02
 """How far a measured speedup may be from what is asked for before the budget is changed."""
-ADJUSTMENTS = 3
-"""Most times that a budget is changed."""
 
 
 class Tuner:
@@ -88,21 +87,19 @@ class Tuner:
         for budget in tqdm(steps, desc="pictures", disable=True if self.quiet else None):
             self.add_picture(solver.solve(budget))
 
-    def add_picture(self, selection: Selection) -> PictureError:
-        """Measure pictures of one plan, and remember what they are like."""
+    def add_picture(self, selection: Selection) -> dict[str, Any]:
+        """Measure pictures of one plan, and remember what they are like; their figures."""
         drawn = [replay.draw(selection.config(self.schedule)) for replay in self.replays]
         pairs = zip(drawn, self.replays, strict=True)
         errors = [error for maps, own in pairs for error in map_errors(maps, own.reference)]
         figures = picture_figures(self._pictures(drawn), self.reference)
-        found = PictureError(
-            ErrorModel(self.known).total(selection),
-            fmean(errors),
-            figures["ssim"],
-            200.0 if figures["psnr_db"] is None else figures["psnr_db"],
-            len(self.reference),
+        if figures["psnr_db"] is None:
+            figures["psnr_db"] = EQUAL_DB
+        predicted, count = ErrorModel(self.known).total(selection), len(self.reference)
+        self.known.pictures.append(
+            PictureError(predicted, fmean(errors), figures["ssim"], figures["psnr_db"], count)
         )
-        self.known.pictures.append(found)
-        return found
+        return figures
 
     # --- plans --------------------------------------------------------------------------------
 
@@ -129,6 +126,11 @@ class Tuner:
         error = self.trial.error(selection, corrections)
         known = Predictor(self.known).pictured(error) if error else {}
         return plan.with_figures(predicted={**plan.predicted, **known})
+
+    def saving(self, share: float, allowed: Allowed = everything) -> Target:
+        """To save a share of the multiply-adds, or the most that can be saved."""
+        solver = Solver(self.known, self.known.multiply_adds, allowed)
+        return Target("target_saved", min(share, 1 - solver.least_cost / solver.whole))
 
     def _by_cost(self, chooser: Chooser, target: Target, tries: int) -> Selection:
         chooser.best()  # complains about what cannot be reached
@@ -168,8 +170,7 @@ class Tuner:
                 chooser.solver, total(chooser.solver.costs, selection), max(1, tries // ADJUSTMENTS)
             )
             found = self.add_picture(selection)
-            value = found.ssim if target.name == "min_ssim" else found.psnr_db
-            if value >= target.value:
+            if self._keeps(target, found):
                 kept = min(kept, selection, key=lambda each: total(chooser.solver.costs, each))
             chooser = Chooser(self.known, target, chooser.allowed)
             following = chooser.best()
@@ -177,6 +178,11 @@ class Tuner:
                 break
             selection = following
         return kept
+
+    @staticmethod
+    def _keeps(target: Target, found: Mapping[str, Any]) -> bool:
+        """Whether pictures are as they should be."""
+        return found["ssim" if target.name == "min_ssim" else "psnr_db"] >= target.value
 
     def refined(self, solver: Solver, budget: float, tries: int) -> Selection:
         """The best selection within a budget that real draws find."""

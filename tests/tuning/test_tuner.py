@@ -149,3 +149,9 @@ def test_other_checkpoints_refuse_a_plan(files, pipeline, tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps(document))
     assert files("generate", "--plan", "plan.json", "--prompts", "x") == 2
     assert files("generate", "--plan", "plan.json", "--quality", "high", "--prompts", "x") == 2
+
+
+def test_a_level_of_quality_saves_at_most_what_can_be_saved(tuner):
+    most = tuner.saving(0.999)
+    assert tuner.saving(0.1).value == 0.1
+    assert tuner.known.solve(target_saved=most.value).predicted["saved_share"] >= most.value - 1e-9
