@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -49,7 +51,8 @@ class GuidedDenoiser:
         """As ``SimpleMLPAdaLN.denoise``, with one activation of the condition for all blocks."""
         net, activated = self.net, F.silu(y)
         x = net.input_proj(x)
-        for block in net.res_blocks:
+        blocks: Any = net.res_blocks
+        for block in blocks:
             x = block.modulated(x, block.adaLN_modulation[1](activated))
         final = net.final_layer
         return final.modulated(x, final.adaLN_modulation[1](activated))

@@ -47,5 +47,5 @@ class LlamaRMSNormFused(nn.Module):
             return scaled.round().clamp(-128, 127).to(torch.int8)
         weight = self.weight.to(x.dtype)
         if x.device.type == "cuda":  # one kernel instead of eight
-            return F.rms_norm(x, weight.shape, weight, self.variance_epsilon).to(x.dtype)
+            return F.rms_norm(x, list(weight.shape), weight, self.variance_epsilon).to(x.dtype)
         return _normalise(x, self.variance_epsilon) * weight
