@@ -32,13 +32,13 @@ class Moment:
         x: (2B, n, C), the stage's tokens.
         f_hat: (B, Z, P, P).
         outputs: of every module at the stage before, (2B, m, C).
-        keys: keys and values per layer.
+        keys: keys and values per layer, (2, rows, H, n, d).
     """
 
     x: torch.Tensor
     f_hat: torch.Tensor
     outputs: list[torch.Tensor]
-    keys: list[tuple[torch.Tensor, torch.Tensor]]
+    keys: list[torch.Tensor]
 
 
 class SingleOutputs(GenerationCache):

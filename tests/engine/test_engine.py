@@ -338,6 +338,29 @@ def test_compiled_functions_draw_the_same(monkeypatch):
     assert_same_maps(fast, plain)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "shared-adaln"])
+def test_compiled_functions_need_two_graphs_each(family, monkeypatch):
+    """One for a single row and one for more, whatever is drawn; torch gives up after eight."""
+    graphs = []
+
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    functions = token_wise.compiled(counted)
+    monkeypatch.setattr("hart.engine.engine.compiled", lambda: functions)
+    model = lively_model(depth=2, **FAMILIES[family])
+    for preset in PRESETS:
+        model.set_cache_config(preset)
+        for bsz in (1, 2, 3):
+            plain, _ = draw_map(model, Engine(model), bsz)
+            fast, _ = draw_map(model, Engine(model, compile=True), bsz)
+            assert_same_maps(fast, plain)
+    assert 0 < len(graphs) <= 4
+
+
 def test_a_failure_leaves_nothing_behind():
     model = lively_model()
     model.set_cache_config("original")

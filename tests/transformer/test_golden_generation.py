@@ -40,9 +40,9 @@ def trace(monkeypatch):
     def recording_run(self, x, run, si, m_maskgit=None):
         seen["x"].append(x)
         seen["f_hat"].append(run.f_hat.clone())
-        if m_maskgit is not None:
+        if si == self.num_stages_minus_1:
             mask = torch.zeros(x.shape[0], self.last_level_pns, dtype=torch.bool)
-            mask[m_maskgit] = True
+            mask[... if m_maskgit is None else m_maskgit] = True  # None: all positions
             seen["masks"].append(mask[: run.bsz])
         return run_blocks(self, x, run, si, m_maskgit)
 

@@ -13,7 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hart.modules.networks import basic_hart
+from hart.modules.networks.constants import Constants
 from hart.utils.adapted import input_dtype
+
+MAX_PERIOD = 10000
+"""Of the slowest of a step's sines and cosines."""
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -27,18 +31,35 @@ class TimestepEmbedder(basic_hart.TimestepEmbedder):
     In the dtype of the weights.
     """
 
+    def __init__(self, hidden_size: int, frequency_embedding_size: int = 256) -> None:
+        super().__init__(hidden_size, frequency_embedding_size)
+        self.constants = Constants()
+
     @staticmethod
-    def timestep_embedding(t: Tensor, dim: int, max_period: float = 10000) -> Tensor:
+    def timestep_embedding(t: Tensor, dim: int, max_period: float = MAX_PERIOD) -> Tensor:
         """Steps (n,) to (n, dim) float32: cosines, then sines; an odd ``dim`` ends in a zero.
 
         ``max_period`` is the inverse of the frequency that the falling series approaches.
         """
-        half = dim // 2
-        # On the CPU whatever the device of t: the exponentials then have the same bits.
-        steps = torch.arange(half, dtype=torch.float32, device="cpu")
-        angles = t[:, None].float() * torch.exp(-math.log(max_period) * steps / half).to(t.device)
-        embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
-        return F.pad(embedding, (0, dim % 2))
+        return _embedded(t, _frequencies(dim // 2, max_period).to(t.device), dim)
+
+    def forward(self, t: Tensor) -> Tensor:
+        """(n,) to (n, hidden_size)."""
+        size = self.frequency_embedding_size
+        frequencies = self.constants.get(t.device, _frequencies, size // 2, MAX_PERIOD)
+        return self.mlp(_embedded(t, frequencies, size).to(input_dtype(self.mlp[0], self)))
+
+
+def _frequencies(count: int, max_period: float) -> Tensor:
+    """(count,) float32 on the CPU, falling from 1 towards 1 / max_period."""
+    steps = torch.arange(count, dtype=torch.float32, device="cpu")
+    return torch.exp(-math.log(max_period) * steps / count)
+
+
+def _embedded(t: Tensor, frequencies: Tensor, dim: int) -> Tensor:
+    angles = t[:, None].float() * frequencies
+    embedding = torch.cat([torch.cos(angles), torch.sin(angles)], dim=-1)
+    return F.pad(embedding, (0, dim % 2))
 
 
 class ResBlock(nn.Module):
@@ -55,7 +76,11 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """``x`` and condition ``y``, both ``(n, channels)``, to ``(n, channels)``."""
-        shift, scale, gate = self.adaLN_modulation(y).chunk(3, dim=-1)
+        return self.modulated(x, self.adaLN_modulation(y))
+
+    def modulated(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """:meth:`forward` for what ``adaLN_modulation`` gives."""
+        shift, scale, gate = modulation.chunk(3, dim=-1)
         return x + gate * self.mlp(modulate(self.in_ln(x), shift, scale))
 
 
@@ -72,7 +97,11 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, c: Tensor) -> Tensor:
         """``x`` and condition ``c``, both ``(n, model_channels)``, to ``(n, out_channels)``."""
-        shift, scale = self.adaLN_modulation(c).chunk(2, dim=-1)
+        return self.modulated(x, self.adaLN_modulation(c))
+
+    def modulated(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """:meth:`forward` for what ``adaLN_modulation`` gives."""
+        shift, scale = modulation.chunk(2, dim=-1)
         return self.linear(modulate(self.norm_final(x), shift, scale))
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn
 
+from hart.modules.networks.constants import Constants
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import (
     LlamaRotaryEmbedding,
@@ -249,6 +250,7 @@ class LlamaAttention(_AttentionBase):
                 f"2-D rotary needs a head width divisible by 4, got {embed_dim} / {num_heads}"
             )
         self.patch_nums = tuple(patch_nums)
+        self.constants = Constants()
         self.context_token = context_token
         self.qkv_proj = nn.Linear(embed_dim, 3 * embed_dim, bias=False)
         self.rotary_emb = LlamaRotaryEmbedding(
@@ -296,17 +298,14 @@ class LlamaAttention(_AttentionBase):
         m_maskgit: MaskIndex | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Cosines and sines (rows, n, d) for the rows, dtype and device of ``v``."""
-        rows = v.shape[0]
         if self.context_token == 0:
-            return self.rotary_emb(
-                v, get_position_ids(rows, self.patch_nums, v.device, si, m_maskgit)
-            )
+            grid = self._grid(v, self.patch_nums, si, m_maskgit)
+            return self.rotary_emb(v, grid)
         if context_position_ids is None:
             raise ValueError("context_position_ids is required when the model has text positions")
         if si == 0:
             return self.context_rotary_emb(v, context_position_ids)
-        map_si = si - 1 if si > 0 else -1
-        grid = get_position_ids(rows, self.patch_nums[1:], v.device, map_si, m_maskgit)
+        grid = self._grid(v, self.patch_nums[1:], si - 1 if si > 0 else -1, m_maskgit)
         offset = context_position_ids[:, -1].to(v.device, torch.float32)
         tables = self.rotary_emb(v, grid + offset[:, None, None])
         if si > 0:
@@ -314,3 +313,13 @@ class LlamaAttention(_AttentionBase):
         text_tables = self.context_rotary_emb(v, context_position_ids)
         cos, sin = (torch.cat(pair, dim=1) for pair in zip(text_tables, tables, strict=True))
         return cos, sin
+
+    def _grid(
+        self,
+        v: torch.Tensor,
+        patch_nums: tuple[int, ...],
+        si: int,
+        m_maskgit: MaskIndex | None,
+    ) -> torch.Tensor:
+        """Coordinates (rows, n, 2) of the tokens of ``v``."""
+        return get_position_ids(v.shape[0], patch_nums, v.device, si, m_maskgit, self.constants)

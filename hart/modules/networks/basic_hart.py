@@ -78,7 +78,16 @@ class FFN(nn.Module):
         self.drop = nn.Dropout(drop)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.drop(self.fc2(F.gelu(self.fc1(x), approximate="tanh")))
+        return self.drop(self.fc2(self.hidden(x)))
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last product takes."""
+        return F.gelu(self.fc1(x), approximate="tanh")
+
+    @property
+    def last(self) -> nn.Linear:
+        """The last product."""
+        return self.fc2
 
 
 class LlamaMLP(nn.Module):
@@ -99,7 +108,16 @@ class LlamaMLP(nn.Module):
         self.down_proj = nn.Linear(hidden, out_features or in_features, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(self.hidden(x))
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last product takes."""
+        return F.silu(self.gate_proj(x)) * self.up_proj(x)
+
+    @property
+    def last(self) -> nn.Linear:
+        """The last product."""
+        return self.down_proj
 
 
 def mlp_hidden_size(embed_dim: int, mlp_ratio: float, mlp_type: str) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hart.modules.networks.constants import Constants
+
 MaskIndex = tuple[torch.Tensor, torch.Tensor]
 """``nonzero(as_tuple=True)`` of a (rows, positions) mask with equally many hits in every row."""
 
@@ -17,7 +19,6 @@ def _grid_coordinates(sides: tuple[int, ...], last_side: int) -> torch.Tensor:
     """(n, 2) float32 row and column of every cell of the maps, scaled to the last map's grid."""
     grids = []
     for side in sides:
-        # Always on the CPU, so that every device gets the same bits.
         axis = torch.arange(side, dtype=torch.float32, device="cpu") / side * last_side
         grids.append(torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1).view(-1, 2))
     return torch.cat(grids)
@@ -29,6 +30,7 @@ def get_position_ids(
     device: torch.device | str,
     si: int = -1,
     m_maskgit: MaskIndex | None = None,
+    constants: Constants | None = None,
 ) -> torch.Tensor:
     """Grid coordinates of a stage's tokens in units of the last map's cells, without text offset.
 
@@ -38,12 +40,14 @@ def get_position_ids(
         device: device of the result.
         si: index into ``patch_nums``, -1 for all maps one after the other.
         m_maskgit: selects positions per row; all rows select equally many.
+        constants: keeps the coordinates of all rows; by default they are made anew.
 
     Returns:
         (batch_size, n, 2) float32, row then column.
     """
     sides = tuple(patch_nums) if si == -1 else (patch_nums[si],)
-    coordinates = _grid_coordinates(sides, patch_nums[-1]).to(device)
+    constants = constants or Constants()
+    coordinates = constants.get(device, _grid_coordinates, sides, patch_nums[-1])
     if m_maskgit is not None:
         return coordinates[m_maskgit[1].to(device)].view(batch_size, -1, 2)
     return coordinates.expand(batch_size, -1, -1)
@@ -54,15 +58,15 @@ def get_position_ids_1d(batch_size: int, length: int, device: torch.device | str
     return torch.arange(length, dtype=torch.int64, device=device).expand(batch_size, -1)
 
 
-def _frequencies(count: int, exponent_step: int, dim: int, base: float, device) -> torch.Tensor:
+def _frequencies(count: int, exponent_step: int, dim: int, base: float) -> torch.Tensor:
     exponents = torch.arange(
         0, count * exponent_step, exponent_step, dtype=torch.float32, device="cpu"
     )
-    return (1.0 / base ** (exponents / dim)).to(device)
+    return 1.0 / base ** (exponents / dim)
 
 
 class _RotaryBase(nn.Module):
-    """Holds the geometry; frequencies are computed on demand, so there is no buffer to lose."""
+    """Holds the geometry; frequencies are made when first used: there is no buffer to lose."""
 
     def __init__(
         self,
@@ -77,9 +81,15 @@ class _RotaryBase(nn.Module):
         self.max_position_embeddings = max_position_embeddings
         self.base = base
         self.scaling_factor = scaling_factor
+        self.constants = Constants()
 
     def angles(self, position_ids: torch.Tensor) -> torch.Tensor:
         raise NotImplementedError
+
+    def frequencies(self, step: int, device: torch.device) -> torch.Tensor:
+        """(dim / step,) float32, falling from 1."""
+        count = self.dim // step
+        return self.constants.get(device, _frequencies, count, step, self.dim, self.base)
 
     def forward(
         self, x: torch.Tensor, position_ids: torch.Tensor
@@ -94,7 +104,7 @@ class LlamaRotaryEmbedding(_RotaryBase):
     """2-D tables: ``position_ids`` (batch, n, 2); angles are [row, row, column, column]."""
 
     def angles(self, position_ids: torch.Tensor) -> torch.Tensor:
-        omega = _frequencies(self.dim // 4, 4, self.dim, self.base, position_ids.device)
+        omega = self.frequencies(4, position_ids.device)
         row, column = (position_ids[..., axis, None] * omega for axis in (0, 1))
         return torch.cat((row, row, column, column), dim=-1)
 
@@ -103,7 +113,7 @@ class LlamaRotaryEmbedding1D(_RotaryBase):
     """1-D tables: ``position_ids`` (batch, n)."""
 
     def angles(self, position_ids: torch.Tensor) -> torch.Tensor:
-        omega = _frequencies(self.dim // 2, 2, self.dim, self.base, position_ids.device)
+        omega = self.frequencies(2, position_ids.device)
         half = position_ids[..., None] * omega
         return torch.cat((half, half), dim=-1)
 

@@ -138,16 +138,13 @@ def mask_by_order(mask_len: int, order: torch.Tensor, bsz: int, seq_len: int) ->
 
 
 def chunks_of(orders: torch.Tensor, iterations: int) -> Iterator[torch.Tensor]:
-    """(B, n) bool per chunk: the positions that it predicts, equally many per sample."""
-    bsz, positions = orders.shape
-    remaining = positions
-    masked = torch.ones(bsz, positions, dtype=torch.bool, device=orders.device)
+    """(B, n) int64 per chunk: the positions that it predicts, ascending, of orders (B, L)."""
+    positions = remaining = orders.shape[1]
     for step in range(iterations):
-        if step == iterations - 1 or remaining <= 1:
-            yield masked
+        before, remaining = remaining, 0
+        if step < iterations - 1 and before > 1:
+            cosine = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / iterations))
+            remaining = max(1, min(before - 1, cosine))
+        yield orders[:, remaining:before].sort(dim=1).values
+        if not remaining:
             return
-        cosine = math.floor(positions * math.cos(math.pi / 2 * (step + 1) / iterations))
-        remaining = max(1, min(remaining - 1, cosine))
-        still_masked = mask_by_order(remaining, orders, bsz, positions)
-        yield masked & ~still_masked
-        masked = still_masked

@@ -33,8 +33,9 @@ from hart.modules.models.transformer.random_source import (
     UpstreamRandom,
     resolve_random_source,
 )
-from hart.modules.models.transformer.stage_transformer import StageTransformer, positions_in
+from hart.modules.models.transformer.stage_transformer import StageTransformer, in_every_row
 from hart.modules.networks.caching.generation_cache import GenerationCache
+from hart.modules.networks.caching.interpolate import select_positions
 from hart.modules.networks.caching.numbers import integer
 from hart.modules.networks.caching.statistics import CacheStatistics
 from hart.modules.networks.kv_cache import LayerKVCache
@@ -316,13 +317,16 @@ class SamplingTransformer(StageTransformer):
         advance it.
         """
         bsz, positions, si = run.bsz, self.last_level_pns, self.num_stages_minus_1
+        ratio = (si - 1) / si
+        orders = run.random.orders(bsz, positions)  # drawn though one chunk needs none
+        if run.options.num_maskgit_iters == 1:
+            return self._draw_values(x, run, si, ratio, steps).float()
         values = torch.zeros(bsz, positions, self.Cvae, dtype=torch.float32, device=x.device)
-        orders = run.random.orders(bsz, positions).to(x.device)
-        for chunk in chunks_of(orders, run.options.num_maskgit_iters):
-            rows = positions_in(chunk.repeat(run.copies, 1))
-            tokens = x[rows].view(run.copies * bsz, -1, self.C)
-            drawn = self._draw_values(tokens, run, si, (si - 1) / si, steps, rows)
-            values[chunk] = drawn.reshape(-1, self.Cvae).float()
+        for chunk in chunks_of(orders.to(x.device), run.options.num_maskgit_iters):
+            where = in_every_row(chunk.repeat(run.copies, 1))
+            tokens = select_positions(x, where)
+            drawn = self._draw_values(tokens, run, si, ratio, steps, where)
+            values.scatter_(1, chunk[..., None].expand_as(drawn), drawn.float())
         return values
 
     # --- the expensive steps ------------------------------------------------------------------

@@ -308,6 +308,12 @@ def positions_in(mask: torch.Tensor) -> MaskIndex:
     return samples, positions
 
 
+def in_every_row(positions: torch.Tensor) -> MaskIndex:
+    """:func:`positions_in` of the mask that is True at these positions (B, n), ascending."""
+    rows = torch.arange(len(positions), dtype=torch.int64, device=positions.device)
+    return rows[:, None].expand_as(positions).flatten(), positions.flatten()
+
+
 def check_sides(patch_nums: Sequence[int], first: int | None = None) -> None:
     """Refuse sides that are no schedule.
 

@@ -20,8 +20,8 @@ from hart.modules.models.transformer.execution.key_value_buffers import (
     KeyValueBuffers,
     keys_per_layer,
 )
-from hart.modules.models.transformer.execution.streams import Stream, Tables, keep_rows
-from hart.modules.models.transformer.execution.token_wise import TokenWise
+from hart.modules.models.transformer.execution.streams import Modulation, Stream, Tables, keep_rows
+from hart.modules.models.transformer.execution.token_wise import Projection, TokenWise, folded
 from hart.modules.models.transformer.generation_state import Generation
 from hart.modules.models.transformer.stage_transformer import StageTransformer
 from hart.modules.networks.caching.config import CacheConfig
@@ -50,9 +50,9 @@ class Executor:
         self.last = model.num_stages_minus_1
         self.has_text = model.context_token > 0
         self.cond = model.shared_ada_lin(run.cond)
-        self.modulation = [
-            block.modulation(self.cond, run.context_mask) or (None,) * 6 for block in model.blocks
-        ]
+        modulation = (block.modulation(self.cond, run.context_mask) for block in model.blocks)
+        self.modulation = list(map(_with_factors, modulation))
+        self.projections = list(map(Projection.of, model.blocks))
         tokens = [end - begin for begin, end in model.begin_ends]
         in_one_piece = run.options.num_maskgit_iters == 1
         self.buffers = KeyValueBuffers(
@@ -79,7 +79,6 @@ class Executor:
         tables = self._tables(x, si, m_maskgit)
         stream = Stream(x, slice(None), self.modulation, tables, tokens, si, m_maskgit)
         stream.is_text = si == 0 and self.has_text
-        stream.halves_equal = si > 0 and self.run.guided
         streams = self._text_streams(stream) if stream.is_text else [stream]
         for each in streams:
             self._run(each, actions)
@@ -92,7 +91,8 @@ class Executor:
         attention = self.model.blocks[0].attn
         if not hasattr(attention, "rotary_tables"):
             return None
-        return attention.rotary_tables(x, si, self.run.context_position_ids, m_maskgit)
+        positions = self.run.context_position_ids
+        return folded(attention.rotary_tables(x, si, positions, m_maskgit))
 
     def _text_streams(self, whole: Stream) -> list[Stream]:
         """The rows with text, and one row without that stands for all of them."""
@@ -115,7 +115,6 @@ class Executor:
                 self._flush(stream)
                 self._compute(stream, module, action)
             self.cache.note(module, action)
-            stream.halves_equal = False
             self._cross_attend(stream, module)
         self._flush(stream)
 
@@ -156,42 +155,62 @@ class Executor:
         """Compute a module, leave out the tokens that it leaves out, keep what is to be kept."""
         si, n = stream.si, stream.x.shape[1]
         keep = kept_tokens(n, action.ratio)
+        gamma = stream.gamma(module)
         if keep == n:
-            outputs: Iterable[tuple[slice, torch.Tensor]] = self._outputs(stream, module)
+            outputs: Iterable[tuple[slice, torch.Tensor]] = self._before_gamma(stream, module)
         else:
             index = self.cache.choose(stream.x, keep, stream.m_maskgit)
             kept = [out for _, out in self._outputs(stream.select(index), module)]
             source = self.store.source(module, si, stream.m_maskgit)
             outputs = [(slice(0, n), restore_tokens(torch.cat(kept, dim=1), index, source))]
+            gamma = None
         for piece, out in outputs:
-            stream.x[:, piece] += out
-            if stream.is_text:  # its last position is the 1x1 map
-                if piece.stop < n:
-                    continue
-                piece, out = slice(0, 1), out[:, -1:]
-            if action.store_source:
-                self.store.keep_source(module, si, out, stream.rows, piece)
-            if action.store:
-                self.store.keep(module, si, out, stream.rows, piece)
+            if gamma is None:
+                stream.x[:, piece].add_(out)
+            else:
+                stream.x[:, piece].addcmul_(out, gamma)
+            if action.store or action.store_source:
+                self._keep(stream, module, action, piece, out if gamma is None else out * gamma)
+
+    def _keep(
+        self, stream: Stream, module: int, action: Action, piece: slice, out: torch.Tensor
+    ) -> None:
+        """Keep a piece of what a module adds."""
+        if stream.is_text:  # its last position is the 1x1 map
+            if piece.stop < stream.x.shape[1]:
+                return
+            piece, out = slice(0, 1), out[:, -1:]
+        if action.store_source:
+            self.store.keep_source(module, stream.si, out, stream.rows, piece)
+        if action.store:
+            self.store.keep(module, stream.si, out, stream.rows, piece)
+
+    def _hidden(self, stream: Stream, layer: int, piece: slice) -> torch.Tensor:
+        """What the last product of an MLP takes, (r, n', C')."""
+        _, _, _, factor, _, shift = stream.modulation[layer]
+        x = stream.x[:, piece]
+        return self.token_wise.mlp_hidden(self.model.blocks[layer], x, factor, shift)
 
     def _outputs(self, stream: Stream, module: int) -> Iterator[tuple[slice, torch.Tensor]]:
         """What a module adds to the residual stream, piece by piece of the token axis."""
+        gamma = stream.gamma(module)
+        for piece, out in self._before_gamma(stream, module):
+            yield piece, out if gamma is None else out * gamma
+
+    def _before_gamma(self, stream: Stream, module: int) -> Iterator[tuple[slice, torch.Tensor]]:
+        """What a module puts out, piece by piece of the token axis."""
         layer, is_mlp = divmod(module, 2)
         block = self.model.blocks[layer]
-        *gammas, _, scale2, _, shift2 = stream.modulation[layer]
-        gamma, observed = gammas[is_mlp], None
-        if self.cache.observes(module, stream.si):
-            gamma, observed = None, torch.empty_like(stream.x)
-        source = stream.x if is_mlp else self._attend(stream, layer)
+        observes = self.cache.observes(module, stream.si)
+        observed = torch.empty_like(stream.x) if observes else None
+        attended = None if is_mlp else self._attend(stream, layer)
         for piece in stream.pieces():
-            x = source[:, piece]
-            if is_mlp:
-                out = self.token_wise.mlp_output(block, x, scale2, shift2, gamma)
+            if attended is None:
+                out = block.ffn.last(self._hidden(stream, layer, piece))
             else:
-                out = self.token_wise.attention_output(block, x, gamma)
+                out = block.attn.proj(attended[:, piece])
             if observed is not None:
                 observed[:, piece] = out
-                out = out if gammas[is_mlp] is None else out * gammas[is_mlp]
             yield piece, out
         if observed is not None:
             self._observe(stream, module, observed)
@@ -213,38 +232,47 @@ class Executor:
         attention = self.model.blocks[layer].attn
         if stream.is_text:
             return self._attend_to_text(stream, layer)
-        k, v, start = self.buffers.extend(layer, stream.tokens)
+        both, start = self.buffers.extend(layer, stream.tokens)
         rows, n, width = stream.x.shape
-        q = k.new_empty(rows, attention.num_heads, n, attention.head_dim)
+        queries = []
         for piece in stream.pieces():
-            new = slice(start + piece.start, start + piece.stop)
-            q[:, :, piece], k[:, :, new], v[:, :, new] = self._project(stream, layer, piece)
-        out = attend(q, k, v, attention.scale, attention.flash_if_available)
+            projected = self._project(stream, layer, piece)
+            both[:, :, :, start + piece.start : start + piece.stop] = projected[1:]
+            queries.append(projected[0])
+        q = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
+        out = attend(q.to(both.dtype), *both, attention.scale, attention.flash_if_available)
         return out.transpose(1, 2).reshape(rows, n, width)
 
     def _attend_to_text(self, stream: Stream, layer: int) -> torch.Tensor:
         """The text attends to itself; its keys are the first in the buffers."""
         attention = self.model.blocks[layer].attn
-        q, k, v = self._project(stream, layer, slice(None))
-        self.buffers.write_text(layer, stream.rows, k, v, stream.tokens)
+        q, *both = projected = self._project(stream, layer, slice(None))
+        self.buffers.write_text(layer, stream.rows, projected[1:], stream.tokens)
         if stream.tokens > stream.x.shape[1]:
-            out = v  # equal keys have equal weights, and the mean of equal values is one of them
+            out = both[1]  # equal keys have equal weights, and the mean of equal values is one
         else:
-            out = attend(q, k, v, attention.scale, attention.flash_if_available)
+            out = attend(q, *both, attention.scale, attention.flash_if_available)
         return out.transpose(1, 2).flatten(2)
 
-    def _project(self, stream: Stream, layer: int, piece: slice) -> tuple[torch.Tensor, ...]:
-        """Queries, keys (both after rotary) and values of a piece, (r, H, n', d)."""
-        _, _, scale1, _, shift1, _ = stream.modulation[layer]
+    def _project(self, stream: Stream, layer: int, piece: slice) -> torch.Tensor:
+        """Queries, keys (both after rotary) and values of a piece, (3, r, H, n', d)."""
+        _, _, factor, _, shift, _ = stream.modulation[layer]
         x, tables = stream.x[:, piece], stream.tables
         if tables is not None:
             tables = tables[0][:, piece], tables[1][:, piece]
-            if stream.halves_equal and scale1 is None:
-                x = x[: len(x) // 2]  # the tables make two halves of it again
-        block = self.model.blocks[layer]
-        return self.token_wise.queries_keys_values(block, x, scale1, shift1, tables)
+        return self.token_wise.queries_keys_values(
+            self.model.blocks[layer], x, self.projections[layer], factor, shift, tables
+        )
 
 
 def _whole_batch(parts: list[torch.Tensor], bsz: int) -> torch.Tensor:
     """Rows with text (B, n, C) and, if any, one row without (1, n, C) to (B or 2B, n, C)."""
     return torch.cat([parts[0], *(part.expand(bsz, -1, -1) for part in parts[1:])])
+
+
+def _with_factors(modulation: tuple[torch.Tensor, ...] | None) -> Modulation:
+    """A block's modulation, ``1 + scale`` in the place of ``scale``."""
+    if modulation is None:
+        return (None,) * 6
+    gamma1, gamma2, scale1, scale2, shift1, shift2 = modulation
+    return gamma1, gamma2, 1 + scale1, 1 + scale2, shift1, shift2

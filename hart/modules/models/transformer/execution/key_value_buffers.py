@@ -33,7 +33,7 @@ def keys_per_layer(
 
 
 class KeyValueBuffers:
-    """Keys and values of all layers, (rows, H, tokens, d) each, sized when the generation begins.
+    """Keys and values of all layers, (2, rows, H, tokens, d), sized when the generation begins.
 
     The last stage's keys are needed for one layer at a time when it is drawn in one piece: they
     live in one buffer that the layers share, and a layer's own keys are dropped with it.
@@ -60,52 +60,46 @@ class KeyValueBuffers:
         # Slices of the token axis stay dense in memory per row and head.
         self._layers = [self._empty(n) for n in self.capacity]
         self._used = [0] * len(self.capacity)
-        self._shared: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._shared: torch.Tensor | None = None
 
-    def _empty(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        shape = (self.rows, self.heads, tokens, self.width)
-        k = torch.empty(shape, dtype=self.dtype, device=self.device)
-        return k, torch.empty_like(k)
+    def _empty(self, tokens: int) -> torch.Tensor:
+        shape = (2, self.rows, self.heads, tokens, self.width)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    def extend(self, layer: int, tokens: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """Room for ``tokens`` more keys of a layer.
+    def extend(self, layer: int, tokens: int) -> tuple[torch.Tensor, int]:
+        """Room for the keys and values of ``tokens`` more tokens.
 
         Returns:
-            keys and values (rows, H, all so far and the new ones, d), and where the new ones
-            start. What is written there is kept for later stages.
+            Keys and values so far, room included (2, rows, H, n, d), and where the room starts.
         """
         start = self._used[layer]
         stop = start + tokens
         if stop <= self.capacity[layer]:
             self._used[layer] = stop
-            k, v = self._layers[layer]
+            both = self._layers[layer]
         else:
-            k, v = self._borrow(layer, start, stop)
-        return k[:, :, :stop], v[:, :, :stop], start
+            both = self._borrow(layer, start, stop)
+        return both[:, :, :, :stop], start
 
-    def write_text(
-        self, layer: int, rows: slice, k: torch.Tensor, v: torch.Tensor, tokens: int
-    ) -> None:
+    def write_text(self, layer: int, rows: slice, both: torch.Tensor, tokens: int) -> None:
         """Store the text's keys and values of some rows, at the start of the layer's buffers.
 
         Args:
-            k, v: (r, H, n, d); one row stands for all ``rows``, one token for all ``tokens``.
+            both: (2, r, H, n, d); one row stands for all ``rows``, one token for all ``tokens``.
         """
-        for buffer, new in zip(self._layers[layer], (k, v), strict=True):
-            buffer[rows, :, :tokens] = new
+        self._layers[layer][:, rows, :, :tokens] = both
         self._used[layer] = tokens
 
-    def content(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def content(self) -> list[torch.Tensor]:
         """Keys and values of every layer so far; later stages leave them as they are."""
         pairs = zip(self._layers, self._used, strict=True)
-        return [(k[:, :, :n], v[:, :, :n]) for (k, v), n in pairs]
+        return [both[:, :, :, :n] for both, n in pairs]
 
-    def restore(self, content: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    def restore(self, content: list[torch.Tensor]) -> None:
         """Begin with what another generation of as many rows had."""
-        for layer, pair in enumerate(content):
-            self._used[layer] = pair[0].shape[2]
-            for buffer, kept in zip(self._layers[layer], pair, strict=True):
-                buffer[:, :, : kept.shape[2]] = kept
+        for layer, both in enumerate(content):
+            self._used[layer] = both.shape[3]
+            self._layers[layer][:, :, :, : both.shape[3]] = both
 
     @contextlib.contextmanager
     def unchanged(self, layer: int) -> Iterator[None]:
@@ -114,17 +108,17 @@ class KeyValueBuffers:
         yield
         self._used[layer] = used
 
-    def _borrow(self, layer: int, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _borrow(self, layer: int, start: int, stop: int) -> torch.Tensor:
         if not self.last_in_one_piece:
             raise RuntimeError(f"layer {layer} has room for {self.capacity[layer]} keys")
-        if self._shared is None or self._shared[0].shape[2] < stop:
+        if self._shared is None or self._shared.shape[3] < stop:
             self._shared = self._empty(stop)
-        for shared, own in zip(self._shared, self._layers[layer], strict=True):
-            shared[:, :, :start].copy_(own[:, :, :start])
+        self._shared[:, :, :, :start] = self._layers[layer][:, :, :, :start]
         self._layers[layer] = self._empty(0)
         return self._shared
 
     def keep_rows(self, rows: int) -> None:
-        """Drop all rows of the batch but the first ones."""
+        """Drop all rows of the batch but the first ones, layer by layer."""
         self.rows = rows
-        self._layers = [(k[:rows].clone(), v[:rows].clone()) for k, v in self._layers]
+        for layer, both in enumerate(self._layers):
+            self._layers[layer] = both[:, :rows].clone()

@@ -14,10 +14,10 @@ TOKENS_AT_ONCE = 1024
 """Rows times tokens of a piece on a CPU; bounds the memory of the MLP's wide layer."""
 
 Modulation = tuple[torch.Tensor | None, ...]
-"""gamma1, gamma2, scale1, scale2, shift1, shift2, (r, 1, C) each or None."""
+"""gamma1, gamma2, 1 + scale1, 1 + scale2, shift1, shift2, (r, 1, C) each or None."""
 
 Tables = tuple[torch.Tensor, torch.Tensor]
-"""Rotary cosines and sines (r, n, d)."""
+"""Rotary cosines and sines (r, n, d), the sines of the first half negative."""
 
 
 @dataclass
@@ -33,7 +33,6 @@ class Stream:
         si: index of the stage.
         m_maskgit: which positions of the stage's map these are, None for all of them.
         is_text: the first stage as a text, whose last position is the 1x1 map.
-        halves_equal: both halves of the batch hold the same tokens, still.
     """
 
     x: torch.Tensor
@@ -44,7 +43,10 @@ class Stream:
     si: int
     m_maskgit: MaskIndex | None = None
     is_text: bool = False
-    halves_equal: bool = False
+
+    def gamma(self, module: int) -> torch.Tensor | None:
+        """The factor (r, 1, C) of a module's output, None in plain blocks."""
+        return self.modulation[module // 2][module % 2]
 
     def pieces(self) -> Iterator[slice]:
         """Slices of the token axis that cover it."""
@@ -77,7 +79,7 @@ class Stream:
             self.tables, lambda table: select_positions(table.expand(rows, -1, -1), index)
         )
         x = select_positions(self.x, index)
-        return replace(self, x=x, tables=tables, tokens=x.shape[1], halves_equal=False)
+        return replace(self, x=x, tables=tables, tokens=x.shape[1])
 
 
 def _of_tables(
