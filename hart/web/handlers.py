@@ -124,7 +124,7 @@ class Handlers:
         elif drawn.request.compare:
             lines.append(SPEEDUP_NOTE)
         stages = stage_table(drawn).without("attention reused", "MLP reused")
-        rows = image_table(drawn).without("image", "PSNR (dB)")
+        rows = image_table(drawn).without("image", "seed", "PSNR (dB)")
         tables = render.table(stages, total=True) + render.table(rows)
         done = f"Done. {images} picture{'s' * (images > 1)}, {called(drawn.request.name)}."
         cards = render.cards(headline(drawn)) + render.saved(own.statistics)
