@@ -101,4 +101,7 @@ def page_theme(gr: ModuleType) -> Any:
         # Of which white text stands out.
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
+        # So that boxes are seen before they are ticked.
+        checkbox_border_color="*neutral_400",
+        checkbox_border_color_dark="*neutral_400",
     )
