@@ -19,7 +19,13 @@ from hart.modules.networks.caching.presets import (
 )
 from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline import HARTPipeline
-from hart.web.requests import changed_config, config_fields, read_choice
+from hart.web.requests import (
+    changed_config,
+    config_fields,
+    read_choice,
+    read_options,
+    read_prompts,
+)
 
 DEFAULT_QUALITY = "balanced"
 CUSTOM = "custom"
@@ -121,13 +127,15 @@ class Choices:
         """
         try:
             texts = json.loads(recipe) if isinstance(recipe, str) else {}
-            numbers = [json.loads(texts[name]) for name in ("seed", "cfg_scale")]
+            numbers = (json.loads(texts[name]) for name in ("seed", "cfg_scale"))
+            options = read_options(*numbers)
             config = any_config_from_dict(json.loads(texts["cache_config"]))
-            prompt = texts["prompt"]
+            (prompt,) = read_prompts(texts["prompt"], 1)
         except (ValueError, TypeError, KeyError, RecursionError):
             raise ValueError("This picture does not say how it was drawn.") from None
         quality, base = self._name_of(config)
-        return [prompt, *numbers, quality, base, *config_fields(editable(config))]
+        fields = config_fields(editable(config))
+        return [prompt, options.seed, options.cfg_scale, quality, base, *fields]
 
     def _name_of(self, config: CacheConfig) -> tuple[str, str]:
         """Quality and base that mean a configuration."""

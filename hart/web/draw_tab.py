@@ -198,7 +198,7 @@ def _take_settings(
             raise gr.Error(str(error), print_exception=False) from None
         return [*values, handlers.described(*values[3:])]
 
-    picture.change(take, picture, [*settings, about], preprocess=False, **LIGHT)
+    picture.input(take, picture, [*settings, about], preprocess=False, **LIGHT)
 
 
 def _show_pairs(gr: ModuleType, parts: Parts) -> None:

@@ -128,7 +128,10 @@ class Handlers:
         tables = render.table(stages, total=True) + render.table(rows)
         done = f"Done. {images} picture{'s' * (images > 1)}, {called(drawn.request.name)}."
         cards = render.cards(headline(drawn)) + render.saved(own.statistics)
-        where = render.notes([f"{own.config}."]) + render.plan_map(own.plan)
+        planned = [f"{own.config}."]
+        if own.config.adaptive_threshold:
+            planned.append("This was planned before the threshold adapted to the pictures.")
+        where = render.notes(planned) + render.plan_map(own.plan)
         return {
             "status": render.message(done),
             "pairs": [tuple(map(str, pair)) for pair in saved.pairs],
@@ -254,14 +257,14 @@ class Handlers:
 
     def chosen(self, quality: object, base: Any, *fields: Any) -> list[Any]:
         """The words about a quality, and the base and the fields that it means."""
-        if quality in self.choices.qualities:
+        if isinstance(quality, str) and quality in self.choices.qualities:
             base = self.choices.base_of(quality)
             fields = tuple(self.choices.fields(base))
         return [self.described(quality, base, *fields), base, *fields]
 
     def based(self, base: Any, *fields: Any) -> list[Any]:
         """The words about a base, and its fields."""
-        if base in self.choices.bases:
+        if isinstance(base, str) and base in self.choices.bases:
             fields = tuple(self.choices.fields(base))
         return [self.described(CUSTOM, base, *fields), *fields]
 

@@ -28,7 +28,7 @@ async function restore(file) {
     if (file.size <= MAX_BYTES) found = texts(await file.arrayBuffer());
   } catch { /* no PNG file, or a damaged one: nothing is found in it */ }
   props.value = JSON.stringify(found);
-  trigger("change");
+  trigger("input");
 }
 
 const input = element.querySelector("input"), area = element.querySelector("label");
