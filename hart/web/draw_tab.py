@@ -58,7 +58,7 @@ def draw_tab(gr: ModuleType, handlers: Handlers, examples: Sequence[str], seed: 
                 caching = _caching(gr, handlers)
                 costs = "Decodes once per stage; the times shown do not include it."
                 previews = gr.Checkbox(True, label="Show every stage", info=costs)
-                picture = _picture(gr)
+                picture, told = _picture(gr), gr.HTML("", elem_id="restored")
                 with gr.Accordion("What these words mean", open=False):
                     gr.Markdown(_WORDS)
             start, cancel = buttons(gr, "Draw", "draw")
@@ -67,7 +67,7 @@ def draw_tab(gr: ModuleType, handlers: Handlers, examples: Sequence[str], seed: 
             samples = gr.HTML("", elem_id="samples")
     settings = [prompts, *sampling, quality, *caching]
     _follow_choices(handlers, quality, about, caching)
-    _take_settings(gr, handlers, picture, settings, about)
+    _take_settings(gr, handlers, picture, settings, about, told)
     connect(gr, handlers, handlers.draw, start, cancel, [*settings, compare, previews], parts)
     _show_pairs(gr, parts)
     _show_samples(gr, handlers, samples, start)
@@ -153,7 +153,7 @@ def _results(gr: ModuleType) -> Parts:
             visible=False,
             elem_id="compared",
         ),
-        "which": gr.Slider(1, 2, 1, step=1, label="Picture", visible=False, elem_id="which"),
+        "which": gr.Radio([], label="Picture to compare", visible=False, elem_id="which"),
         "pairs": gr.State([]),
         "gallery": gr.Gallery(
             label="Pictures", object_fit="contain", height="auto", elem_id="gallery", **_PICTURES
@@ -189,16 +189,19 @@ def _follow_choices(handlers: Handlers, quality: Any, about: Any, caching: list[
 
 
 def _take_settings(
-    gr: ModuleType, handlers: Handlers, picture: Any, settings: list[Any], about: Any
+    gr: ModuleType, handlers: Handlers, picture: Any, settings: list[Any], about: Any, told: Any
 ) -> None:
+    """Fill everything in from a picture's file; ``told``: where it is said whether that worked."""
+
     def take(recipe: object) -> list[Any]:
         try:
             values = handlers.choices.restored(recipe)
         except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return [*values, handlers.described(*values[3:])]
+            return [gr.skip() for _ in [*settings, about]] + [render.failure(str(error))]
+        said = render.message("These are the settings of the picture.")
+        return [*values, handlers.described(*values[3:]), said]
 
-    picture.input(take, picture, [*settings, about], preprocess=False, **LIGHT)
+    picture.input(take, picture, [*settings, about, told], preprocess=False, **LIGHT)
 
 
 def _show_pairs(gr: ModuleType, parts: Parts) -> None:

@@ -105,7 +105,8 @@ def components(gr: ModuleType, parts: Parts, updates: Updates) -> dict[Any, Any]
             first, many = (value[0] if value else None), len(value) > 1
             changes[parts["pairs"]] = list(value)
             changes[parts["compared"]] = gr.update(value=first, visible=bool(value))
-            changes[parts["which"]] = gr.update(value=1, maximum=max(2, len(value)), visible=many)
+            numbers = [(str(i), i) for i in range(1, len(value) + 1)]
+            changes[parts["which"]] = gr.update(choices=numbers, value=1, visible=many)
         elif name == "quality":
             changes[parts[name]] = gr.update(choices=quality_choices(value))
         elif name == "base":

@@ -115,7 +115,7 @@ def test_a_comparison_shows_both_and_their_distance(site, first):
     seen = "return [...document.querySelectorAll('#compared img')].map(img => img.src.slice(-16))"
     assert {name[3:] for name in first.run(seen)} == {"-balanced.png", "-no-cache.png"}
     before = first.run(seen)
-    first.fill("#which input[type=number]", "2")
+    first.click("#which input[value='2']")
     first.wait(lambda: first.run(seen) != before, "the second picture")
     assert all("001" in name for name in first.run(seen))
     with download(site, first) as archive:
@@ -220,7 +220,7 @@ def test_a_picture_gives_its_settings_back_without_being_sent(site, first, tmp_p
     assert first.run(values) == ["zwei Bären\u2026", "77"]
     Image.new("RGB", (8, 8)).save(file)
     field.send_keys(str(file))
-    first.wait(lambda: "does not say how it was drawn" in first.text("body"), "why not")
+    first.wait_for("does not say how it was drawn", "#restored")
 
 
 def test_another_seed_is_a_click_away(first):
