@@ -44,10 +44,14 @@ class _Steps(tqdm):
         own = {"disable": False, "leave": False, "miniters": 1, "mininterval": 0}
         super().__init__(*content, **{**how, **own, "file": io.StringIO()})
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        if msg is None and self.total:  # else the bar is being taken away
+    def refresh(self, nolock: bool = False, lock_args: Any = None) -> bool:
+        """Ends the work where nobody waits for it; what the original calls holds a lock."""
+        if self.total:
             known = self.format_dict
             rate = known["rate"] or (self.n / known["elapsed"] if known["elapsed"] else 0)
             left_s = (self.total - self.n) / rate if rate else None
             self._emit(Step(self.desc.removesuffix(": "), self.n, self.total, left_s))
+        return True
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
         return True
