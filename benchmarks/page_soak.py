@@ -1,10 +1,10 @@
 """Many visitors of the page: does its memory, or its folder, grow with them?
 
 Run ``python -m benchmarks.page_soak``. A page with a tiny random model is served in this process;
-visitors come one after the other, each in a session of its own, as a browser talks to it. Presets,
-comparisons, previews and the number of prompts change from one to the next. Asked at the end: how
-much more memory does the process hold than after the first hundred, and how much lies in the
-output folder?
+visitors come one after the other, each in a session of its own, as a browser talks to it.
+Qualities, comparisons, previews and the number of prompts change from one to the next. Asked at the
+end: how much more memory does the process hold than after the first hundred, and how much lies in
+the output folder?
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from benchmarks.common import benchmark_parser, memory_growth, progress, save_growth
 from hart.evaluation.memory import resident_bytes
 from hart.evaluation.random_weights import assumed_similarity, random_pipeline
-from hart.modules.networks.caching.presets import CACHE_PRESETS
+from hart.modules.networks.caching.presets import QUALITY_LEVELS
 from hart.web.handlers import Handlers
 from hart.web.page import PageOptions, build_page
 from hart.web.results import Keep
@@ -35,7 +35,7 @@ from hart.web.studio import Studio
 PATIENCE_S = 120
 KEPT = 20
 PERIOD = 24
-"""Requests after which presets and everything else begin again together."""
+"""Requests after which qualities and everything else begin again together."""
 
 
 class PageError(AssertionError):
@@ -123,12 +123,12 @@ class Visitor:
 
 def drawing(number: int) -> list[Any]:
     """What the fields of the page hold at the ``number``-th request."""
-    presets = list(CACHE_PRESETS)
+    qualities = list(QUALITY_LEVELS)
     prompts = "\n".join(f"picture {i}" for i in range(1 + number % 2))
     compare, previews = number % 6 == 0, number % 4 == 0
     fields = [[], ["attn", "mlp"], 0.7, False, "bilinear"]
-    preset = presets[number % 12 % len(presets)]
-    return [prompts, number, 4.5, preset, *fields, compare, previews, "original"]
+    quality = qualities[number % 12 % len(qualities)]
+    return [prompts, number, 4.5, quality, "original", *fields, compare, previews]
 
 
 def run(address: str, requests: int, quiet: bool) -> list[int]:

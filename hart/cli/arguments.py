@@ -290,7 +290,7 @@ def _add_page_arguments(group: argparse._ArgumentGroup) -> None:
     number("--keep_hours", number_within(0.01, 1e6), KEEP.hours, text)
     text = "requests that may wait for the model"
     number("--max_waiting", integer_from(1), DEFAULT_MAX_WAITING, text)
-    text = "without the tab that changes the similarity table for everybody"
+    text = "without the tabs that change the similarity table, and the plan on offer, for everybody"
     add("--no-calibration", dest="visitors_calibrate", action="store_false", help=text)
 
 

@@ -1,4 +1,4 @@
-"""``hart web``: serve a page on which people try prompts, presets and calibration."""
+"""``hart web``: serve a page on which people draw, compare and find plans."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from hart.cli.loading import load_pipeline, speaker
 from hart.cli.prompts import DEMO_PROMPTS, draws_demo
 from hart.demo.captions import advice
 from hart.demo.evaluate import held_out_prompts
-from hart.modules.networks.caching.tuned_config import TunedConfig
+from hart.modules.networks.caching.plan_files import StoredPlan
 from hart.pipeline import HARTPipeline
 from hart.utils.constants import default_prompts
 from hart.utils.files import real_path
 from hart.utils.safety_check import load_judge
+from hart.web.choices import Choices
 from hart.web.guard import ANY_NAME, is_loopback
 from hart.web.handlers import Handlers
 from hart.web.page import PageOptions, build_page, gradio_module
@@ -44,11 +45,12 @@ def run_web(args: argparse.Namespace) -> int:
         pipeline.load_similarity(args.sim_path)
     shield = args.shield_model_path
     judge = None if shield is None else load_judge(shield, pipeline.device)
-    studio = Studio(pipeline, judge, args.max_waiting, plans_of(args, pipeline))
+    studio = Studio(pipeline, judge, args.max_waiting)
     name = args.model_path or "bundled demo checkpoint"
     advise = advice if draws_demo(args) else None
-    handlers = Handlers(studio, name, real_path(folder), args.max_images, keep, advise)
-    page = build_page(handlers, page_options(args))
+    choices, options = choices_of(args, pipeline), page_options(args)
+    handlers = Handlers(studio, name, real_path(folder), args.max_images, keep, advise, choices)
+    page = build_page(handlers, options)
     with contextlib.closing(studio), serving(page, handlers, where) as address:
         say(
             f"{address} serves the page, results go to {folder}, the last {keep.requests} for "
@@ -56,7 +58,7 @@ def run_web(args: argparse.Namespace) -> int:
         )
         if where.auth is None and not is_loopback(where.host):
             say("everybody who can reach it may draw; --auth USER:PASSWORD asks who it is")
-        studio.warm_up()
+        studio.warm_up(options.prompts, choices.qualities[choices.first], options.seed)
         with contextlib.suppress(KeyboardInterrupt):
             while True:
                 threading.Event().wait(3600)
@@ -64,18 +66,14 @@ def run_web(args: argparse.Namespace) -> int:
     return 0
 
 
-def plans_of(args: argparse.Namespace, pipeline: HARTPipeline) -> dict[str, TunedConfig]:
-    """The plan that was given, then the checkpoint's own ones by their level of quality.
+def choices_of(args: argparse.Namespace, pipeline: HARTPipeline) -> Choices:
+    """What can be drawn with: the levels of quality, and the plan if one was given.
 
     Raises:
-        ValueError, OSError: one of them cannot be used.
+        ValueError, OSError: one of the plans cannot be used.
     """
-    given = pipeline.transformer.cache_config
-    plans = pipeline.quality_plans()
-    if not isinstance(given, TunedConfig):
-        return plans
-    name = args.quality or Path(args.plan).stem
-    return {name: given} | {level: plan for level, plan in plans.items() if level != name}
+    given = None if args.plan is None else StoredPlan.load(args.plan, pipeline.transformer)
+    return Choices(pipeline, given, args.quality)
 
 
 def read_address(args: argparse.Namespace) -> Address:

@@ -6,9 +6,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.plan_files import StoredPlan
-from hart.modules.networks.caching.presets import LOSSLESS, QUALITY_LEVELS, quality_preset
-from hart.modules.networks.caching.tuned_config import TunedConfig
+from hart.modules.networks.caching.presets import (
+    LOSSLESS,
+    QUALITY_LEVELS,
+    preset_config,
+    quality_preset,
+)
 from hart.pipeline.folders import PathLike
 
 
@@ -63,14 +68,21 @@ class DrawsByPlan:
             )
         self.transformer.set_cache_config(preset)
 
-    def quality_plans(self) -> dict[str, TunedConfig]:
-        """What the checkpoint's own plans do, by level of quality, best first.
+    def quality_plans(self) -> dict[str, StoredPlan]:
+        """The checkpoint's own plans, by level of quality, best first.
 
         Raises:
             ValueError, OSError: one of them cannot be used.
         """
         files = self.quality_files().items()
-        return {name: StoredPlan.load(file, self.transformer).config for name, file in files}
+        return {name: StoredPlan.load(file, self.transformer) for name, file in files}
+
+    def quality_configs(self) -> dict[str, CacheConfig]:
+        """What every level of quality does, best first: the checkpoint's own plans, and presets
+        where it has none. Raises as :meth:`quality_plans`."""
+        sides = self.transformer.patch_nums
+        presets = {level: preset_config(name, sides) for level, name in QUALITY_LEVELS.items()}
+        return presets | {level: plan.config for level, plan in self.quality_plans().items()}
 
     def quality_files(self) -> dict[str, Path]:
         """The checkpoint's own plans for levels of quality, best first."""

@@ -9,14 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.presets import (
-    CACHE_PRESETS,
-    NO_CACHE,
-    QUALITY_LEVELS,
-    preset_config,
-    quality_preset,
-)
+from hart.modules.networks.caching.presets import CACHE_PRESETS, NO_CACHE, preset_config
 from hart.pipeline import HARTPipeline, ImageResult
 from hart.pipeline.options import ImageRequest
 from hart.server import DEFAULT_MAX_IMAGES, DEFAULT_MAX_PROMPT
@@ -41,20 +34,10 @@ def served_model(
         size=model.patch_nums[-1] * autoencoder.downsample,
         config=model.cache_config if model.use_cache else NO_CACHE,
         presets={preset: preset_config(preset, model.patch_nums) for preset in CACHE_PRESETS},
-        levels=_levels(pipeline),
+        levels=pipeline.quality_configs(),
         max_images=max_images,
         max_prompt=max_prompt,
     )
-
-
-def _levels(pipeline: HARTPipeline) -> dict[str, CacheConfig]:
-    """Levels of quality: the checkpoint's own plans, and presets where it has none."""
-    model = pipeline.transformer
-    presets = {level: quality_preset(level) for level in QUALITY_LEVELS}
-    return {
-        **{level: preset_config(preset, model.patch_nums) for level, preset in presets.items()},
-        **pipeline.quality_plans(),
-    }
 
 
 class PipelineDrawing:

@@ -35,6 +35,7 @@ def measure(
     minutes: float | None = None,
     say: Callable[[str], None] = lambda line: None,
     quiet: bool = False,
+    bar: Callable[..., Any] = tqdm,
     **sampling: Any,
 ) -> Measurements:
     """Measure the error of every option on one image per prompt.
@@ -49,6 +50,7 @@ def measure(
         minutes: begin no further batch after so many; the first one is always finished.
         say: is told in the beginning about how long it will take.
         quiet: no progress bar.
+        bar: makes what shows progress.
         sampling: fields of the pipeline's ``options_class``.
 
     Raises:
@@ -66,13 +68,14 @@ def measure(
     total = sum(len(work.undone(stop)) for stop in _stops(pieces))
     started = time.monotonic()
     hidden = True if quiet or not processes.is_main else None
+    how = {"desc": "measuring", "unit": "option", "bar_format": _BAR}
     try:
-        with tqdm(total=total, unit="option", bar_format=_BAR, disable=hidden) as bar:
+        with bar(total=total, disable=hidden, **how) as progress:
             for batch, stop in zip(pieces, _stops(pieces), strict=True):
                 late = minutes is not None and time.monotonic() - started > 60 * minutes
                 if processes.from_main(late and found.images > 0):
                     break
-                work.batch(batch, stop, bar.update)
+                work.batch(batch, stop, progress.update)
     finally:
         if processes.is_main and found.errors:
             save(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean
 from typing import Any
@@ -41,6 +41,7 @@ class Tuner:
         measurements: of its options; pictures of whole plans are added.
         prompts: of the images that everything is tried on, one each.
         quiet: no progress bars.
+        bar: makes what shows progress.
         sampling: fields of the pipeline's ``options_class``.
     """
 
@@ -50,10 +51,12 @@ class Tuner:
         measurements: Measurements,
         prompts: Any,
         quiet: bool = False,
+        bar: Callable[..., Any] = tqdm,
         **sampling: Any,
     ) -> None:
         measurements.require(pipeline.transformer)
-        self.pipeline, self.known, self.quiet = pipeline, measurements, quiet
+        self.pipeline, self.known = pipeline, measurements
+        self.quiet, self.bar = quiet, bar
         self.sampling = {**sampling, "num_images_per_prompt": 1}
         self.prompts, self.schedule = prompts, measurements.schedule
 
@@ -84,7 +87,7 @@ class Tuner:
         solver = Solver(self.known, self.known.multiply_adds)
         budgets = [solver.whole * (1 - share) for share in LADDER]
         steps = [budget for budget in budgets if budget >= solver.least_cost]
-        for budget in tqdm(steps, desc="pictures", disable=True if self.quiet else None):
+        for budget in self.bar(steps, desc="pictures", disable=True if self.quiet else None):
             self.add_picture(solver.solve(budget))
 
     def add_picture(self, selection: Selection) -> dict[str, Any]:
@@ -190,7 +193,7 @@ class Tuner:
             return solver.solve(budget)
         best = solver.nothing
         hidden = True if self.quiet else None
-        with tqdm(total=tries, desc="refining", unit="draw", disable=hidden) as bar:
+        with self.bar(total=tries, desc="refining", unit="draw", disable=hidden) as bar:
             for best in refine(self.trial, solver, budget, tries):
                 bar.set_postfix_str(f"error {self.trial.error(best):.4g}")
                 bar.update()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean, median, stdev
 from typing import Any
 
@@ -24,6 +24,7 @@ def verify(
     prompts: Any,
     *,
     quiet: bool = False,
+    bar: Callable[..., Any] = tqdm,
     **sampling: Any,
 ) -> dict[str, Any]:
     """Draw every prompt without caching and with a plan, batch by batch in turn.
@@ -31,6 +32,7 @@ def verify(
     Args:
         prompts: none of which the plan should have been found with.
         quiet: no progress bar.
+        bar: makes what shows progress.
         sampling: fields of the pipeline's ``options_class``.
 
     Returns:
@@ -48,7 +50,8 @@ def verify(
         pipeline.transformer.set_cache_config(config)
         # What is only done once; of several batches the median leaves it out.
         pipeline.draw_together(pieces[0][: None if len(pieces) < 3 else 1], **options)
-        for turn, batch in enumerate(tqdm(pieces, unit="batch", disable=True if quiet else None)):
+        shown = bar(pieces, desc="verifying", unit="batch", disable=True if quiet else None)
+        for turn, batch in enumerate(shown):
             results = {}
             for cached in (True, False) if turn % 2 else (False, True):
                 pipeline.transformer.set_cache_config(config if cached else "no-cache")

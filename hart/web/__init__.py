@@ -1,4 +1,4 @@
-"""``hart web``: a page on which a person tries prompts, presets and calibration.
+"""``hart web``: a page on which people draw, compare and find plans.
 
 Where it is served, and how many may wait, unless somebody says otherwise; here, because the command
 line shows these before anything heavy is imported.

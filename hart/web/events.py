@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 
 from hart.evaluation.reuse_plot import ReuseMap
 from hart.modules.networks.caching.config import CacheConfig
+from hart.modules.networks.caching.plan import Plan
 from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.pipeline import HARTPipeline, ImageResult, StagePreview
 from hart.pipeline.options import DEFAULT_BATCH_SIZE
-from hart.web.requests import CalibrationRequest, DrawRequest
+from hart.tuning.plan import TunedPlan
+from hart.web.requests import CalibrationRequest, DrawRequest, TuningRequest
 from hart.web.worker import Emit
 
 
@@ -37,6 +39,15 @@ class Progress(NamedTuple):
     stage: int
 
 
+class Step(NamedTuple):
+    """So many of the parts of one step of finding a plan are done."""
+
+    name: str
+    done: int
+    total: int
+    left_s: float | None
+
+
 class Preview(NamedTuple):
     """The pictures of a batch after a stage of the run ``name``."""
 
@@ -52,13 +63,17 @@ class BatchDone(NamedTuple):
 
 
 class FinishedRun(NamedTuple):
-    """All images of one configuration: what was reused, also by layer, and if nothing was, why."""
+    """All images of one configuration: what was reused, also by layer, and if nothing was, why.
+
+    ``plan`` is what was decided, before an adaptive threshold had seen the images.
+    """
 
     name: str
     config: CacheConfig
     results: list[ImageResult]
     statistics: dict[str, Any]
     reuse: ReuseMap
+    plan: Plan
     reasons: tuple[str, ...]
 
     def mean(self, part: str) -> float:
@@ -79,6 +94,14 @@ class Calibrated(NamedTuple):
 
     request: CalibrationRequest
     tables: SimilarityTables
+    notes: list[str]
+
+
+class Tuned(NamedTuple):
+    """The end of finding a plan."""
+
+    request: TuningRequest
+    plan: TunedPlan
     notes: list[str]
 
 

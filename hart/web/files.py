@@ -13,7 +13,6 @@ from PIL import Image, ImageChops
 from hart.evaluation.environment import environment
 from hart.evaluation.figures import save_figure
 from hart.evaluation.image_grid import image_grid
-from hart.evaluation.reuse_plot import plot_reuse
 from hart.evaluation.similarity_plot import plot_similarity
 from hart.modules.networks.caching.plan import decide_all
 from hart.modules.networks.caching.presets import preset_config
@@ -28,7 +27,7 @@ from hart.utils.files import replacing, write_json, write_text
 from hart.utils.images import save_png
 from hart.version import __version__
 from hart.web.events import Calibrated, Drawn
-from hart.web.tables import image_qualities, image_table, stage_table
+from hart.web.tables import called, image_qualities, image_table, stage_table
 
 DIFFERENCE_GAIN = 4
 
@@ -37,15 +36,17 @@ class SavedRequest(NamedTuple):
     """Files of a request.
 
     Attributes:
-        heat_map: what was reused, layer by stage, or the similarities.
-        files: everything to download; of a drawing an archive of all of it first.
+        download: what the visitor may take along; of a drawing an archive of everything.
         pictures: of a drawing, file and caption of what the page shows; per image the asked-for
             configuration, then, where compared, the one without caching and the difference.
+        pairs: where compared, per image the first two of these files.
+        heat_map: of a calibration, the similarities.
     """
 
-    heat_map: Path
-    files: list[Path]
+    download: Path
     pictures: Sequence[tuple[Path, str]] = ()
+    pairs: Sequence[tuple[Path, Path]] = ()
+    heat_map: Path | None = None
 
 
 def save_drawing(
@@ -54,7 +55,7 @@ def save_drawing(
     pipeline: HARTPipeline,
     folder: Path,
 ) -> SavedRequest:
-    """Write images, tables, heat map and a report to a folder.
+    """Write images, tables and a report to a folder.
 
     Args:
         stages: small pictures of the first images after each stage; may be empty.
@@ -63,9 +64,7 @@ def save_drawing(
         OSError: a file cannot be written.
     """
     pictures = _save_pictures(drawn, folder)
-    heat_map = folder / "reuse.png"
-    save_figure(plot_reuse(drawn.runs[0].reuse, drawn.request.name), heat_map)
-    files = [path for path, _ in pictures] + [heat_map]
+    files = [path for path, _ in pictures]
     if stages:
         prompts = [str(result.prompt) for result in drawn.runs[0].results]
         shown = prompts[: len(next(iter(stages.values())))]
@@ -80,7 +79,9 @@ def save_drawing(
     with replacing(archive) as beside, zipfile.ZipFile(beside, "w", zipfile.ZIP_DEFLATED) as opened:
         for file in files:
             opened.write(file, file.name)
-    return SavedRequest(heat_map, [archive, *files], pictures)
+    paths = [path for path, _ in pictures]
+    pairs = list(zip(paths[::3], paths[1::3], strict=True)) if len(drawn.runs) > 1 else []
+    return SavedRequest(archive, pictures, pairs)
 
 
 def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
@@ -89,7 +90,7 @@ def _save_pictures(drawn: Drawn, folder: Path) -> list[tuple[Path, str]]:
     for index, results in enumerate(zip(*(run.results for run in drawn.runs), strict=True)):
         for run, result in zip(drawn.runs, results, strict=True):
             file = save_png(result.image, folder / f"{index:03d}-{run.name}.png", result.metadata)
-            pictures.append((file, f"{run.name}, seed {result.seed}"))
+            pictures.append((file, f"{called(run.name)}, seed {result.seed}"))
         if qualities:
             difference = ImageChops.difference(*(result.image for result in results))
             difference = difference.point(lambda level: min(255, DIFFERENCE_GAIN * level))
@@ -138,4 +139,4 @@ def save_calibration(
     save_figure(plot_similarity(stored, "this calibration", plan, f"preset {preset}"), heat_map)
     weights = model.weight_fingerprint()
     save_similarity(table, tables, model.schedule, fingerprint=weights, library_version=__version__)
-    return SavedRequest(heat_map, [table, heat_map])
+    return SavedRequest(table, heat_map=heat_map)

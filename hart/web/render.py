@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from PIL import Image
 
-from hart.web.events import Progress, WarmingUp
-from hart.web.tables import Table
+from hart.modules.networks.caching.plan import Plan
+from hart.modules.networks.caching.plan_files import StoredPlan, figure_lines
+from hart.pipeline.savings import SAVED_BY, savings_text
+from hart.web.events import Progress, Step, WarmingUp
+from hart.web.tables import Table, called
 from hart.web.worker import Waiting
 
 TEXT_COLUMNS = ("part", "prompt")
@@ -27,22 +30,59 @@ def failure(text: str) -> str:
     return f'<div class="hart-status hart-failure" role="alert">{escape(text)}</div>'
 
 
-def status(event: Waiting | WarmingUp | Progress) -> str:
-    """How far a request is: its place in the queue, or a bar over all its stages."""
+def status(event: Waiting | WarmingUp | Progress | Step) -> str:
+    """How far a request is: its place in the queue, or a bar over all that is to be done."""
     if isinstance(event, Waiting):
         return message(f"Waiting for the model, {event.ahead} before this one …")
     if isinstance(event, WarmingUp):
         return message("Warming up, so that the comparison is fair …")
-    return _progress(event)
+    text = _step(event) if isinstance(event, Step) else _progress(event)
+    share = event.done / event.total
+    bar = _bar(f'role="progressbar" aria-valuenow="{share:.0%}"', {"done": share})
+    return f'<div class="hart-status" role="status">{escape(text)}{bar}</div>'
 
 
 def _progress(event: Progress) -> str:
-    batch = f"image {event.first}"
+    batch = f"picture {event.first}"
     if event.last > event.first:
-        batch = f"images {event.first} to {event.last}"
-    text = f"{event.name}: {batch} of {event.images}, stage of {event.stage} tokens"
-    bar = f'<progress max="{event.total}" value="{event.done}"></progress>'
-    return f'<div class="hart-status" role="status">{escape(text)}{bar}</div>'
+        batch = f"pictures {event.first} to {event.last}"
+    return f"{called(event.name)}: {batch} of {event.images}, stage of {event.stage} tokens"
+
+
+def _step(event: Step) -> str:
+    left = event.left_s
+    time = "" if left is None else f", about {left:.0f} s left"
+    if left is not None and left > 90:
+        time = f", about {left / 60:.0f} minutes left"
+    return f"{event.name}: {event.done} of {event.total}{time}"
+
+
+def _bar(attributes: str, shares: Mapping[str, float]) -> str:
+    parts = (
+        f'<span class="hart-{name}" style="width:{share:.2%}"></span>'
+        for name, share in shares.items()
+    )
+    return f'<div class="hart-bar" {attributes}>{"".join(parts)}</div>'
+
+
+def saved(statistics: Mapping[str, Any]) -> str:
+    """The saved work as one bar, with what saved how much of it."""
+    shares = {name: share for name, share in statistics["saved_share_by"].items() if share}
+    bar = _bar('role="img" aria-label="saved work"', shares)
+    keys = [f'<span class="hart-key hart-{name}"></span>{SAVED_BY[name]}' for name in shares]
+    keys.append('<span class="hart-key"></span>computed')
+    said = notes([f"{savings_text(statistics)}."])
+    return f'{bar}<p class="hart-keys">{" ".join(keys)}</p>{said}'
+
+
+def plan_map(plan: Plan) -> str:
+    """Which module is computed, reused or leaves out tokens at which stage."""
+    return f'<div class="hart-map">{plan._repr_html_()}</div>'
+
+
+def figures(plan: StoredPlan) -> str:
+    """What is known about a plan, predicted beside measured."""
+    return f"<pre>{escape(chr(10).join(figure_lines(plan)))}</pre>"
 
 
 def cards(numbers: Sequence[tuple[str, str]]) -> str:
@@ -60,8 +100,8 @@ def notes(lines: Sequence[str]) -> str:
 
 
 def folded(title: str, content: str) -> str:
-    """HTML under a title that opens and closes it; open at first."""
-    return f"<details open><summary>{escape(title)}</summary>{content}</details>"
+    """HTML under a title that opens and closes it; closed at first."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
 def strip(title: str, rows: Iterable[Sequence[tuple[Image.Image, str]]]) -> str:
@@ -96,4 +136,4 @@ def _cell(column: str, value: Any) -> str:
         return ""
     if isinstance(value, str | int):
         return escape(str(value))
-    return f"{value:.1%}" if column.endswith(("reused", "saved")) else f"{value:.3f}"
+    return f"{value:.1%}" if column.endswith("saved") else f"{value:.3f}"

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hart.modules.networks.caching.config import SITES, CacheConfig
-from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.modules.networks.caching.stages import StageSchedule
 from hart.pipeline import GenerationOptions
+from hart.tuning.targets import Target
 from hart.utils.errors import shown
 from hart.utils.fields import Field, Flag, Number, Whole, check_field
 from hart.utils.prompt_files import read_prompt_text
 
-CUSTOM = "custom"
-"""Beside the presets' names: a preset with changes of the visitor's own."""
+TARGETS = ("target_saved", "min_ssim")
+"""Of a plan that is found on the page, both within 0 and 1."""
 
-DEFAULT_PRESET = "original"
 MAX_PROMPT_CHARACTERS = 4000
 MAX_CFG_SCALE = 30.0
-MAX_CALIBRATION_PROMPTS = 64
+MAX_CALIBRATION_PROMPTS, MAX_TUNING_PROMPTS = 64, 16
 _SEED = Whole(0, 2**53 - 1)  # above it a browser's numbers have gaps
 
 
@@ -48,6 +48,16 @@ class CalibrationRequest:
     prompts: list[str]
     options: GenerationOptions
     add: bool = False
+
+
+@dataclass(frozen=True)
+class TuningRequest:
+    """A plan to find with some prompts and to verify on others."""
+
+    prompts: list[str]
+    held_out: list[str]
+    options: GenerationOptions
+    target: Target
 
 
 def _check(name: str, value: object, kind: Field) -> None:
@@ -99,38 +109,51 @@ def read_switch(name: str, value: object) -> bool:
     return bool(value)
 
 
-def read_preset(preset: object, schedule: StageSchedule) -> CacheConfig:
-    """The cache configuration of a preset; ValueError if there is none of that name."""
-    if not isinstance(preset, str) or preset not in CACHE_PRESETS:
-        raise ValueError(f"Unknown preset {shown(preset)}.")
-    return preset_config(preset, schedule.patch_nums)
+def read_target(name: object, value: object) -> Target:
+    """What a plan is to reach; ValueError if it is none of :data:`TARGETS`, or no share."""
+    if not isinstance(name, str) or name not in TARGETS:
+        raise ValueError(f"Unknown target {shown(name)}.")
+    _check("The target", value, Number(0, 1))
+    return Target(name, float(value))  # type: ignore[arg-type]
 
 
-def read_config(
-    preset: Any,
+def read_choice(what: str, name: object, choices: Mapping[str, CacheConfig]) -> CacheConfig:
+    """The configuration of that name; ValueError if there is none. ``what``: for people."""
+    if not isinstance(name, str) or name not in choices:
+        raise ValueError(f"Unknown {what} {shown(name)}.")
+    return choices[name]
+
+
+def config_fields(config: CacheConfig) -> list[Any]:
+    """What the page's fields hold for a configuration, as :func:`changed_config` takes them."""
+    return [
+        list(config.skip_stages or ()),
+        list(config.enabled_sites),
+        config.threshold,
+        config.adaptive_threshold,
+        config.interpolation_mode,
+    ]
+
+
+def changed_config(
+    config: CacheConfig,
     schedule: StageSchedule,
-    stages: Any = (),
-    sites: Any = (),
-    threshold: Any = CacheConfig.threshold,
-    adaptive: Any = False,
-    interpolation: Any = CacheConfig.interpolation_mode,
-    base: Any = None,
+    stages: Any,
+    sites: Any,
+    threshold: Any,
+    adaptive: Any,
+    interpolation: Any,
 ) -> CacheConfig:
-    """The cache configuration of a preset, or with :data:`CUSTOM` the one that the rest says.
+    """A configuration with what the fields hold; what they do not name stays as it is.
 
     Args:
         stages: token counts of the stages that may reuse; each is fed from the stage before it.
         sites: ``attn``, ``mlp``.
-        base: the preset that the other arguments change; what they do not name stays as it is
-            there. None: an empty configuration.
 
     Raises:
-        ValueError: unknown preset, a stage that the model does not have or that has none before
-            it, an unknown site, or a field that :class:`CacheConfig` refuses.
+        ValueError: a stage that the model does not have or that has none before it, an unknown
+            site, or a field that :class:`CacheConfig` refuses.
     """
-    if preset != CUSTOM:
-        return read_preset(preset, schedule)
-    config = CacheConfig() if base is None else read_preset(base, schedule)
     able = schedule.lengths[1:]
     for stage in _list("stages", stages):
         if stage not in able:
@@ -138,19 +161,18 @@ def read_config(
                 f"Stage {shown(stage)} cannot reuse; the stages that can are "
                 f"{', '.join(map(str, able))}."
             )
-    skip = sorted({int(stage) for stage in _list("stages", stages)})
+    skip = sorted({int(stage) for stage in stages})
     if skip != list(config.skip_stages or ()):
         before = [schedule.lengths[schedule.index_of(n) - 1] for n in skip]
         config = replace(config, skip_stages=skip, cache_stages=before)
-    chosen = _list("sites", sites)
-    for site in chosen:
+    for site in _list("sites", sites):
         if site not in SITES:
             raise ValueError(f"Unknown site {shown(site)}; choose from {', '.join(SITES)}.")
     _check("The threshold", threshold, Number(0, 1))
     return replace(
         config,
-        enable_attn_cache="attn" in chosen,
-        enable_mlp_cache="mlp" in chosen,
+        enable_attn_cache="attn" in sites,
+        enable_mlp_cache="mlp" in sites,
         threshold=threshold,
         adaptive_threshold=read_switch("Adapting the threshold", adaptive),
         interpolation_mode=interpolation,

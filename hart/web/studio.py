@@ -6,18 +6,20 @@ import contextlib
 import copy
 import math
 import threading
+import time
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
+
+from PIL import Image
 
 from hart.evaluation.comparison import REFERENCE
 from hart.evaluation.reuse_plot import ReuseMap
 from hart.evaluation.timing import rotated
 from hart.modules.networks.caching.config import CacheConfig
-from hart.modules.networks.caching.presets import NO_CACHE, preset_config
+from hart.modules.networks.caching.presets import NO_CACHE
 from hart.modules.networks.caching.statistics import CacheStatistics
-from hart.modules.networks.caching.tuned_config import TunedConfig
 from hart.pipeline import GenerationOptions, HARTPipeline, ImageResult
 from hart.pipeline.options import ImageRequest
 from hart.web import DEFAULT_MAX_WAITING
@@ -27,13 +29,17 @@ from hart.web.events import (
     Drawn,
     FinishedRun,
     Tracker,
+    Tuned,
     WarmingUp,
     batch_size,
 )
-from hart.web.requests import DEFAULT_PRESET, CalibrationRequest, DrawRequest
+from hart.web.requests import CalibrationRequest, DrawRequest, TuningRequest
+from hart.web.tuning import find_plan
 from hart.web.worker import Emit, StoppedError, Worker
 
 _MAX_WARM = 100
+SAMPLES_S = 60.0
+"""No further sample is begun after so long."""
 
 Judge = Callable[[str], bool]
 """Whether a prompt is unsafe."""
@@ -50,9 +56,12 @@ class Studio:
         pipeline: the model. Its cache configuration is left as it was after every request; a
             calibration replaces its similarity table for everybody.
         is_unsafe: judges prompts; None lets all of them pass.
-        plans: what can be drawn with beside presets, by name.
         max_waiting: requests that may wait; further ones end with
             :class:`hart.web.worker.BusyError`.
+
+    Attributes:
+        samples: prompts and pictures that :meth:`warm_up` has drawn.
+        is_warm: whether there will be no more of them.
     """
 
     def __init__(
@@ -60,9 +69,10 @@ class Studio:
         pipeline: HARTPipeline,
         is_unsafe: Judge | None = None,
         max_waiting: int = DEFAULT_MAX_WAITING,
-        plans: Mapping[str, TunedConfig] | None = None,
     ) -> None:
-        self.pipeline, self.plans = pipeline, dict(plans or {})
+        self.pipeline = pipeline
+        self.samples: list[tuple[str, Image.Image]] = []
+        self.is_warm = True
         self._is_unsafe = is_unsafe
         self._worker = Worker(max_waiting)
         self._own_tables = copy.deepcopy(pipeline.transformer.similarity)
@@ -93,14 +103,20 @@ class Studio:
         """Use the checkpoint's own table again, once the model is free; raises BusyError."""
         return self._worker.events(self._restore)
 
+    def tune(self, request: TuningRequest) -> Generator[Any, None, None]:
+        """Find a plan when the model is free: :class:`Waiting`, :class:`Step`, then :class:`Tuned`;
+        raises as :meth:`draw`, and ValueError if the target cannot be reached."""
+        return self._worker.events(partial(self._tune, request))
+
     def close(self) -> None:
         """Stop drawing; returns when nothing is drawn any more."""
         self._worker.close()
 
-    def warm_up(self) -> None:
-        """Draw an image with and one without the default caching, so that the first visitor does
-        not wait for what is only done once. Returns at once; gives way when a request waits."""
-        self._worker.start(self._warm_up_before_visitors)
+    def warm_up(self, prompts: Sequence[str], config: CacheConfig, seed: int) -> None:
+        """Draw samples, so that the first visitor sees some and does not wait for what is only done
+        once. Returns at once; gives way when a request waits, and ends after a minute."""
+        self.is_warm = False
+        self._worker.start(partial(self._warm_up_before_visitors, prompts, config, seed))
 
     # --- one request --------------------------------------------------------------------------
 
@@ -159,20 +175,39 @@ class Studio:
                 self._warm.clear()
             self._warm.add((config, size))
 
-    def _warm_up_before_visitors(self, emit: Emit) -> None:
+    def _warm_up_before_visitors(
+        self, prompts: Sequence[str], config: CacheConfig, seed: int, emit: Emit
+    ) -> None:
+        model, end = self.pipeline.transformer, time.monotonic() + SAMPLES_S
+
         def give_way(event: Any) -> None:
             if self._worker.waiting:
                 raise StoppedError
             emit(event)
 
-        default = preset_config(DEFAULT_PRESET, self.pipeline.transformer.patch_nums)
-        request = DrawRequest(["a first image"], GenerationOptions(), DEFAULT_PRESET, default)
-        with self._turn(give_way, []):
-            self._warm_up([default, NO_CACHE], request, give_way)
-        self.pipeline.transformer.reset_cache_statistics()
+        try:
+            with self._turn(give_way, []):
+                request = DrawRequest([*prompts[:1]], GenerationOptions(), "", config)
+                self._warm_up([NO_CACHE, config], request, give_way)
+                model.set_cache_config(config)
+                for prompt in prompts:
+                    if time.monotonic() < end:
+                        batch = [ImageRequest(0, prompt, seed)]
+                        (result,) = self.pipeline.draw_together(
+                            batch, callback=lambda *_: give_way(None)
+                        )
+                        self.samples.append((prompt, result.image))
+            model.reset_cache_statistics()
+        finally:
+            self.is_warm = True
 
     def _restore(self, emit: Emit) -> None:
         self.pipeline.transformer.similarity = copy.deepcopy(self._own_tables)
+
+    def _tune(self, request: TuningRequest, emit: Emit) -> None:
+        with self._turn(emit, [*request.prompts, *request.held_out]) as notes:
+            plan = find_plan(self.pipeline, request, emit)
+        emit(Tuned(request, plan, notes))
 
     def _calibrate(self, request: CalibrationRequest, emit: Emit) -> None:
         model = self.pipeline.transformer
@@ -221,8 +256,15 @@ class _Run:
         model = self._pipeline.transformer
         reused = model.cache_statistics.total().reused
         reasons = () if reused else model.decision_plan().reasons
-        statistics, reuse = model.get_cache_statistics(), ReuseMap.of(model)
-        return FinishedRun(self.name, self._config, self._results, statistics, reuse, reasons)
+        return FinishedRun(
+            self.name,
+            self._config,
+            self._results,
+            model.get_cache_statistics(),
+            ReuseMap.of(model),
+            model.decision_plan(),
+            reasons,
+        )
 
     def _enter(self) -> None:
         """The model draws with this configuration and counts for it from now on."""

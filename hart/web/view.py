@@ -11,6 +11,7 @@ from hart.web import render
 from hart.web.events import BatchDone, Preview, Progress, WarmingUp
 from hart.web.requests import DrawRequest
 from hart.web.results import PREVIEW_PREFIX
+from hart.web.tables import called
 from hart.web.worker import Waiting
 
 MAX_SHOWN, MAX_THUMBNAIL = 512, 96
@@ -18,6 +19,12 @@ MAX_SHOWN, MAX_THUMBNAIL = 512, 96
 
 Updates = dict[str, Any]
 """New content by the name of the part of the page that shows it."""
+
+NOTHING_DRAWN: Updates = {
+    **dict.fromkeys(("pairs", "gallery"), ()),
+    **dict.fromkeys(("strip", "cards", "tables"), ""),
+    "download": None,
+}
 
 
 class DrawingView:
@@ -37,9 +44,7 @@ class DrawingView:
 
     def cleared(self) -> Updates:
         """Updates that empty everything."""
-        empty: Updates = dict.fromkeys(("heat_map", "files"))
-        texts = dict.fromkeys(("strip", "cards", "tables"), "")
-        return {**empty, **texts, "gallery": [], "columns": self._columns}
+        return {**NOTHING_DRAWN, "columns": self._columns}
 
     def update(self, event: Waiting | WarmingUp | Progress | Preview | BatchDone) -> Updates:
         """What an event changes on the page."""
@@ -66,12 +71,12 @@ class DrawingView:
         """Show the pictures of a batch after stage ``si``."""
         label = f"stage {si + 1}"
         for (index, seed), image in zip(seeds, images, strict=True):
-            small = _small(image, MAX_SHOWN)
-            self._show((index, name), si, small, f"{name}, seed {seed}")
+            shown = small(image, MAX_SHOWN)
+            self._show((index, name), si, shown, f"{called(name)}, seed {seed}")
             if name == self._name and (index in self._thumbnails or si == 0):
                 row = self._thumbnails.setdefault(index, [])
-                row.append((_small(image, MAX_THUMBNAIL), str(si + 1)))
-                self.stages.setdefault(label, []).append(small)
+                row.append((small(image, MAX_THUMBNAIL), str(si + 1)))
+                self.stages.setdefault(label, []).append(shown)
 
     def _show(self, key: tuple[int, str], si: int, image: Image.Image, caption: str) -> None:
         """Show a picture in place of its last one, which a slow browser may still be fetching:
@@ -86,10 +91,10 @@ class DrawingView:
         self._shown[key] = (str(file), caption)
 
 
-def _small(image: Image.Image, side: int) -> Image.Image:
+def small(image: Image.Image, side: int) -> Image.Image:
     """At most ``side`` pixels wide and high; smaller ones as they are."""
     if max(image.size) <= side:
         return image
-    small = image.copy()
-    small.thumbnail((side, side))
-    return small
+    copy = image.copy()
+    copy.thumbnail((side, side))
+    return copy

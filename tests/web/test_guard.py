@@ -210,7 +210,7 @@ def test_results_are_served_once_and_nothing_beside_them(site):
     assert {"000-no-cache.png", "all.zip", "report.json", "stage_by_stage.png"} <= names
     assert not [name for name in names if name.startswith("preview-")]
     assert {path for path in site.files() if path.is_file()} == set(folder.iterdir())  # no copies
-    status, headers, body = site.visitor.ask("GET", f"/gradio_api/file={folder}/reuse.png")
+    status, headers, body = site.visitor.ask("GET", f"/gradio_api/file={folder}/000-no-cache.png")
     assert (status, headers["Content-Type"], body[:4]) == (200, "image/png", b"\x89PNG")
     assert headers["X-Content-Type-Options"] == "nosniff"
     assert "sandbox" in headers["Content-Security-Policy"]
@@ -223,7 +223,7 @@ def test_results_are_served_once_and_nothing_beside_them(site):
         f"{folder}/.planted.png",
         f"{folder}/planted.png",
         f"{folder}/../planted.html",
-        f"{folder}//reuse.png",
+        f"{folder}//000-no-cache.png",
         f"{folder}",
         f"{folder}/",
         "http://127.0.0.1:1/x.html",
@@ -273,9 +273,9 @@ def last_words(site, values) -> str:
         (0, ["a"], "prompts must be text"),
         (1, 10**400, "seed must be a whole number"),
         (2, float("nan"), "guidance scale must be a number"),
-        (3, None, "Unknown preset"),
-        (9, "yes", "Comparing must be true or false"),
-        (10, None, "Showing every stage must be true or false"),
+        (3, None, "Unknown quality"),
+        (10, "yes", "Comparing must be true or false"),
+        (11, None, "Showing every stage must be true or false"),
     ],
 )
 def test_values_that_no_field_can_hold_are_explained(site, place, value, words):
@@ -390,9 +390,10 @@ def test_without_calibration_there_is_no_function_for_it(handlers):
         config = page.get_config_file()
         ids[calibration] = {part["props"].get("elem_id") for part in config["components"]}
         functions[calibration] = sum(f["queue"] and f["backend_fn"] for f in config["dependencies"])
-    assert {"calibrate-button", "restore", "similarity", "draw-button"} <= ids[True]
-    assert {"calibrate-button", "restore", "similarity"}.isdisjoint(ids[False])
-    assert functions == {True: 3, False: 1}  # to draw, to calibrate, to restore
+    shared = {"calibrate-button", "first-table", "similarity", "tune-button"}
+    assert shared | {"draw-button"} <= ids[True]
+    assert shared.isdisjoint(ids[False])
+    assert functions == {True: 4, False: 1}  # to draw; to find plans, to calibrate, to restore
 
 
 def test_a_password_and_a_proxy(handlers):

@@ -10,7 +10,13 @@ import pytest
 from hart.modules.networks.caching.config import CacheConfig
 from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.modules.networks.caching.stages import StageSchedule
-from hart.web.requests import CUSTOM, read_config, read_options, read_prompts
+from hart.web.requests import (
+    changed_config,
+    config_fields,
+    read_options,
+    read_prompts,
+    read_target,
+)
 
 SCHEDULE = StageSchedule((1, 2, 3, 4, 6, 8))
 
@@ -68,42 +74,36 @@ def test_numbers_that_are_refused(seed, scale, words):
         read_options(seed, scale)
 
 
-@pytest.mark.parametrize("name", CACHE_PRESETS)
-def test_a_preset_is_the_librarys_whatever_the_other_fields_say(name):
-    expected = preset_config(name, SCHEDULE.patch_nums)
-    assert read_config(name, SCHEDULE, [3], ["nothing"], 99) == expected
+def changed(base="no-cache", **fields) -> CacheConfig:
+    values = {"stages": [], "sites": ["attn"], "threshold": 0.7, "adaptive": False}
+    values |= {"interpolation": "bilinear", **fields}
+    return changed_config(preset_config(base, SCHEDULE.patch_nums), SCHEDULE, **values)
 
 
-def test_custom_stages_are_fed_by_those_before_them():
-    config = read_config(CUSTOM, SCHEDULE, [64, 16], ["mlp"], 0.55, True, "nearest")
+def test_stages_are_fed_by_those_before_them():
+    config = changed_config(CacheConfig(), SCHEDULE, [64, 16], ["mlp"], 0.55, True, "nearest")
     assert config == CacheConfig((16, 64), (9, 36), False, True, 0.55, True, "nearest")
 
 
-def test_custom_with_nothing_chosen_is_off():
-    assert not read_config(CUSTOM, SCHEDULE, [], []).caches_anything
+def test_nothing_chosen_is_off():
+    assert not changed(sites=[]).caches_anything
 
 
 @pytest.mark.parametrize("name", CACHE_PRESETS)
-def test_custom_caching_changes_a_preset_and_keeps_the_rest_of_it(name):
+def test_the_fields_change_a_preset_and_keep_the_rest_of_it(name):
     preset = preset_config(name, SCHEDULE.patch_nums)
-    fields = [list(preset.skip_stages), list(preset.enabled_sites), preset.threshold]
-    fields += [preset.adaptive_threshold, preset.interpolation_mode]
-    assert read_config(CUSTOM, SCHEDULE, *fields, name) == preset
+    fields = config_fields(preset)
+    assert changed_config(preset, SCHEDULE, *fields) == preset
     fields[2] = 0.79
-    assert read_config(CUSTOM, SCHEDULE, *fields, name) == replace(preset, threshold=0.79)
+    assert changed_config(preset, SCHEDULE, *fields) == replace(preset, threshold=0.79)
     fields[0] = [4]
     moved = replace(preset, threshold=0.79, skip_stages=[4], cache_stages=[1])
-    assert read_config(CUSTOM, SCHEDULE, *fields, name) == moved
+    assert changed_config(preset, SCHEDULE, *fields) == moved
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"preset": "fastest"}, "Unknown preset 'fastest'"),
-        ({"preset": None}, "Unknown preset None"),
-        ({"preset": ["original"]}, "Unknown preset"),
-        ({"base": "fastest"}, "Unknown preset 'fastest'"),
-        ({"base": {}}, "Unknown preset"),
         ({"stages": None}, "stages must be a list"),
         ({"sites": "attn"}, "sites must be a list"),
         ({"stages": [10**400]}, "Stage 1000.* cannot reuse"),
@@ -118,6 +118,21 @@ def test_custom_caching_changes_a_preset_and_keeps_the_rest_of_it(name):
         ({"interpolation": "cubic"}, "interpolation_mode must be one of"),
     ],
 )
-def test_custom_caching_that_is_refused(fields, words):
+def test_fields_that_are_refused(fields, words):
     with pytest.raises(ValueError, match=words):
-        read_config(**{"preset": CUSTOM, "schedule": SCHEDULE, "sites": ["attn"], **fields})
+        changed(**fields)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("max_latency", 0.5, "Unknown target 'max_latency'"),
+        (None, 0.5, "Unknown target None"),
+        ("min_ssim", "much", "The target must be a number from 0 to 1"),
+        ("target_saved", 1.5, "a number from 0 to 1, got 1.5"),
+        ("target_saved", math.nan, "The target must be a number"),
+    ],
+)
+def test_targets_that_are_refused(name, value, words):
+    with pytest.raises(ValueError, match=words):
+        read_target(name, value)

@@ -97,13 +97,13 @@ def test_a_comparison_is_warmed_up_once_and_drawn_in_turns(studio, monkeypatch):
 def test_warming_up_gives_way_to_visitors(studio):
     first = studio.draw(request(prompts=PROMPTS * 50))
     next(event for event in first if isinstance(event, Progress))
-    studio.warm_up()
+    studio.warm_up(PROMPTS[:1], preset_config("original", PATCH_NUMS), 3)
     second = studio.draw(request())
     assert next(second) == Waiting(2)
     first.close()
     assert isinstance(events_of(second)[-1], Drawn)
     assert studio._warm == set()
-    studio.warm_up()
+    studio.warm_up(PROMPTS[:1], preset_config("original", PATCH_NUMS), 3)
     deadline = time.monotonic() + 30
     while len(studio._warm) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
