@@ -72,7 +72,7 @@ PAGES = build/pages
 pages: $(VENV)/.installed
 	rm -rf $(PAGES) && mkdir -p $(PAGES)
 	tar cf - *.md LICENSE NOTICE docs examples integrations benchmarks/results | tar xf - -C $(PAGES)
-	DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(abspath $(SITE))
 
 # The API reference, of every module from its docstrings; what pdoc cannot resolve is an error.
 # No error: modules that a package brings and the list names as well, types in constructors that others
