@@ -125,6 +125,8 @@ class KeyValueBuffers:
         return self._shared
 
     def keep_rows(self, rows: int) -> None:
-        """Drop all rows of the batch but the first ones."""
+        """Drop all rows of the batch but the first ones, and free them layer by layer."""
         self.rows = rows
-        self._layers = [(k[:rows].clone(), v[:rows].clone()) for k, v in self._layers]
+        for layer in range(len(self._layers)):
+            k, v = self._layers[layer]
+            self._layers[layer] = k[:rows].clone(), v[:rows].clone()
