@@ -52,7 +52,7 @@ class Recorded:
 
 
 def truth(session: Session) -> dict[str, Any]:
-    """How far the blocks are from float32 at every stage, given the same tokens, and repeatability."""
+    """How far the blocks are from float32 at every stage, given its tokens; repeatability."""
     pipeline = session.pipeline
     pipeline.transformer.set_cache_config("no-cache")
     half = Recorded(Engine(pipeline.transformer))
@@ -193,7 +193,7 @@ def compiled_blocks(session: Session) -> dict[str, Any]:
     """``torch.compile`` against eager; a rehearsal without a GPU traces but does not compile."""
     if session.device.type == "cuda":
         return _against_eager(session, "compile")
-    with mock.patch("hart.engine.engine.compiled", lambda: compiled("eager")):
+    with mock.patch("hart.engine.engine.compiled", return_value=compiled("eager")):
         return _against_eager(session, "compile")
 
 
