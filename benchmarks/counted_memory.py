@@ -2,7 +2,7 @@
 
 Run ``python -m benchmarks.counted_memory``. A generation of the published shape is traced on CUDA
 tensors that hold nothing, and decoded. Every layer is alike, so that models of 2 and 4 layers say
-how much one takes. A process has more than its tensors: CUDA's context, the workspaces of kernels and
+how much one takes. Beyond its tensors a process has CUDA's context, the workspaces of kernels and
 what the allocator rounds up.
 """
 

@@ -53,7 +53,7 @@ def _ceilings(found: dict[str, Any]) -> list[str]:
     ]
     for length, kernels in found["attention"].items():
         for name, rate in kernels.items():
-            text = rate if isinstance(rate, str) else f"{rate['flops'] / 1e12:.1f} TFLOP/s"
+            text = rate[:60] if isinstance(rate, str) else f"{rate['flops'] / 1e12:.1f} TFLOP/s"
             rows.append((f"attention at {length}, {name}", text))
     for layout, rate in found["convolution"].items():
         rows.append((f"convolution, {layout}", f"{rate['flops'] / 1e12:.1f} TFLOP/s"))

@@ -32,12 +32,19 @@ class Machine:
     bytes_per_s: float
 
     @classmethod
-    def measure(cls, device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Machine:
+    def measure(
+        cls,
+        device: torch.device,
+        dtype: torch.dtype,
+        repeats: int = 5,
+        sizes: tuple[int, int] | None = None,
+    ) -> Machine:
         """Best of ``repeats``, of random numbers: constant ones cost less power and run faster.
 
-        Sizes fill the device: matrices of side 8192 and 2 GiB, on a CPU 2048 and 256 MiB.
+        ``sizes`` are the side of the matrices and the bytes of the copy; by default they fill the
+        device, with 8192 and 2 GiB, on a CPU with 2048 and 256 MiB.
         """
-        side, size = (2048, 2**28) if device.type == "cpu" else (8192, 2**31)
+        side, size = sizes or ((2048, 2**28) if device.type == "cpu" else (8192, 2**31))
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         source = torch.randint(256, (size,), dtype=torch.uint8, device=device)
         target = torch.empty_like(source)

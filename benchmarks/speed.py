@@ -125,8 +125,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def roofline(pipeline: HARTPipeline, batch_size: int) -> dict[str, Any]:
-    machine = Machine.measure(pipeline.device, pipeline.dtype)
+def roofline(
+    pipeline: HARTPipeline, batch_size: int, machine: Machine | None = None
+) -> dict[str, Any]:
+    machine = machine or Machine.measure(pipeline.device, pipeline.dtype)
     macs, moved = part_macs(pipeline, batch_size), part_bytes(pipeline, batch_size)
     parts = {
         part: {
