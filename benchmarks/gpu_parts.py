@@ -66,6 +66,7 @@ class Session:
     def pipeline(self) -> Any:
         if self._pipeline is None:
             self._pipeline = self.build()
+            self.tidy()
         return self._pipeline
 
     def build(self, dtype: torch.dtype | None = None) -> Any:
@@ -73,8 +74,11 @@ class Session:
         place = {"device": self.device, "dtype": dtype or self.dtype}
         return random_pipeline(self.shape, drawn_there=True, **place)
 
-    def free(self) -> None:
-        """Give back what the last step has left."""
+    def tidy(self) -> None:
+        """The pipeline as it was made, whatever a step has left; its memory is given back."""
+        if self._pipeline is not None:
+            self._pipeline.use_engine, self._pipeline.compile = True, False
+            self._pipeline.transformer.set_cache_config("no-cache")
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -54,7 +54,6 @@ class Recorded:
 def truth(session: Session) -> dict[str, Any]:
     """How far the blocks are from float32 at every stage, given its tokens; repeatability."""
     pipeline = session.pipeline
-    pipeline.transformer.set_cache_config("no-cache")
     half = Recorded(Engine(pipeline.transformer))
     pipeline.feature_map(pipeline.requests([PROMPT], seed=1), half)
     exact = Recorded(Engine((twin := session.build(torch.float32)).transformer), half.tokens)
@@ -115,7 +114,6 @@ def synchronisations(session: Session) -> dict[str, Any]:
         waits = [w for w in said if "synchroniz" in str(w.message)]
         lines = Counter(f"{w.filename.rpartition('hart/')[2]}:{w.lineno}" for w in waits)
         found[name] = {"count": len(waits), "lines": dict(lines.most_common(40))}
-    session.pipeline.use_engine = True
     return found
 
 
@@ -134,7 +132,7 @@ def table(session: Session) -> dict[str, Any]:
                     found = measure(way, batch_size)
                 except RuntimeError as error:  # out of memory, for example
                     failed[way.name] = str(error).splitlines()[0][:200]
-                    session.free()
+                    session.tidy()
                     continue
                 if turn >= warmup:
                     runs[way.name].append(found)
@@ -149,7 +147,6 @@ def table(session: Session) -> dict[str, Any]:
                 if of_path
             },
         }
-    pipeline.transformer.set_cache_config("no-cache")
     return {"batches": report, "published": AS_PUBLISHED, "reference": OURS}
 
 

@@ -92,7 +92,7 @@ def attempt(step: Step, session: Session, left_s: float) -> dict[str, Any]:
     except Exception as error:
         lines = traceback.format_exc().splitlines()[-20:]
         found = {"status": "failed", "why": f"{type(error).__name__}: {error}", "traceback": lines}
-    session.free()
+    session.tidy()
     return {**found, "took_s": time.perf_counter() - started}
 
 
