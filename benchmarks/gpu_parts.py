@@ -71,8 +71,8 @@ class Session:
 
     def build(self, dtype: torch.dtype | None = None) -> Any:
         """A pipeline of the session's weights, up to rounding to ``dtype``."""
-        place = {"device": self.device, "dtype": dtype or self.dtype}
-        return random_pipeline(self.shape, drawn_there=True, **place)
+        dtype = dtype or self.dtype
+        return random_pipeline(self.shape, device=self.device, dtype=dtype, drawn_there=True)
 
     def tidy(self) -> None:
         """The pipeline as it was made, whatever a step has left; its memory is given back."""
@@ -158,7 +158,8 @@ def _attention_rates(session: Session) -> dict[str, Any]:
     """By stage and kernel: milliseconds of one layer, and operations per second."""
     config = random_config(session.shape)
     lengths = [side**2 for side in config.patch_nums]
-    heads, found = config.num_heads, {}
+    heads = config.num_heads
+    found: dict[str, Any] = {}
     for si in sorted({len(lengths) - n for n in (5, 2, 1)}):
         n, m = lengths[si], config.context_token + sum(lengths[1 : si + 1])
         q, k, v = (
@@ -190,7 +191,7 @@ def _convolution_rates(session: Session) -> dict[str, Any]:
     for name in ("contiguous_format", "channels_last"):
         layout = getattr(torch, name)
         pair = [tensor.contiguous(memory_format=layout) for tensor in (x, weight)]
-        ms = session.ms(lambda pair=pair: F.conv2d(*pair, padding=1))
+        ms = session.ms(partial(F.conv2d, *pair, padding=1))
         found[name] = {"ms": ms, "flops": 2 * 9 * channels**2 * side**2 / ms * 1000}
     return found
 
@@ -216,7 +217,7 @@ def decoder_variants(session: Session) -> dict[str, Any]:
             with mock.patch.object(decoder_copy, "CHANNELS_LAST_DEVICES", devices):
                 copy = DecoderCopy(vae, precision)
             name = ", ".join(str(each).removeprefix("torch.") for each in precision if each)
-            found[f"{name}, {layout}"] = session.ms(lambda copy=copy: copy(f_hat), 3)
+            found[f"{name}, {layout}"] = session.ms(partial(copy, f_hat), 3)
     return {
         "ms": found,
         "chosen": [str(each) for each in decoder_copy.fit_precision(vae)],
