@@ -106,7 +106,7 @@ def test_large_pictures_are_decoded_one_by_one_and_are_the_same(monkeypatch):
     for pixels, expected in ((1, [1] * 5), (2 * side**2, [2, 2, 1]), (2**20, [5])):
         monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", pixels)
         sizes.clear()
-        torch.testing.assert_close(decoder.decode(model, maps), together, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(decoder.decode(model, maps), together)  # up to rounding
         assert sizes == expected
 
 
@@ -122,7 +122,8 @@ def test_precision_is_compared_with_float32_of_the_cpu(monkeypatch):
 
     monkeypatch.setattr(DecoderCopy, "__init__", watched)
     fit_precision(vae)
-    assert made == [(torch.float32, "cpu"), (torch.bfloat16, None)]
+    assert made[:2] == [(torch.float32, "cpu"), (torch.bfloat16, None)]
+    assert {device for _, device in made[1:]} == {None}
 
 
 CHANGES = {
