@@ -58,6 +58,11 @@ _AT = torch.ops.aten
 def _taken(x: torch.Tensor, index: Any) -> tuple[torch.Tensor, list | None]:
     """Slices of ``x``, and what is left to be indexed by tensors."""
     parts = list(index) if isinstance(index, tuple) else [index]
+    for at, part in enumerate(parts):
+        if part is Ellipsis:
+            named = sum(each is not None for each in parts) - 1
+            parts[at : at + 1] = [slice(None)] * (x.dim() - named)
+            break
     dim, tensors = 0, {}
     for part in parts:
         if part is None:
@@ -125,6 +130,7 @@ def _without_numbers() -> Iterator[None]:
     with (
         mock.patch(f"{source}._drawn", _drawn),
         mock.patch.object(PerImageRandom, "orders", _orders),
+        mock.patch("hart.utils.adapted.is_plain", return_value=True),
         mock.patch("hart.engine.decoder_copy._state", return_value=[]),
         mock.patch("hart.engine.decoder_copy.fit_precision", return_value=Precision(HALF)),
     ):
