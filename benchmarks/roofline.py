@@ -7,7 +7,7 @@ whichever is longer.
 from __future__ import annotations
 
 import copy
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hart.modules.networks.caching.multiply_adds import transformer_macs
 from hart.pipeline import HARTPipeline
+from hart.utils.timing import Timeline
 
 
 @dataclass(frozen=True)
@@ -23,40 +24,48 @@ class Machine:
     """Measured rates.
 
     Attributes:
-        macs_per_s: multiply-adds per second of a square matrix product of side ``SIDE``.
+        macs_per_s: multiply-adds per second of a product of two square matrices.
         bytes_per_s: bytes read and written per second by a copy.
     """
 
     macs_per_s: float
     bytes_per_s: float
 
-    SIDE = 2048
-    COPY_BYTES = 2**28
-
     @classmethod
-    def measure(cls, device: torch.device, dtype: torch.dtype, repeats: int = 5) -> Machine:
-        """Best of ``repeats``."""
-        matrix = torch.ones(cls.SIDE, cls.SIDE, dtype=dtype, device=device)
-        source = torch.ones(cls.COPY_BYTES, dtype=torch.uint8, device=device)
+    def measure(
+        cls,
+        device: torch.device,
+        dtype: torch.dtype,
+        repeats: int = 5,
+        sizes: tuple[int, int] | None = None,
+    ) -> Machine:
+        """Best of ``repeats``, of random numbers: constant ones cost less power and run faster.
+
+        ``sizes`` are the side of the matrices and the bytes of the copy; by default they fill the
+        device, with 8192 and 2 GiB, on a CPU with 2048 and 256 MiB.
+        """
+        side, size = sizes or ((2048, 2**28) if device.type == "cpu" else (8192, 2**31))
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        source = torch.randint(256, (size,), dtype=torch.uint8, device=device)
         target = torch.empty_like(source)
-        product_s = _best(lambda: matrix @ matrix, device, repeats)
-        copy_s = _best(lambda: target.copy_(source), device, repeats)
-        return cls(cls.SIDE**3 / product_s, 2 * cls.COPY_BYTES / copy_s)
+        product_s = min(seconds_of(lambda: a @ b, device, repeats))
+        copy_s = min(seconds_of(lambda: target.copy_(source), device, repeats))
+        return cls(side**3 / product_s, 2 * size / copy_s)
 
     def seconds(self, macs: float, bytes_moved: float) -> float:
         """The longer of both limits."""
         return max(macs / self.macs_per_s, bytes_moved / self.bytes_per_s)
 
 
-def _best(work, device: torch.device, repeats: int) -> float:
-    seconds = []
-    for _ in range(repeats + 1):  # the first one warms up
-        started = time.perf_counter()
+def seconds_of(work: Callable[[], Any], device: torch.device, repeats: int = 5) -> list[float]:
+    """Seconds of every repetition on the device's own clock, after two that are not measured."""
+    work()
+    work()
+    timeline = Timeline(device)
+    for _ in range(repeats):
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+        timeline.mark("once")
+    return [seconds for _, seconds in timeline.seconds()]
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import argparse
 import contextlib
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -83,16 +83,16 @@ def demo_tables(model) -> SimilarityTables:
     return SimilarityTables(rows["attn"], rows["mlp"], images=stored.tables.images)
 
 
-def paths(pipeline: HARTPipeline, with_demo: bool) -> list[Path]:
+def paths(pipeline: HARTPipeline, with_demo: bool, presets: Sequence[str] = PRESETS) -> list[Path]:
     everything = assumed_similarity(pipeline.model, 1.0)
     found = [
         Path(AS_PUBLISHED, as_published(pipeline)),
         Path(OURS, pipeline, "no-cache", everything),
-        *(Path(f"{name}, ceiling", pipeline, name, everything) for name in PRESETS),
+        *(Path(f"{name}, ceiling", pipeline, name, everything) for name in presets),
     ]
     if with_demo:
         table = demo_tables(pipeline.model)
-        found += [Path(f"{name}, demo's table", pipeline, name, table) for name in PRESETS]
+        found += [Path(f"{name}, demo's table", pipeline, name, table) for name in presets]
     return found
 
 
@@ -125,8 +125,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def roofline(pipeline: HARTPipeline, batch_size: int) -> dict[str, Any]:
-    machine = Machine.measure(pipeline.device, pipeline.dtype)
+def roofline(
+    pipeline: HARTPipeline, batch_size: int, machine: Machine | None = None
+) -> dict[str, Any]:
+    machine = machine or Machine.measure(pipeline.device, pipeline.dtype)
     macs, moved = part_macs(pipeline, batch_size), part_bytes(pipeline, batch_size)
     parts = {
         part: {

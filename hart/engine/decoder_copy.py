@@ -19,6 +19,8 @@ HALF_PRECISION_LIMIT = 1 / 255
 """How far a picture in [0, 1] that is decoded in half precision may be from float32's."""
 TRIED_SIDES = (1, 2, 4, 8, 16)
 """Stages of the map that is decoded to find out how exact half precision is."""
+CHANNELS_LAST_DEVICES = ("cpu", "cuda")
+"""Where kernels are laid out channels-last. MPS has no kernels for that order and copies."""
 
 
 class Precision(NamedTuple):
@@ -31,21 +33,27 @@ class Precision(NamedTuple):
 class DecoderCopy:
     """The decoder of an autoencoder, and the convolution before it, in another format.
 
-    Its kernels are laid out channels-last, in which its convolutions and norms are faster. The
-    autoencoder is only read.
+    Its kernels are laid out channels-last, in which its convolutions and norms are faster on a CPU.
+    The autoencoder is only read.
 
     Args:
         vae: whose decoder is copied.
         precision: the copy's.
+        device: the copy's, by default the autoencoder's.
     """
 
-    def __init__(self, vae: HARTAutoEncoder, precision: Precision) -> None:
+    def __init__(
+        self, vae: HARTAutoEncoder, precision: Precision, device: torch.device | str | None = None
+    ) -> None:
         self.precision = precision
         self._vae, self._state = weakref.ref(vae), _state(vae)
+        device = torch.device(device or vae.post_quant_conv.weight.device)
+        last = device.type in CHANNELS_LAST_DEVICES
+        self._layout = torch.channels_last if last else torch.contiguous_format
 
         def convert(tensor: torch.Tensor) -> torch.Tensor:
-            layout = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-            return tensor.to(precision.dtype, memory_format=layout)
+            layout = self._layout if tensor.dim() == 4 else torch.preserve_format
+            return tensor.to(device, precision.dtype, memory_format=layout)
 
         self._conv = converted_copy(vae.post_quant_conv, convert)
         self._decoder = converted_copy(vae.decoder, convert)
@@ -62,7 +70,7 @@ class DecoderCopy:
 
     def __call__(self, f_hat: torch.Tensor) -> torch.Tensor:
         """Feature maps (B, Z, h, w) to images (B, 3, H, W), not clamped, in the copy's dtype."""
-        f_hat = f_hat.to(self.precision.dtype).contiguous(memory_format=torch.channels_last)
+        f_hat = f_hat.to(self.precision.dtype).contiguous(memory_format=self._layout)
         return self._runner(self._conv(f_hat))
 
     @property
@@ -80,6 +88,9 @@ def fit_precision(vae: HARTAutoEncoder) -> Precision:
     of the last level alone in half precision, then float32. Half precision is float16 on a GPU,
     which costs as much as bfloat16 and rounds less; elsewhere it is the weights' own. A float32
     decoder stays one. So it depends on the weights and the device, on no picture.
+
+    What float32 says is computed on the CPU: CUDA's convolutions take TF32 for it, unless the whole
+    process is told otherwise.
     """
     weight = vae.post_quant_conv.weight
     if weight.dtype is torch.float32:
@@ -89,9 +100,9 @@ def fit_precision(vae: HARTAutoEncoder) -> Precision:
         f_hat = typical_map(vae)
 
         def decoded(precision: Precision) -> torch.Tensor:
-            return DecoderCopy(vae, precision)(f_hat).clamp(-1, 1).float()
+            return DecoderCopy(vae, precision)(f_hat).clamp(-1, 1).float().cpu()
 
-        exact = decoded(Precision(torch.float32))
+        exact = DecoderCopy(vae, Precision(torch.float32), "cpu")(f_hat.cpu()).clamp(-1, 1)
         for precision in (Precision(half), Precision(torch.float32, last_level=half)):
             # Not so for NaN either, to which float16 may overflow.
             if (decoded(precision) - exact).abs().max() / 2 <= HALF_PRECISION_LIMIT:

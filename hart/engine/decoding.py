@@ -13,6 +13,10 @@ from hart.modules.models.transformer.stage_transformer import StageTransformer
 TILE, OVERLAP = 32, 8
 """Side of a tile of the feature map, and what two neighbours share at least."""
 
+PIXELS_AT_ONCE = 2**20
+"""Images are decoded in pieces of this many pixels, or one by one: a large one has enough to do for
+any device, and its maps are hundreds of MiB."""
+
 
 class EngineDecoder:
     """Decodes feature maps of a model with a :class:`DecoderCopy`, which it owns.
@@ -47,7 +51,9 @@ class EngineDecoder:
         if copy is None or not copy.is_of(vae):
             self._copy = None  # freed before there is another one
             self._copy = copy = DecoderCopy.of(vae)
-        return model.decode_feature_map(f_hat, copy)
+        side = f_hat.shape[-1] * vae.downsample
+        pieces = f_hat.split(max(1, PIXELS_AT_ONCE // side**2))
+        return torch.cat([model.decode_feature_map(piece, copy) for piece in pieces])
 
     @torch.no_grad()
     def decode_in_tiles(

@@ -50,6 +50,7 @@ def random_pipeline(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     cache: str | CacheConfig | None = None,
+    drawn_there: bool = False,
 ) -> Any:
     """A pipeline of a known shape with random weights and random text features.
 
@@ -60,6 +61,7 @@ def random_pipeline(
         shape: a key of :data:`RANDOM_SHAPES`.
         seed: of the weights and the text features.
         device, dtype, cache: as for :meth:`HARTPipeline.from_pretrained`.
+        drawn_there: draw the weights on ``device``, which is faster on a GPU; they are others.
 
     Returns:
         A :class:`HARTPipeline` or, for a shape of VAR's, a :class:`VARPipeline`.
@@ -69,7 +71,8 @@ def random_pipeline(
     """
     config = random_config(shape)
     device, dtype = resolve_place(device, dtype)
-    generator = torch.Generator("cpu").manual_seed(integer("seed", seed))
+    generator = torch.Generator(device if drawn_there else "cpu")
+    generator.manual_seed(integer("seed", seed))
     sizes: dict[str, Any] = {"vocab_size": config.vocab_size, "z_channels": config.z_channels}
     autoencoder_config = HARTAutoEncoderConfig(
         v_patch_nums=config.patch_nums,
@@ -98,7 +101,7 @@ def _build(model_class, config, device: torch.device, dtype: torch.dtype, genera
 
 
 def _normal(shape: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    return torch.randn(shape, generator=generator, dtype=torch.float32, device=generator.device)
 
 
 @torch.no_grad()

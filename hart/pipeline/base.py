@@ -22,7 +22,7 @@ from hart.pipeline.caching import CachingNames
 from hart.pipeline.drawing import BatchDrawing, Onlooker, PreviewCallback, StepCallback
 from hart.pipeline.folders import PathLike
 from hart.pipeline.keywords import known_options, take_generator, take_prompt
-from hart.pipeline.loading import DTYPE_NAMES, convert_weights, resolve_device
+from hart.pipeline.loading import DTYPE_NAMES, convert_weights, resolve_device, text_dtype
 from hart.pipeline.options import ImageRequest, SamplingChoices, batches
 from hart.pipeline.recipe import redraw
 from hart.pipeline.results import HARTPipelineOutput, ImageResult, together
@@ -69,6 +69,7 @@ class Pipeline(CachingNames, DrawsByPlan):
         self.system_prompt = ""
         self.use_engine, self.compile, self.tiled_decode = True, False, False
         self._decoder = EngineDecoder()
+        self._encodes_on: torch.device | None = None  # where the text encoder is only to encode
         self._interrupt = False
         self._bar_options: dict[str, Any] = {}
 
@@ -120,7 +121,11 @@ class Pipeline(CachingNames, DrawsByPlan):
         dtype = resolve_dtype(self.dtype if dtype is None else dtype, device)
         self.transformer.to(device=device, dtype=dtype)  # its autoencoder goes with it
         if self.text_model is not None:
-            convert_weights(self.text_model.to(device), dtype)
+            if self._encodes_on is None:
+                self.text_model.to(device)
+            else:
+                self._encodes_on = device
+            convert_weights(self.text_model, text_dtype(dtype, device))
         return self
 
     @property

@@ -12,6 +12,7 @@ from hart.engine import Engine
 from hart.modules.models.transformer.generation_state import StageCallback
 from hart.modules.networks.caching.generation_counts import GenerationCounts
 from hart.modules.networks.caching.statistics import CacheStatistics
+from hart.pipeline.finite import DECODER, TEXT, FiniteWatch, warn_not_finite
 from hart.pipeline.options import ImageRequest, SamplingChoices
 from hart.pipeline.recipe import recipe_of
 from hart.pipeline.results import (
@@ -96,7 +97,14 @@ class BatchDrawing:
         pipeline, options = self.pipeline, self.options
         recipe: Mapping[str, str] = recipe_of(pipeline, options)
         self.timeline = timeline = Timeline(pipeline.device)
+        watch = FiniteWatch(
+            Engine(pipeline.transformer, pipeline.compile)
+            if pipeline.use_engine
+            else pipeline.transformer
+        )
         condition = pipeline._condition(self.batch, options)
+        if pipeline.text_model is not None:
+            watch.see(TEXT, condition["label_B"])
         timeline.mark(TEXT_PART)
         self.stages = pipeline._num_stages(options)
         try:
@@ -107,17 +115,24 @@ class BatchDrawing:
                 callback=self._on_stage,
                 timeline=timeline,
                 statistics=self.statistics,
-                steps=Engine(pipeline.transformer, pipeline.compile)
-                if pipeline.use_engine
-                else None,
+                steps=watch,
                 on_feature_map=self._on_feature_map,
             )
         except InterruptedDrawingError:
             recipe = {}  # it would draw the whole pictures
-        images = in_form(pipeline.decode(self.f_hat), self.onlooker.output_type)
+        images = self._finished(pipeline.decode(self.f_hat), watch)
         timeline.mark(DECODE_PART)
         seconds = part_seconds(timeline, len(pipeline.transformer.patch_nums))
         return image_results(self.batch, images, seconds, calls_of(self.counts), recipe)
+
+    def _finished(self, images: torch.Tensor, watch: FiniteWatch) -> list[Any]:
+        """Images (B, 3, H, W) in the form that is wanted."""
+        watch.see(DECODER, images)
+        part = watch.first()
+        if part is not None:
+            warn_not_finite(part, self.pipeline.dtype)
+            images = images.nan_to_num(0.0)
+        return in_form(images, self.onlooker.output_type)
 
     def _on_feature_map(self, si: int, f_hat: torch.Tensor) -> None:
         self.f_hat = f_hat

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from itertools import chain
+
 import torch
 
 from hart.utils.device import default_device, resolve_dtype
@@ -54,21 +58,37 @@ def convert_weights(model: torch.nn.Module, dtype: torch.dtype) -> None:
         weight.data = weight.data.to(dtype)
 
 
-def offload_in_turns(first: torch.nn.Module, second: torch.nn.Module, device: torch.device) -> None:
-    """Keep two parts on the CPU; each is on ``device`` from its call until the other one's.
+def text_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """Number format of the text encoder in a pipeline of ``dtype``: never float16.
 
-    Raises:
-        ImportError: ``accelerate`` is not installed, which moves them.
+    What language models add up from layer to layer grows beyond float16. bfloat16, in which the
+    published encoder was trained, does not overflow; a GPU without it computes in float32.
     """
+    if dtype is not torch.float16:
+        return dtype
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float32
     try:
-        from accelerate import cpu_offload_with_hook
-        from accelerate.hooks import remove_hook_from_module
-    except ImportError as error:
-        raise ImportError(
-            'offloading needs the package accelerate: pip install "hart[distributed]"'
-        ) from error
-    for part in (first, second):
-        remove_hook_from_module(part)
-    _, before = cpu_offload_with_hook(first, device)
-    _, after = cpu_offload_with_hook(second, device, prev_module_hook=before)
-    before.hook.prev_module_hook = after
+        return resolve_dtype("bfloat16", device)
+    except ValueError:
+        return torch.float32
+
+
+@contextlib.contextmanager
+def lent_to(module: torch.nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, the tensors of ``module`` are copies on ``device``; afterwards they are as before.
+
+    Nothing is copied back. The device's memory is free again for other programs.
+    """
+    tensors = list(chain(module.parameters(), module.buffers()))
+    before = [tensor.data for tensor in tensors]
+    try:
+        for tensor in tensors:
+            tensor.data = tensor.data.to(device)
+        yield
+    finally:
+        for tensor, data in zip(tensors, before, strict=True):
+            tensor.data = data
+        give_back = getattr(getattr(torch, device.type, None), "empty_cache", None)
+        if give_back is not None:
+            give_back()

@@ -21,7 +21,7 @@ from hart.pipeline.folders import (
     resolve_use_ema,
 )
 from hart.pipeline.keywords import takes_options
-from hart.pipeline.loading import offload_in_turns, resolve_device, resolve_place
+from hart.pipeline.loading import resolve_device, resolve_place
 from hart.pipeline.options import GenerationOptions, ImageRequest, plan_images
 from hart.pipeline.saving import save_hart
 from hart.pipeline.text import encode_unique, load_text_encoder
@@ -33,7 +33,7 @@ class HARTPipeline(Pipeline):
 
     Args:
         model, folders: as for :class:`Pipeline`, which says what can be set and called.
-        text_model: the text encoder, on the transformer's device.
+        text_model: the text encoder, on the transformer's device unless it is offloaded.
         text_tokenizer: the text encoder's tokenizer.
         system_prompt: instruction put before every prompt; an empty one means none.
     """
@@ -77,7 +77,8 @@ class HARTPipeline(Pipeline):
             text_model_path: the text encoder; by default ``text_model`` in the root.
             tokenizer_path: the text tokenizer, by default the text encoder's, or an autoencoder.
             device: by default CUDA, else MPS, else the CPU.
-            dtype, torch_dtype: of all weights, see :func:`resolve_dtype`; None is "auto".
+            dtype, torch_dtype: of all weights, see :func:`resolve_dtype`; None is "auto". The text
+                encoder takes bfloat16 in the place of float16, see :func:`text_dtype`.
             cache: a preset's name or a configuration; None keeps what the checkpoint's config says.
             use_ema: True requires the averaged weights, False ignores them, None uses any.
             system_prompt: instruction put before every prompt; by default the checkpoint's
@@ -119,18 +120,20 @@ class HARTPipeline(Pipeline):
         return {name: getattr(self, name) for name in names}
 
     def enable_model_cpu_offload(self, device: str | torch.device | None = None) -> None:
-        """Have either the text encoder or the transformer with its autoencoder on ``device``.
+        """Have the text encoder on ``device`` only while it encodes, and on the CPU otherwise.
 
-        The other one is on the CPU. It needs less of the device's memory and is slower.
+        It is the largest part, and drawing needs room for keys and values. Every batch waits until
+        its weights are copied. The transformer and its autoencoder move to ``device`` and stay.
 
         Args:
             device: by default CUDA, else MPS, else the CPU.
 
         Raises:
             ValueError: not the name of a device.
-            ImportError: ``accelerate`` is not installed.
         """
-        offload_in_turns(self.text_model, self.transformer, resolve_device(device))
+        self._encodes_on = resolve_device(device)
+        self.transformer.to(self._encodes_on)
+        self.text_model.to("cpu")
 
     def save_pretrained(self, folder: PathLike) -> None:
         """Write everything as a checkpoint that :meth:`from_pretrained` loads.
@@ -168,6 +171,7 @@ class HARTPipeline(Pipeline):
             self.text_tokenizer,
             self.transformer.context_token,
             self.system_prompt if options.use_llm_system_prompt else "",
+            self._encodes_on,
         )
         return {
             "label_B": features,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 from hart.pipeline.folders import CheckpointFolders
+from hart.pipeline.loading import lent_to, text_dtype
 from hart.utils.prompts import encode_prompts
 from hart.utils.text_folders import check_token_ids, load_text_model, load_tokenizer
 from hart.utils.weights import CheckpointError
@@ -24,7 +26,7 @@ _DTYPE_KEYWORD = "dtype" if Version(transformers.__version__) >= Version("4.56")
 def load_text_encoder(
     folders: CheckpointFolders, context_dim: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the text encoder in ``dtype`` on ``device``, and its tokenizer.
+    """Load the text encoder of a pipeline in ``dtype`` on ``device``, and its tokenizer.
 
     Args:
         context_dim: width E of the text features that the transformer expects.
@@ -38,7 +40,7 @@ def load_text_encoder(
         "text model",
         folders.text_model,
         AutoModel,
-        **{_DTYPE_KEYWORD: dtype},
+        **{_DTYPE_KEYWORD: text_dtype(dtype, device)},
         output_loading_info=True,
     )
     _check_text_encoder(model, tokenizer, info, folders, context_dim)
@@ -81,18 +83,21 @@ def encode_unique(
     text_tokenizer: PreTrainedTokenizerBase,
     context_token: int,
     system_prompt: str,
+    device: torch.device | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Text conditions of B prompts, each distinct one encoded once.
 
     Args:
         context_token: text positions T.
         system_prompt: instruction put before each prompt; an empty one means none.
+        device: where the text encoder is meanwhile; by default where it is.
 
     Returns:
         Features (B, T, E), position ids (B, T) and mask (B, T); see ``encode_prompts``.
     """
     unique = list(dict.fromkeys(prompts))
-    with _tokenizer_lock:
+    place = contextlib.nullcontext() if device is None else lent_to(text_model, device)
+    with _tokenizer_lock, place:
         _, mask, position_ids, features = encode_prompts(
             unique,
             text_model,

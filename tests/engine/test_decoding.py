@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from hart.engine import EngineDecoder, decoder_copy
+from hart.engine import EngineDecoder, decoder_copy, decoding
 from hart.engine.decoder_copy import DecoderCopy, Precision, fit_precision, typical_map
 from hart.engine.decoding import _starts
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
@@ -89,6 +89,41 @@ def test_the_precision_is_that_of_the_weights_whatever_was_decoded_before():
         decoder = EngineDecoder()
         decoder.decode(model, other)
         assert decoder.decode(model, maps).equal(expected)
+
+
+@torch.no_grad()
+def test_large_pictures_are_decoded_one_by_one_and_are_the_same(monkeypatch):
+    model, decoder = tiny_model(HARTForT2IEnhanced), EngineDecoder()
+    maps, sizes = smooth_maps(model, 5, 7), []
+    together, at_once = decoder.decode(model, maps), DecoderCopy.__call__
+
+    def counted(copy, f_hat):
+        sizes.append(len(f_hat))
+        return at_once(copy, f_hat)
+
+    monkeypatch.setattr(DecoderCopy, "__call__", counted)
+    side = together.shape[-1]
+    for pixels, expected in ((1, [1] * 5), (2 * side**2, [2, 2, 1]), (2**20, [5])):
+        monkeypatch.setattr(decoding, "PIXELS_AT_ONCE", pixels)
+        sizes.clear()
+        torch.testing.assert_close(decoder.decode(model, maps), together)  # up to rounding
+        assert sizes == expected
+
+
+@torch.no_grad()
+def test_precision_is_compared_with_float32_of_the_cpu(monkeypatch):
+    """Not of the device, which may round it as TF32 does."""
+    vae = half(tiny_model(HARTForT2IEnhanced), torch.bfloat16)
+    made, make = [], DecoderCopy.__init__
+
+    def watched(copy, vae, precision, device=None):
+        made.append((precision.dtype, device))
+        make(copy, vae, precision, device)
+
+    monkeypatch.setattr(DecoderCopy, "__init__", watched)
+    fit_precision(vae)
+    assert made[:2] == [(torch.float32, "cpu"), (torch.bfloat16, None)]
+    assert {device for _, device in made[1:]} == {None}
 
 
 CHANGES = {

@@ -7,8 +7,9 @@ import mmap
 import pytest
 import torch
 
-from hart.evaluation.memory import MemoryWatch, held_bytes
+from hart.evaluation.memory import LiveBytes, MemoryWatch, held_bytes
 from hart.evaluation.random_weights import assumed_similarity, random_pipeline
+from hart.modules.models.transformer.execution.key_value_buffers import KeyValueBuffers
 
 CPU = torch.device("cpu")
 
@@ -45,6 +46,34 @@ def test_reused_attention_adds_no_keys_and_values_but_stored_outputs_count():
     held = held_bytes(pipeline, 2, statistics)
     assert held["keys_values"] == 3 * 2 * 2 * (6 + 4 + 9 + 16) * 2 * 32 * 4
     assert held["feature_cache"] == statistics["feature_cache_bytes"]["peak"] > 0
+
+
+def test_live_bytes_count_storages_once_and_forget_what_is_freed():
+    with LiveBytes("cpu") as live:
+        a = torch.ones(250)
+        b = a.view(5, 50)[1:]
+        assert (live.live, live.peak) == (1000, 1000)
+        c = a + 1
+        del a
+        assert live.live == 2000
+        del b
+        assert (live.live, live.peak) == (1000, 2000)
+        live.restart()
+        c.add_(1)
+    assert live.peak == 1000
+
+
+def test_when_guidance_ends_the_rows_without_text_are_freed_layer_by_layer():
+    layers, tokens = 10, 5
+    with LiveBytes("cpu") as live:
+        shape, keys = (4, 2, 8), [[tokens] * layers] * 2
+        buffers = KeyValueBuffers(keys, shape, True, torch.float32, CPU)
+        whole = live.live
+        assert whole == layers * 2 * 4 * 2 * tokens * 8 * 4
+        live.restart()
+        buffers.keep_rows(2)
+        assert live.live == whole / 2
+        assert live.peak <= whole + whole / layers
 
 
 def test_the_process_peak_sees_memory_that_was_given_back():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from hart.modules.networks.caching.config import CacheConfig
 from hart.pipeline import HARTPipeline
+from hart.pipeline.loading import lent_to, text_dtype
 from tests.pipeline.test_keywords import PROMPT, pixels
 from tests.tiny_models import fill
 
@@ -117,18 +119,49 @@ def test_what_is_shown_is_short_and_says_what_matters(pipeline):
     assert np.array_equal(pixels(shown), pixels(output.images[1]))
 
 
-def test_an_offloaded_pipeline_draws_the_same(pipeline):
-    pytest.importorskip("accelerate")
-    expected = pipeline(PROMPT).images[0]
+def test_an_offloaded_text_encoder_is_lent_to_the_device_to_encode(pipeline, monkeypatch):
+    expected, lent = pipeline(PROMPT).images[0], []
+
+    def watched(module, device):
+        lent.append((module, device))
+        return lent_to(module, device)
+
+    monkeypatch.setattr("hart.pipeline.text.lent_to", watched)
+    pipeline(PROMPT)
+    assert lent == []
     pipeline.enable_model_cpu_offload("cpu")
-    assert hasattr(pipeline.text_model, "_hf_hook")
-    assert np.array_equal(pixels(pipeline(PROMPT).images[0]), pixels(expected))
+    assert np.array_equal(pixels(pipeline.to("cpu")(PROMPT).images[0]), pixels(expected))
+    assert lent == [(pipeline.text_model, torch.device("cpu"))]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_lent_comes_back_as_it_was(pipeline, fails):
+    module = pipeline.text_model
+    tensors = [*module.parameters(), *module.buffers()]
+    before = [(t.data_ptr(), t.dtype, t.device.type) for t in tensors]
+    error = pytest.raises(RuntimeError) if fails else contextlib.nullcontext()
+    with error, lent_to(module, torch.device("meta")):
+        assert {t.device.type for t in tensors} == {"meta"}
+        if fails:
+            raise RuntimeError
+    assert [(t.data_ptr(), t.dtype, t.device.type) for t in tensors] == before
+
+
+def test_the_text_encoder_is_never_in_float16(checkpoint, pipeline):
+    loaded = HARTPipeline.from_pretrained(checkpoint, device="cpu", dtype="float16")
+    for each in (loaded, pipeline.to("float16")):
+        assert each.dtype is torch.float16
+        assert {p.dtype for p in each.text_model.parameters()} == {torch.bfloat16}
+    cuda = torch.device("cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+        assert text_dtype(torch.float16, cuda) is torch.float32
+        assert text_dtype(torch.float32, cuda) is torch.float32
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_text_encoder_and_transformer_take_turns_on_the_device(pipeline):
-    pytest.importorskip("accelerate")
+def test_an_offloaded_text_encoder_is_on_the_cpu_while_the_transformer_draws(pipeline):
     expected = pipeline.to("cuda")(PROMPT).images[0]
     pipeline.enable_model_cpu_offload()
     places = []

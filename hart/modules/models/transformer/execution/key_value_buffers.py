@@ -118,7 +118,7 @@ class KeyValueBuffers:
         return self._shared
 
     def keep_rows(self, rows: int) -> None:
-        """Drop all rows of the batch but the first ones, layer by layer."""
+        """Drop all rows of the batch but the first ones, and free them layer by layer."""
         self.rows = rows
         for layer, both in enumerate(self._layers):
             self._layers[layer] = both[:, :rows].clone()
