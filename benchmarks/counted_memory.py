@@ -154,8 +154,8 @@ def _parts(shape: str, depth: int) -> tuple[HARTForT2IEnhanced, HARTAutoEncoder]
     autoencoder = HARTAutoEncoderConfig(
         v_patch_nums=config.patch_nums,
         quantizer_type="var_hybrid",
-        vocab_size=config.vocab_size,
-        z_channels=config.z_channels,
+        vocab_size=config.vocab_size,  # type: ignore[arg-type]
+        z_channels=config.z_channels,  # type: ignore[arg-type]
         **RANDOM_SHAPES[shape].autoencoder,
     )
     with torch.device("meta"):
@@ -181,7 +181,7 @@ def peaks(shape: str, batch_size: int, depth: int, preset: str = "no-cache") -> 
             torch.empty(*tokens, model.context_dim, device=CUDA),
             context_position_ids=torch.zeros(tokens, dtype=torch.int64, device=CUDA),
             context_mask=torch.ones(tokens, dtype=torch.bool, device=CUDA),
-            generator=[SimpleNamespace(device=CUDA)] * batch_size,  # type: ignore[misc]
+            generator=[SimpleNamespace(device=CUDA)] * batch_size,  # type: ignore[list-item]
             steps=Engine(model),
             timeline=Timeline("cpu"),
             more_smooth=True,

@@ -208,8 +208,9 @@ def _show_pairs(gr: ModuleType, parts: Parts) -> None:
     """Let the visitor choose which of several pictures is compared."""
 
     def show(number: object, pairs: list[Any]) -> Any:
-        known = type(number) is int and 1 <= number <= len(pairs)
-        return pairs[number - 1] if known else gr.skip()
+        if isinstance(number, int) and 1 <= number <= len(pairs):
+            return pairs[number - 1]
+        return gr.skip()
 
     parts["which"].input(show, [parts["which"], parts["pairs"]], parts["compared"], **LIGHT)
 

@@ -240,18 +240,21 @@ class Executor:
             both[:, :, :, start + piece.start : start + piece.stop] = projected[1:]
             queries.append(projected[0])
         q = queries[0] if len(queries) == 1 else torch.cat(queries, dim=2)
-        out = attend(q.to(both.dtype), *both, attention.scale, attention.flash_if_available)
+        out = attend(
+            q.to(both.dtype), both[0], both[1], attention.scale, attention.flash_if_available
+        )
         return out.transpose(1, 2).reshape(rows, n, width)
 
     def _attend_to_text(self, stream: Stream, layer: int) -> torch.Tensor:
         """The text attends to itself; its keys are the first in the buffers."""
         attention = self.model.blocks[layer].attn
-        q, *both = projected = self._project(stream, layer, slice(None))
+        projected = self._project(stream, layer, slice(None))
+        q, k, v = projected
         self.buffers.write_text(layer, stream.rows, projected[1:], stream.tokens)
         if stream.tokens > stream.x.shape[1]:
-            out = both[1]  # equal keys have equal weights, and the mean of equal values is one
+            out = v  # equal keys have equal weights, and the mean of equal values is one
         else:
-            out = attend(q, *both, attention.scale, attention.flash_if_available)
+            out = attend(q, k, v, attention.scale, attention.flash_if_available)
         return out.transpose(1, 2).flatten(2)
 
     def _project(self, stream: Stream, layer: int, piece: slice) -> torch.Tensor:
