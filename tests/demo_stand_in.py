@@ -13,7 +13,8 @@ import hart.demo.reader
 from hart.demo import DEMO_CHECKPOINT
 from hart.demo.scene import ATTRIBUTES
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from tests.pipeline.checkpoint_folder import CONTEXT_TOKEN, TEXT_MODEL, copy_model
+from tests.golden_data import write_model
+from tests.pipeline.checkpoint_folder import CONTEXT_TOKEN, TEXT_MODEL
 from tests.tiny_models import fill, tiny_model
 
 
@@ -41,7 +42,7 @@ def put_in_the_demos_place(root: Path, patch: pytest.MonkeyPatch) -> Path:
     model.save_pretrained(root / "llm")
     (vae,) = model.vae_proxy
     vae.save_pretrained(root / "tokenizer")
-    copy_model(TEXT_MODEL, root / "text_model")
+    write_model("text-encoder", root / "text_model")
     patch.setattr(hart.demo, "DEMO_CHECKPOINT", root)
     reader = Guessing(sides[-1] * vae.downsample)
     patch.setattr(hart.demo.reader, "load_reader", lambda: reader)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import lzma
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load, load_file
+from safetensors.torch import load, save_file
+
+from tests.golden_weights import draw_weights
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -49,17 +54,54 @@ class GoldenCase:
         file = self.path / f"{part}.safetensors.xz"
         return read_packed(file) if file.is_file() else {}
 
-    def weights(self, name: str = "model.safetensors") -> dict[str, torch.Tensor]:
-        """The case's state dict, with the key names of the public implementation."""
-        return load_file(self.path / name)
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The case's state dict, with the key names of the public implementation; the caller's."""
+        return {name: tensor.clone() for name, tensor in self._weights.items()}
+
+    @functools.cached_property
+    def _weights(self) -> dict[str, torch.Tensor]:
+        shapes = {
+            f"{module}.{name}".lstrip("."): shape
+            for module, tensors in read_json(self.path / "shapes.json").items()
+            for name, shape in tensors.items()
+        }
+        sizes = self.config.get("args", self.config)
+        levels = [side * side for side in sizes.get("patch_nums", ())]
+        if levels:
+            levels[0] = sizes.get("context_token", 1)
+        return draw_weights(self.path.name, shapes, self.meta["weight_seed"], levels)
 
 
 @functools.cache
 def load_case(name: str) -> GoldenCase:
     """Read ``tests/golden/<name>`` once; parts that the case does not have are empty."""
     path = GOLDEN / name
+    return GoldenCase(path, read_json(path / "config.json"), read_json(path / "meta.json"))
 
-    def read_json(file: str) -> dict:
-        return json.loads((path / file).read_text()) if (path / file).is_file() else {}
 
-    return GoldenCase(path, read_json("config.json"), read_json("meta.json"))
+def read_json(file: Path) -> dict:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def write_model(name: str, folder: Path) -> None:
+    """Write a case's model as a checkpoint: its weights, and what there is beside them."""
+    case = load_case(name)
+    if name == "text-encoder":
+        shutil.copytree(case.path / "text_model", folder)
+    else:
+        folder.mkdir()
+        shutil.copy(case.path / "config.json", folder)
+    if name == "var-small":
+        torch.save(case.weights(), folder / "var_small.pth")
+    else:
+        save_file(case.weights(), folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@functools.cache
+def golden_models() -> Path:
+    """The models as checkpoints, each in a folder of its case's name, while this process runs."""
+    root = Path(tempfile.mkdtemp(prefix="golden-"))
+    atexit.register(shutil.rmtree, root)
+    for name in ("tokenizer", "llama-shared-aln", "llama-no-aln", "text-encoder", "var-small"):
+        write_model(name, root / name)
+    return root

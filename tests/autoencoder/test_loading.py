@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from hart.modules.models.autoencoder import HARTAutoEncoder, hart_autoencoder_with_disc
 from hart.utils.weights import CheckpointError
-from tests.golden_data import GOLDEN
+from tests.golden_data import golden_models
 from tests.product import product
 
 FORMATS = ("safetensors", "sharded safetensors", "bin", "sharded bin")
@@ -69,7 +69,7 @@ def test_folder_of_the_autoencoder_alone(golden, tmp_path, vae):
 
 @product(2, dtype=[None, torch.bfloat16, torch.float16, torch.float32])
 def test_requested_dtype_is_used_for_every_floating_tensor(golden, vae, dtype):
-    model = HARTAutoEncoder.from_tokenizer_folder(GOLDEN / "tokenizer", dtype=dtype)
+    model = HARTAutoEncoder.from_tokenizer_folder(golden_models() / "tokenizer", dtype=dtype)
     tensors = [*model.parameters(), *model.buffers()]
     assert {t.dtype for t in tensors} == {dtype or torch.float32}
     assert not any(t.is_meta for t in tensors)
@@ -148,7 +148,7 @@ def test_missing_shard_is_named(golden, tmp_path):
     ],
 )
 def test_unusable_config_is_refused(tmp_path, content, message):
-    shutil.copy(GOLDEN / "tokenizer" / "model.safetensors", tmp_path)
+    shutil.copy(golden_models() / "tokenizer" / "model.safetensors", tmp_path)
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):

@@ -14,7 +14,7 @@ from hart.modules.models.autoencoder import (
     HARTAutoEncoderWithDiscConfig,
 )
 from tests.autoencoder.conftest import build
-from tests.golden_data import GOLDEN
+from tests.golden_data import golden_models
 
 BOTH = [HARTAutoEncoderConfig, HARTAutoEncoderWithDiscConfig]
 
@@ -48,7 +48,7 @@ def test_repeated_registration_is_harmless():
 
 
 def test_from_pretrained_of_the_recorded_folder_with_its_discriminator_width(with_disc):
-    folder = GOLDEN / "tokenizer"
+    folder = golden_models() / "tokenizer"
     model = HARTAutoEncoderWithDisc.from_pretrained(folder, disc_ndf=8)
     same_weights(model, with_disc)
 

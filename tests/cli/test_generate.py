@@ -23,8 +23,8 @@ from hart.modules.networks.caching.presets import CACHE_PRESETS, preset_config
 from hart.pipeline import HARTPipeline
 from hart.utils import default_prompts
 from tests.cli.conftest import PROMPTS
-from tests.golden_data import GOLDEN
-from tests.pipeline.checkpoint_folder import DEPTH, PATCH_NUMS, STAGES, copy_model
+from tests.golden_data import write_model
+from tests.pipeline.checkpoint_folder import DEPTH, PATCH_NUMS, STAGES
 from tests.product import PRESETS, product
 
 ROOT = Path(__file__).parents[2]
@@ -213,7 +213,7 @@ def test_other_checkpoints_and_what_the_demo_knows_need_no_advice(cli, monkeypat
 
 
 def test_the_autoencoder_in_harts_own_folder_layout_draws(cli, tmp_path):
-    copy_model(GOLDEN / "tokenizer", tmp_path / "published")
+    write_model("tokenizer", tmp_path / "published")
     assert cli("--tokenizer_path", tmp_path / "published", "--num_samples", "1") == 0
     with Image.open(cli.output / "000000.png") as image:
         assert image.size == (128, 128)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from hart.modules.models.autoencoder import HARTAutoEncoder, HARTAutoEncoderConfig
-from tests.golden_data import GOLDEN
+from tests.golden_data import GOLDEN, load_case, write_model
 
 TEXT_MODEL = GOLDEN / "text-encoder" / "text_model"
 CONTEXT_TOKEN = 12
@@ -26,32 +25,26 @@ DEPTH = 3
 
 def make_checkpoint(root: Path) -> Path:
     """Write ``llm``, ``tokenizer`` and ``text_model`` to ``root`` and return it."""
-    copy_model(GOLDEN / "llama-no-aln", root / "llm")
-    copy_model(TEXT_MODEL, root / "text_model")
+    write_model("llama-no-aln", root / "llm")
+    write_model("text-encoder", root / "text_model")
     (root / "tokenizer").mkdir()
     for name, content in _small_tokenizer().items():
         (root / "tokenizer" / name).write_bytes(content)
     return root
 
 
-def copy_model(source: Path, target: Path) -> None:
-    """Copy a model folder; recorded tensors stay behind."""
-    recorded = shutil.ignore_patterns("inputs.*", "outputs.*", "meta.*")
-    shutil.copytree(source, target, ignore=recorded)
-
-
 @functools.cache
 def _small_tokenizer() -> dict[str, bytes]:
     """The files of the autoencoder's folder."""
-    golden = GOLDEN / "tokenizer"
-    fields = {**json.loads((golden / "config.json").read_text()), "ch_mult": [1, 1]}
+    golden = load_case("tokenizer")
+    fields = {**golden.config, "ch_mult": [1, 1]}
     for name in ("model_type", "architectures"):
         del fields[name]
     config = HARTAutoEncoderConfig.from_dict(fields)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         state = HARTAutoEncoder(config).state_dict()
-    for key, value in load_file(golden / "model.safetensors").items():
+    for key, value in golden.weights().items():
         if key.startswith("vae.quantize."):
             state[key.removeprefix("vae.")] = value
     return {

@@ -18,7 +18,7 @@ from hart.modules.models.autoencoder.vqvae import VQVAE
 from hart.modules.models.transformer.configuration_var import VARForC2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
-from tests.pipeline.checkpoint_folder import TEXT_MODEL, copy_model
+from tests.golden_data import write_model
 from tests.reliability import SHARE
 from tests.tiny_models import tiny_model
 
@@ -83,7 +83,7 @@ def make_checkpoints(root: Path) -> Path:
     model = tiny_model(HARTForT2IEnhanced, num_sampling_steps="2", **sizes, **context)
     model.save_pretrained(root / "llm")
     torch.save(model.state_dict(), root / "llm" / "ema_model.bin")
-    copy_model(TEXT_MODEL, root / "text_model")
+    write_model("text-encoder", root / "text_model")
     (root / "var").mkdir()
     var = VARForC2IConfig(
         **{**sizes, "num_heads": 2, "num_classes": 5, "vocab_size": 24, "z_channels": 4}

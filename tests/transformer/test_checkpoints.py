@@ -15,11 +15,9 @@ from hart.modules.models.transformer.checkpoint import CheckpointError
 from hart.modules.models.transformer.configuration import HARTForT2IConfig
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.models.transformer.hart_transformer_t2i_enhanced import HARTForT2IEnhanced
-from tests.golden_data import GOLDEN
+from tests.golden_data import golden_models
 from tests.product import product
 from tests.tiny_models import draw, tiny_model, tiny_vae
-
-LLM = GOLDEN / "llama-no-aln"
 
 
 @pytest.fixture
@@ -112,7 +110,7 @@ def test_missing_autoencoder(root):
 
 
 def test_autoencoder_of_another_size_is_refused():
-    model = HARTForT2I.from_pretrained(LLM)
+    model = HARTForT2I.from_pretrained(golden_models() / "llama-no-aln")
     with pytest.raises(ValueError, match="vocab_size"):
         model.attach_autoencoder(tiny_vae())
 
@@ -150,7 +148,8 @@ def test_an_autoencoder_of_two_models_is_changed_by_neither(convert):
 
 
 def test_an_autoencoder_that_is_loaded_in_inference_mode_can_be_trained():
-    model = HARTForT2I.from_pretrained(LLM, vae_path=str(GOLDEN / "tokenizer"))
+    root = golden_models()
+    model = HARTForT2I.from_pretrained(root / "llama-no-aln", vae_path=str(root / "tokenizer"))
     with torch.inference_mode():
         vae = model.vae_proxy[0]
     assert not any(tensor.is_inference() for tensor in vae.state_dict().values())

@@ -9,7 +9,7 @@ from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.rope import get_position_ids
 from hart.modules.networks.utils import gumbel_softmax_with_rng, sample_with_top_k_top_p_
-from tests.golden_data import GOLDEN, load_case
+from tests.golden_data import golden_models, load_case
 
 CASES = ["llama-no-aln", "llama-shared-aln"]
 BLOCK_TOLERANCE = 1e-4  # other float32 arithmetic moved block outputs by at most 1e-5
@@ -18,7 +18,7 @@ BLOCK_TOLERANCE = 1e-4  # other float32 arithmetic moved block outputs by at mos
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
     golden = load_case(request.param)
-    return golden, HARTForT2I.from_pretrained(GOLDEN / request.param)
+    return golden, HARTForT2I.from_pretrained(golden_models() / request.param)
 
 
 def assert_near(actual, expected, tolerance=BLOCK_TOLERANCE):

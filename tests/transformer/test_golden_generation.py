@@ -12,7 +12,7 @@ import torch
 
 from hart.modules.models.transformer import sampling
 from hart.modules.models.transformer.hart_transformer_t2i import HARTForT2I
-from tests.golden_data import GOLDEN, load_case
+from tests.golden_data import golden_models, load_case
 
 CASES = ["llama-no-aln", "llama-shared-aln"]
 RUNS = [(name, run) for name in CASES for run in load_case(name).meta["e2e"]]
@@ -22,7 +22,7 @@ F_HAT_TOLERANCE = 2e-3  # other arithmetic: 7e-4
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: HARTForT2I.from_pretrained(GOLDEN / name) for name in CASES}
+    return {name: HARTForT2I.from_pretrained(golden_models() / name) for name in CASES}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hart.modules.networks.caching.similarity import SimilarityTables
 from hart.modules.networks.kv_cache import LayerKVCache
 from hart.modules.networks.norms import LlamaRMSNormFused
 from tests.engine.comparison import Called
-from tests.golden_data import GOLDEN, load_case
+from tests.golden_data import golden_models, load_case
 from tests.transformer.test_golden_generation import context_of, near
 
 CASE = load_case("fastvar-select")
@@ -54,7 +54,7 @@ def golden_block() -> AdaLNSelfAttnEnhanced:
         patch_nums=tuple(about["patch_nums"]),
         cache_config=CacheConfig(prune_stages={2304: 0.5, 4096: 0.75}),
     ).eval()  # fmt: skip
-    block.load_state_dict(CASE.weights("block_weights.safetensors"))
+    block.load_state_dict(CASE.weights())
     return block
 
 
@@ -97,7 +97,7 @@ def prune_config(about) -> CacheConfig:
 
 @pytest.fixture(scope="module")
 def model():
-    return HARTForT2IEnhanced.from_pretrained(GOLDEN / "llama-no-aln")
+    return HARTForT2IEnhanced.from_pretrained(golden_models() / "llama-no-aln")
 
 
 @pytest.mark.parametrize("blocks_are_called", [False, True])

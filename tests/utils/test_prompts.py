@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from hart.utils import constants, encode_prompts, tokenize_fn
-from tests.golden_data import load_case
+from tests.golden_data import golden_models, load_case
 
 CASE = load_case("text-encoder")
 TEXT = CASE.meta["text"]
@@ -18,7 +18,7 @@ FOLDER = CASE.path / "text_model"
 
 @pytest.fixture(scope="module")
 def model():
-    return AutoModel.from_pretrained(FOLDER).eval()
+    return AutoModel.from_pretrained(golden_models() / "text-encoder").eval()
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_the_own_instruction_is_used_unless_another_is_given(model, tokenizer):
 
 
 def test_a_half_precision_text_model_gives_float32(tokenizer):
-    model = AutoModel.from_pretrained(FOLDER).to(torch.bfloat16)
+    model = AutoModel.from_pretrained(golden_models() / "text-encoder").to(torch.bfloat16)
     context = encode_prompts(["a red boat"], model, tokenizer, 12)[3]
     assert context.dtype == torch.float32
     assert not context.requires_grad

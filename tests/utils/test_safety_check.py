@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from hart.utils import safety_check
 from hart.utils.weights import CheckpointError
-from tests.golden_data import load_case
+from tests.golden_data import golden_models, load_case
 
 FOLDER = load_case("text-encoder").path / "text_model"
 
@@ -109,4 +109,4 @@ def test_what_is_no_safety_model_is_named(tmp_path):
     with pytest.raises(CheckpointError, match="cannot load the safety model"):
         safety_check.load_judge(tmp_path, "cpu")
     with pytest.raises(CheckpointError, match="Yes and No"):
-        safety_check.load_judge(FOLDER, "cpu")
+        safety_check.load_judge(golden_models() / "text-encoder", "cpu")

@@ -11,19 +11,21 @@ import torch
 from hart.modules.models.autoencoder.vqvae import VQVAE, vqvae_config
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from tests.copies import copied
-from tests.golden_data import GOLDEN, read_packed
+from tests.golden_data import golden_models, load_case
 
-VAR, VAE = GOLDEN / "var-small", GOLDEN / "var-small-vae"
 PATCH_NUMS = (1, 2, 3, 4, 5, 6)
 STAGES = tuple(side * side for side in PATCH_NUMS)
 DEPTH, NUM_CLASSES = 2, 10
 
 
-@functools.cache
+def var_file() -> Path:
+    """The golden transformer in the published layout: one flat state dict."""
+    return golden_models() / "var-small" / "var_small.pth"
+
+
 def vae_state() -> dict[str, torch.Tensor]:
-    """The golden autoencoder's weights; the file holds the large ones in 8 bits, exactly."""
-    packed = read_packed(VAE / "weights.safetensors.xz")
-    return {key: value.float() for key, value in packed.items()}
+    """The golden autoencoder's weights."""
+    return load_case("var-small-vae").weights()
 
 
 @copied
@@ -37,13 +39,13 @@ def golden_vae() -> VQVAE:
 @copied
 def golden_model(model_class=VARForC2I, **overrides) -> VARForC2I:
     """The golden transformer from its ``.pth`` file with the golden autoencoder."""
-    return model_class.from_pretrained(VAR / "var_small.pth", vae=golden_vae(), **overrides)
+    return model_class.from_pretrained(var_file(), vae=golden_vae(), **overrides)
 
 
 def make_var_checkpoint(folder: Path, num_classes: int = NUM_CLASSES) -> Path:
     """Write a folder like the published one: a transformer's and an autoencoder's state dict."""
     folder.mkdir(parents=True)
-    state = torch.load(VAR / "var_small.pth", weights_only=True)
+    state = load_case("var-small").weights()
     rows = [*(row % NUM_CLASSES for row in range(num_classes)), NUM_CLASSES]  # the last: no class
     state["class_emb.weight"] = state["class_emb.weight"][rows]
     torch.save(state, folder / "var_small.pth")

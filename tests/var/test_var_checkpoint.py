@@ -18,14 +18,15 @@ from hart.modules.models.transformer.var_checkpoint import (
 from hart.modules.models.transformer.var_transformer_c2i import VARForC2I
 from hart.modules.models.transformer.var_transformer_c2i_enhanced import VARForC2IEnhanced
 from hart.utils.weights import CheckpointError
-from tests.var.checkpoint import PATCH_NUMS, VAR, golden_model, golden_vae, vae_state
+from tests.golden_data import load_case
+from tests.var.checkpoint import PATCH_NUMS, golden_model, golden_vae, vae_state, var_file
 
 PUBLISHED = {"var_d16": 310_283_520, "var_d36": 2_353_893_904}
 
 
 def published_state(name: str) -> dict[str, torch.Tensor]:
     """Keys and shapes of a published file, without values but for the schedule's."""
-    manifest = json.loads((VAR / f"manifest_{name}.json").read_text())
+    manifest = json.loads((load_case("var-small").path / f"manifest_{name}.json").read_text())
     state = {
         key: torch.empty(entry["shape"], dtype=getattr(torch, entry["dtype"]), device="meta")
         for key, entry in manifest["tensors"].items()
@@ -61,16 +62,12 @@ def test_the_published_autoencoder_fits():
 
 @pytest.fixture
 def folder(tmp_path):
-    shutil.copy(VAR / "var_small.pth", tmp_path)
+    shutil.copy(var_file(), tmp_path)
     return tmp_path
 
 
-def weights() -> dict[str, torch.Tensor]:
-    return torch.load(VAR / "var_small.pth", weights_only=True)
-
-
 def test_the_files_of_a_folder(folder):
-    assert not is_var_checkpoint(VAR)  # there is a config.json
+    assert not is_var_checkpoint(var_file().parent)  # there is a config.json
     assert is_var_checkpoint(folder)
     assert locate_var_files(folder).autoencoder is None
     vae = folder / "vae_small.pth"
@@ -93,7 +90,11 @@ def test_the_files_of_a_folder(folder):
 
 def test_a_training_checkpoint_holds_both(tmp_path):
     file = tmp_path / "ar-ckpt-best.pth"
-    nested = {"var_wo_ddp": weights(), "vae_local": vae_state(), "config": {"depth": 2}}
+    nested = {
+        "var_wo_ddp": load_case("var-small").weights(),
+        "vae_local": vae_state(),
+        "config": {"depth": 2},
+    }
     torch.save({"epoch": 3, "iter": 0, "args": {"depth": 2}, "trainer": nested}, file)
     model = VARForC2I.from_pretrained(file)
     assert model.head.weight.equal(golden_model().head.weight)
@@ -106,7 +107,7 @@ def test_a_training_checkpoint_holds_both(tmp_path):
 
 
 def test_a_forks_merged_biases_are_split(folder):
-    state = weights()
+    state = load_case("var-small").weights()
     for layer in range(2):
         prefix = f"blocks.{layer}.attn."
         names = [prefix + name for name in ("q_bias", "zero_k_bias", "v_bias")]
@@ -127,7 +128,7 @@ def test_a_forks_merged_biases_are_split(folder):
     ],
 )
 def test_files_that_do_not_fit(folder, change, message):
-    state = weights()
+    state = load_case("var-small").weights()
     change(state)
     torch.save(state, folder / "var_small.pth")
     with pytest.raises(CheckpointError, match=rf"var_small.pth.*{message}"):
@@ -143,11 +144,11 @@ def test_a_truncated_file(folder):
 
 def test_a_transformer_is_no_autoencoder():
     with pytest.raises(CheckpointError, match="not an autoencoder of VAR"):
-        VQVAE.from_pth(VAR / "var_small.pth", PATCH_NUMS)
+        VQVAE.from_pth(var_file(), PATCH_NUMS)
 
 
 def test_an_autoencoder_with_other_stages_is_refused():
     vae = VQVAE(vqvae_config(vae_state(), (1, 2, 3, 6)))
-    model = VARForC2I.from_pretrained(VAR / "var_small.pth")
+    model = VARForC2I.from_pretrained(var_file())
     with pytest.raises(ValueError, match=r"v_patch_nums are \(1, 2, 3, 6\)"):
         model.attach_autoencoder(vae)
