@@ -69,7 +69,11 @@ class GoldenCase:
         levels = [side * side for side in sizes.get("patch_nums", ())]
         if levels:
             levels[0] = sizes.get("context_token", 1)
-        return draw_weights(self.path.name, shapes, self.meta["weight_seed"], levels)
+        weights = draw_weights(self.path.name, shapes, self.meta["weight_seed"], levels)
+        for name, entries in read_json(self.path / "ties.json").items():
+            for index, value in entries:
+                weights[name].view(-1)[index] = value
+        return weights
 
 
 @functools.cache
@@ -89,7 +93,7 @@ def write_model(name: str, folder: Path) -> None:
     if name == "text-encoder":
         shutil.copytree(case.path / "text_model", folder)
     else:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         shutil.copy(case.path / "config.json", folder)
     if name == "var-small":
         torch.save(case.weights(), folder / "var_small.pth")
