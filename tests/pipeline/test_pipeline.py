@@ -55,7 +55,8 @@ def test_the_image_is_the_plain_models_for_the_same_text_and_generator(pipeline,
     )
     pipeline.system_prompt = "be vivid"
     output = pipeline(PROMPT, seed=5)
-    assert np.array_equal(np.asarray(output.images[0]), to_uint8(expected)[0])
+    found = np.asarray(output.images[0]).astype(int)
+    assert np.abs(found - to_uint8(expected)[0]).max() <= 1  # the engine rounds otherwise
 
 
 def test_an_image_depends_on_its_own_seed_and_not_on_its_batch(pipeline):

@@ -140,7 +140,8 @@ def test_chunks_reuse_the_right_positions(model):
         out = original(self, x, run, si, m_maskgit)
         if si == 5:
             change = outputs.setdefault(run.options.num_maskgit_iters, torch.zeros(2, 49, self.C))
-            change[m_maskgit] = (out - before).flatten(0, 1)
+            positions = torch.ones(2, 49, dtype=bool) if m_maskgit is None else m_maskgit
+            change[positions] = (out - before).flatten(0, 1)
         return out
 
     HARTForT2IEnhanced.run_blocks = collecting

@@ -78,7 +78,7 @@ def arguments(model, bsz: int, **options) -> dict:
         condition = {"label_B": [i % model.num_classes for i in range(bsz)]}
     else:
         condition = text(model, bsz)
-    fixed = {"cfg": 3.0, "more_smooth": True, "generator": generators(bsz)}
+    fixed = {"cfg": 3.0, "more_smooth": True, "generator": generators(bsz, seed=1)}
     return {**condition, **fixed, **options}
 
 
