@@ -36,6 +36,7 @@ FOLLOWED = [file for file in DOCUMENTS if file != SERVER and {b[1] for b in bloc
 ONLY_READ = [
     ("docs/batches.md", "several machines"),
     ("docs/demo.md", "hours and a network"),
+    ("docs/gpu.md", "a GPU"),
     ("docs/serve.md", "Docker and a GPU"),
     ("docs/serve.md", "Ray"),
 ]

@@ -7,9 +7,10 @@ import mmap
 import pytest
 import torch
 
-from hart.evaluation.memory import LiveBytes, MemoryWatch, held_bytes
+from hart.evaluation.memory import MemoryWatch, held_bytes
 from hart.evaluation.random_weights import assumed_similarity, random_pipeline
 from hart.modules.models.transformer.execution.key_value_buffers import KeyValueBuffers
+from tests.live_bytes import LiveBytes
 
 CPU = torch.device("cpu")
 
