@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from hart.modules.diffusion.diffloss import guided
 from hart.modules.diffusion.network import SimpleMLPAdaLN
 
 ROWS_AT_ONCE = 1024
@@ -32,17 +33,10 @@ class GuidedDenoiser:
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """Noisy residuals (rows, channels) and step numbers, all equal, to the output."""
-        step = self.net.time_embed(t[:1])
-        if self.cfg == 1.0:
-            return self._denoise(x.to(self.dtype), self.condition + step)
-        half = x[: len(x) // 2].to(self.dtype)
-        out = self._denoise(torch.cat((half, half)), self.condition + step)
-        channels = self.net.in_channels
-        with_text, without = out[:, :channels].chunk(2)
-        noise = (1 + self.cfg) * with_text - self.cfg * without
-        return torch.cat((torch.cat((noise, noise)), out[:, channels:]), dim=1)
+        return guided(self._denoise, self.condition, self.cfg, x.to(self.dtype), t)
 
-    def _denoise(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def _denoise(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        y = condition + self.net.time_embed(t[:1])
         size = ROWS_AT_ONCE if x.device.type == "cpu" else max(1, len(x))
         pieces = zip(x.split(size), y.split(size), strict=True)
         return torch.cat([self._denoise_piece(*piece) for piece in pieces])

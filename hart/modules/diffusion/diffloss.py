@@ -137,7 +137,7 @@ class DiffLoss(nn.Module):
         rows, copies = z.shape[0], 1 if cfg == 1.0 else 2
         if rows % copies:
             raise ValueError(f"guidance needs an even number of rows of z, got {rows}")
-        model: Callable[..., Tensor] = denoiser or functools.partial(_guided, self.net, z, cfg)
+        model: Callable[..., Tensor] = denoiser or functools.partial(guided, self.net, z, cfg)
         part = (rows // copies, self.in_channels)
         shape = (rows, self.in_channels)
         if noise_source is None:
@@ -153,7 +153,10 @@ class DiffLoss(nn.Module):
         return residual * self.vae_scale
 
 
-def _guided(net: SimpleMLPAdaLN, c: Tensor, cfg: float, x: Tensor, t: Tensor) -> Tensor:
+def guided(
+    net: Callable[[Tensor, Tensor, Tensor], Tensor], c: Tensor, cfg: float, x: Tensor, t: Tensor
+) -> Tensor:
+    """The network's output on ``x`` at steps ``t``, guided unless ``cfg`` is exactly 1.0."""
     return net(x, t, c) if cfg == 1.0 else with_guidance(net, x, t, c, cfg)
 
 

@@ -17,13 +17,13 @@ import torch
 from hart.modules.networks.caching.numbers import integer
 
 DRAWN_AT_ONCE = 32_768
-"""Most variates that are drawn in one go on CUDA.
+"""Most variates that are drawn in one go.
 
-Its kernels start a thread with a random stream of its own for every variate, as long as the GPU has
-room for the threads; if not, every thread draws several, and what comes out depends on the GPU. So
-many threads fit on 32 multiprocessors with room for 1024, or on 22 with room for 1536.
+CUDA's kernels start a thread with a random stream of its own for every variate, as long as the GPU
+has room for the threads; if not, every thread draws several, and what comes out depends on the GPU.
+So many threads fit on 32 multiprocessors with room for 1024, or on 22 with room for 1536. On a CPU
+so many exponential ones, worked on in several steps, stay in its cache.
 """
-
 
 SMALLEST_EXPONENTIAL = 2.0**-25
 """In the place of a zero, which uniform float32 variates yield once in 16 million."""
@@ -160,7 +160,7 @@ def _exponential_(drawn: torch.Tensor, generator: torch.Generator) -> None:
     if drawn.device.type != "cpu":
         drawn.exponential_(generator=generator)
         return
-    for piece in drawn.view(-1).split(DRAWN_AT_ONCE):  # which stay in the processor's cache
+    for piece in drawn.view(-1).split(DRAWN_AT_ONCE):
         piece.uniform_(generator=generator)
         torch.sub(1, piece, out=piece).log_().neg_().clamp_(min=SMALLEST_EXPONENTIAL)
 
